@@ -1,0 +1,167 @@
+"""Instance files: the published JSON format (arXiv:2604.25872) with optional keys for what it lacks."""
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sim.instance import Instance
+from sim.policies import LinearSoftmax, Tabular
+
+REQUIRED = ("rewards", "ground_truth_rewards")
+START = ("initial_policy_weights", "initial_policy_probabilities")
+OPTIONAL = (
+    "output_features",
+    "temperature",
+    "reference_policy_logits",
+    "kl_coefficient",
+    "forward_kl_coefficient",
+    "entropy_coefficient",
+    "prompt_weights",
+    "mask",
+)
+_KNOWN = (*REQUIRED, *START, *OPTIONAL)
+
+
+def read_instance(path: str | os.PathLike[str], *, nearest: bool = False) -> Instance:
+    """Reads an instance file.
+
+    Keys are those of the published format, ``rewards`` and ``ground_truth_rewards`` ``[prompts][outputs]``,
+    one of ``initial_policy_weights`` ``[[features]]`` and ``initial_policy_probabilities``
+    ``[prompts][outputs]``, and ``output_features`` ``[prompts][outputs][features]`` (without them the policy
+    is tabular and weights are logits ``[prompts][outputs]``); and any of :data:`OPTIONAL`, as
+    :class:`sim.instance.Instance` takes them.
+
+    Args:
+        path: the file.
+        nearest: as for :class:`sim.instance.Instance`.
+
+    Raises:
+        ValueError: if the file cannot be read or does not hold a valid instance.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8; give a JSON instance file") from error
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    except ValueError as error:  # an integer with more digits than Python converts
+        raise ValueError(f"{path} holds a number that cannot be read: {error}") from error
+    try:
+        return from_dictionary(data, nearest=nearest)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def from_dictionary(data: Any, *, nearest: bool = False) -> Instance:
+    """An instance from the contents of an instance file; see :func:`read_instance`.
+
+    Raises:
+        ValueError: if it is not a valid instance.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"the file holds a {type(data).__name__}, not an object with named fields")
+    for key in data:
+        if key not in _KNOWN:
+            close = difflib.get_close_matches(str(key), _KNOWN, 1)
+            hint = f"did you mean {close[0]}" if close else f"known keys are {', '.join(_KNOWN)}"
+            raise ValueError(f"key {key!r} is unknown; {hint}")
+    for key in REQUIRED:
+        if key not in data:
+            raise ValueError(f"key {key} is missing; give rewards per prompt and output")
+    if not any(key in data for key in START):
+        raise ValueError(f"one of the keys {' and '.join(START)} is missing; give one")
+    for key, value in data.items():
+        if value is None:
+            raise ValueError(f"{key} is null; give a value or leave the key out")
+    return Instance(**data, nearest=nearest)
+
+
+def to_dictionary(instance: Instance) -> dict[str, Any]:
+    """What an instance file of this instance holds: plain lists and numbers.
+
+    Raises:
+        ValueError: for a policy that the format cannot express.
+    """
+
+    def listed(array: Any) -> Any:
+        return np.asarray(array).tolist()
+
+    policy = instance.policy
+    if not isinstance(policy, Tabular | LinearSoftmax):
+        raise ValueError(
+            f"policy is a {type(policy).__name__}; instance files hold tabular and linear softmax ones"
+        )
+    start = instance.initial_parameters
+    data: dict[str, Any] = {
+        "rewards": listed(instance.rewards),
+        "ground_truth_rewards": listed(instance.ground_truth_rewards),
+        "initial_policy_weights": listed(jnp.atleast_2d(start)),
+    }
+    if isinstance(policy, LinearSoftmax):
+        data["output_features"] = listed(policy.features)
+        data["temperature"] = listed(policy.temperature)
+    if instance.regularizer is not None:
+        data["kl_coefficient"] = listed(instance.regularizer.kl)
+        data["forward_kl_coefficient"] = listed(instance.regularizer.forward_kl)
+        data["entropy_coefficient"] = listed(instance.regularizer.entropy)
+    if not jnp.array_equal(instance.reference_log_probabilities, instance.log_probabilities(start)):
+        exists = jnp.isfinite(instance.reference_log_probabilities)
+        data["reference_policy_logits"] = listed(jnp.where(exists, instance.reference_log_probabilities, 0.0))
+    if not bool((instance.prompt_weights == instance.prompt_weights[0]).all()):
+        data["prompt_weights"] = listed(instance.prompt_weights)
+    if instance.mask is not None:
+        data["mask"] = listed(instance.mask)
+    return data
+
+
+def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuses a path that cannot or must not be written, before anything is computed.
+
+    Raises:
+        ValueError: if it exists and is not to be overwritten, or cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; give a file")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists; give another path, or --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"cannot write {path}: permission denied; give another path")
+
+
+def write_json(path: str | os.PathLike[str], data: Any, *, overwrite: bool = False) -> None:
+    """Writes strict JSON, whole or not at all.
+
+    Raises:
+        ValueError: as :func:`check_writable`, or if the disk refuses.
+    """
+    check_writable(path, overwrite=overwrite)
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_instance(instance: Instance, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes an instance file that :func:`read_instance` reads back exactly.
+
+    Raises:
+        ValueError: as :func:`check_writable` and :func:`to_dictionary`.
+    """
+    write_json(path, to_dictionary(jax.device_get(instance)), overwrite=overwrite)

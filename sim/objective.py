@@ -1,0 +1,117 @@
+"""Values, divergences and advantages of a policy, and the one vector field that all dynamics use."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sim.instance import Instance
+
+_FISHER_FLOOR = 1e-12  # least weight of an output in the natural gradient
+
+
+def advantage(
+    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
+) -> Float[Array, "*batch outputs"]:
+    """The advantage ``A(y) = r(y) - E r`` with full relative precision near a vertex of the simplex.
+
+    The reward of the modal output is subtracted first; its own term in the expectation is then
+    exactly zero, where plain subtraction would cancel catastrophically.
+    """
+    modal = probabilities == probabilities.max(-1, keepdims=True)
+    offset = jnp.where(modal, rewards, -jnp.inf).max(-1, keepdims=True)
+    relative = rewards - jax.lax.stop_gradient(offset)
+    return relative - (probabilities * relative).sum(-1, keepdims=True)
+
+
+def expected_reward(
+    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
+) -> Float[Array, "*batch"]:
+    """``V = E_{y ~ pi} r(y)``."""
+    return (probabilities * rewards).sum(-1)
+
+
+def kl_divergence(
+    log_p: Float[Array, "*batch outputs"], log_q: Float[Array, "*batch outputs"]
+) -> Float[Array, "*batch"]:
+    """``KL(p || q)`` in nats; outputs that ``p`` excludes (log-probability ``-inf``) count zero."""
+    return (jnp.exp(log_p) * _log_ratio(log_p, log_q)).sum(-1)
+
+
+def entropy(log_p: Float[Array, "*batch outputs"]) -> Float[Array, "*batch"]:
+    """Shannon entropy in nats."""
+    return -(jnp.exp(log_p) * _log_ratio(log_p, jnp.zeros_like(log_p))).sum(-1)
+
+
+def _log_ratio(log_p: Array, log_q: Array) -> Array:
+    # An output that p excludes must not turn 0 * inf into NaN, in the value or in its derivative.
+    present = jnp.isfinite(log_p)
+    return jnp.where(present, jnp.where(present, log_p, 0.0) - jnp.where(present, log_q, 0.0), 0.0)
+
+
+def objective(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, ""]:
+    """``phi``: weighted mean over prompts of ``V - lambda KL(pi||ref) - lambda' KL(ref||pi) + beta H``."""
+    log_p = instance.log_probabilities(parameters)
+    value = expected_reward(jnp.exp(log_p), instance.rewards)
+    if instance.regularizer is not None:
+        log_reference = instance.reference_log_probabilities
+        value += (
+            -instance.regularizer.kl * kl_divergence(log_p, log_reference)
+            - instance.regularizer.forward_kl * kl_divergence(log_reference, log_p)
+            + instance.regularizer.entropy * entropy(log_p)
+        )
+    return (instance.prompt_weights * value).sum()
+
+
+def regularized_advantage(
+    instance: Instance, logits: Float[Array, "prompts outputs"]
+) -> Float[Array, "prompts outputs"]:
+    """Advantage of the reward minus ``lambda ln(pi / ref)`` minus ``beta ln pi`` (theory.md: ``r_KL``).
+
+    The forward divergence is no expectation under the policy and enters in :func:`logit_gradient`.
+    """
+    rewards = instance.rewards
+    if instance.regularizer is not None:
+        log_p = jax.nn.log_softmax(logits)
+        rewards = (
+            rewards
+            - instance.regularizer.kl * _log_ratio(log_p, instance.reference_log_probabilities)
+            - instance.regularizer.entropy * _log_ratio(log_p, jnp.zeros_like(log_p))
+        )
+    return advantage(jax.nn.softmax(logits), rewards)
+
+
+def logit_gradient(
+    instance: Instance, logits: Float[Array, "prompts outputs"]
+) -> Float[Array, "prompts outputs"]:
+    """Gradient of the objective by the logits: ``w(x) pi(y) A(y)`` (arXiv:2503.15477, Lemma 7)."""
+    probabilities = jax.nn.softmax(logits)
+    gradient = probabilities * regularized_advantage(instance, logits)
+    if instance.regularizer is not None:
+        reference = jnp.exp(instance.reference_log_probabilities)
+        gradient += instance.regularizer.forward_kl * (reference - probabilities)
+    return instance.prompt_weights[:, None] * gradient
+
+
+def gradient(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Exact gradient of :func:`objective`: the vector field of gradient flow and of gradient ascent."""
+    return instance.policy.pullback(parameters, logit_gradient(instance, instance.logits(parameters)))
+
+
+def natural_gradient(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Pseudo-inverse of the Fisher matrix, weighted by prompts, times :func:`gradient`."""
+    logits = instance.logits(parameters)
+    advantages = regularized_advantage(instance, logits)
+    if instance.regularizer is not None:
+        log_p = jax.nn.log_softmax(logits)
+        ratio = jnp.exp(_log_ratio(instance.reference_log_probabilities, log_p))
+        advantages += instance.regularizer.forward_kl * (ratio - 1.0)
+    # A constant per prompt changes no probability; without it the tabular direction is the
+    # pseudo-inverse's own, the smallest one.
+    valid = jnp.isfinite(logits)
+    advantages = jnp.where(valid, advantages - advantages.mean(-1, keepdims=True, where=valid), 0.0)
+    # Below the floor the Fisher matrix is singular to rounding; its limit is not.
+    probabilities = jax.nn.softmax(logits)
+    weights = jnp.where(valid, jnp.maximum(probabilities, _FISHER_FLOOR), 0.0)
+    return instance.policy.natural_direction(
+        parameters, advantages, probabilities, instance.prompt_weights[:, None] * weights
+    )

@@ -1,0 +1,89 @@
+"""Policies: from parameters to the logits of every output, exactly and by enumeration."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_RANK_TOLERANCE = 1e-10  # relative; weights span 1e12, of which singular values see the root
+
+
+class Policy(eqx.Module):
+    """A softmax policy over finitely many outputs per prompt.
+
+    A subclass says how parameters become logits; what follows from that by the chain rule is here.
+    """
+
+    @abc.abstractmethod
+    def logits(self, parameters: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:
+        """Unnormalised log-probabilities of every output of every prompt."""
+
+    def pullback(
+        self, parameters: Float[Array, "..."], logit_gradient: Float[Array, "prompts outputs"]
+    ) -> Float[Array, "..."]:
+        """The parameter gradient of a function whose gradient with respect to the logits is given."""
+        return jax.vjp(self.logits, parameters)[1](logit_gradient)[0]
+
+    def pushforward(
+        self, parameters: Float[Array, "..."], velocity: Float[Array, "..."]
+    ) -> Float[Array, "prompts outputs"]:
+        """The velocity of the logits when the parameters move with the given velocity."""
+        return jax.jvp(self.logits, (parameters,), (velocity,))[1]
+
+    def natural_direction(
+        self,
+        parameters: Float[Array, "..."],
+        advantages: Float[Array, "prompts outputs"],
+        probabilities: Float[Array, "prompts outputs"],
+        weights: Float[Array, "prompts outputs"],
+    ) -> Float[Array, "..."]:
+        """The pseudo-inverse Fisher matrix applied to the policy gradient.
+
+        It is the smallest solution of the compatible-features regression of the advantages on the
+        scores (Kakade 2001), solved on the square root of the Fisher matrix so that its condition
+        number is not squared.
+
+        Args:
+            parameters: of the policy.
+            advantages: zero where an output does not exist.
+            probabilities: of the policy, about which the scores are centred.
+            weights: of the outputs in the regression, zero where an output does not exist.
+        """
+        jacobian = jax.jacobian(self.logits)(parameters)
+        jacobian = jacobian.reshape(*advantages.shape, -1)
+        scores = jacobian - jnp.einsum("xy,xyd->xd", probabilities, jacobian)[:, None]
+        scale = jnp.sqrt(weights)
+        rows = (scale[..., None] * scores).reshape(-1, jacobian.shape[-1])
+        solution = jnp.linalg.lstsq(rows, (scale * advantages).ravel(), rcond=_RANK_TOLERANCE)[0]
+        return solution.reshape(parameters.shape)
+
+
+class Tabular(Policy):
+    """A logit of its own for every output of every prompt: ``softmax(parameters)``."""
+
+    def logits(self, parameters: Float[Array, "prompts outputs"]) -> Float[Array, "prompts outputs"]:
+        """The parameters themselves."""
+        return parameters
+
+    def natural_direction(
+        self,
+        parameters: Float[Array, "prompts outputs"],
+        advantages: Float[Array, "prompts outputs"],
+        probabilities: Float[Array, "prompts outputs"],
+        weights: Float[Array, "prompts outputs"],
+    ) -> Float[Array, "prompts outputs"]:
+        """The advantages themselves."""
+        return advantages
+
+
+class LinearSoftmax(Policy):
+    """Log-linear policy: logits ``features @ parameters / temperature``, parameters shared by all prompts."""
+
+    features: Float[Array, "prompts outputs features"]
+    temperature: Float[Array, ""]
+
+    def logits(self, parameters: Float[Array, " features"]) -> Float[Array, "prompts outputs"]:
+        """Inner products of features and parameters over the temperature."""
+        return self.features @ parameters / self.temperature
