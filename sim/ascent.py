@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from sim.flow import Goal
+from sim.goals import Goal
 from sim.instance import Instance
 from sim.metrics import measure
 from sim.objective import expected_reward, gradient, natural_gradient, objective

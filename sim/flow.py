@@ -1,15 +1,12 @@
 """Gradient flow ``d theta / dt = grad phi``: trajectories, and hitting times at any horizon.
 
-Hitting times are integrated by the distance that the logits travel, with the logarithm of time as one
-more unknown: what takes 1e50 units of time is a few hundred logits away. Many problems are run in a fixed
-number of lanes, each of which takes the next problem as soon as it has finished one; under a plain ``vmap``
-all would wait for the slowest.
+Trajectories are diffrax's; hitting times are found by :mod:`sim.integrator`, whose cost grows with the
+logarithm of the time.
 """
 
 import enum
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -17,23 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
-from sim.instance import Instance
-from sim.objective import advantage, expected_reward, gradient, natural_gradient
+from sim.goals import Goal
+from sim.instance import Instance, Numbers
+from sim.integrator import FIRST_STEP, Done, Problem, prepare, run_many, run_one, stuck
+from sim.objective import expected_reward, gradient
 
 SOLVER = diffrax.Dopri8()
 HORIZON = 1e60
 TOLERANCE = 1e-10  # hitting times are then good to a relative 1e-9 or better (benchmarks/accuracy.py)
 MAX_STEPS = 100_000
 LANES = 128
-
-_FIRST_STEP = 0.1  # in logits
-_ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter
-_AT_REST = 1e-8  # a step this short, in logits, is what stability leaves near a stationary point
-_ROUNDING = 1e-15  # of expected rewards
-_WEAKEST = 1e-6  # regularisation strength assumed in the test of convergence when there is less
-_CONVERGED = 1e-6  # total variation to where the natural gradient points, at convergence
 
 
 class Status(enum.IntEnum):
@@ -42,73 +34,6 @@ class Status(enum.IntEnum):
     REACHED = 0
     NOT_REACHED = 1  # by the horizon, or ever: the time is inf
     NOT_CONVERGED = 2  # the steps ran out: the time is nan
-
-
-class Goal(eqx.Module):
-    """For every prompt: the expectation of ``values`` under the policy is to reach ``level``.
-
-    Attributes:
-        values: ``[prompts, outputs]``: rewards, or an indicator of outputs for a probability.
-        level: ``[prompts]``.
-    """
-
-    values: Float[Array, "prompts outputs"]
-    level: Float[Array, " prompts"]
-
-
-def reward_level(instance: Instance, level: ArrayLike, rewards: ArrayLike | None = None) -> Goal:
-    """The goal that the expected reward reaches a level, for every prompt.
-
-    Args:
-        instance: the problem.
-        level: a number, or one per prompt.
-        rewards: ``[prompts, outputs]``; the ground truth if not given.
-    """
-    values = instance.ground_truth_rewards if rewards is None else jnp.asarray(rewards, float)
-    values = jnp.broadcast_to(values, instance.rewards.shape)
-    return Goal(values, jnp.broadcast_to(jnp.asarray(level, float), values.shape[:1]))
-
-
-def reward_increase(instance: Instance, gamma: ArrayLike, rewards: ArrayLike | None = None) -> Goal:
-    """The goal that the expected reward rises by ``gamma`` over its initial value (``t_gamma`` of theory.md).
-
-    Args and shapes as for :func:`reward_level`.
-    """
-    goal = reward_level(instance, gamma, rewards)
-    initial = instance.probabilities(instance.initial_parameters)
-    return Goal(goal.values, expected_reward(initial, goal.values) + goal.level)
-
-
-def probability_level(instance: Instance, output: int, level: ArrayLike) -> Goal:
-    """The goal that an output's probability reaches a level, for every prompt."""
-    indicator = jnp.zeros(instance.rewards.shape).at[:, output].set(1.0)
-    return reward_level(instance, level, indicator)
-
-
-def check_reachable(instance: Instance, goal: Goal) -> None:
-    """Refuses a goal that no policy can meet, before anything is integrated.
-
-    Raises:
-        ValueError: if a level is not finite, or not below the largest value of an output of its prompt
-            (a softmax policy never puts all probability on one output).
-    """
-    best = np.asarray(_best(instance, goal))
-    initial = np.asarray(expected_reward(instance.probabilities(instance.initial_parameters), goal.values))
-    for prompt, (level, top, start) in enumerate(zip(np.asarray(goal.level), best, initial, strict=True)):
-        if not np.isfinite(level):
-            raise ValueError(f"the level {level} of prompt {prompt} is not finite; give a number")
-        if level >= top and level > start:
-            raise ValueError(
-                f"the level {level:.9g} of prompt {prompt} is not reachable: no policy has an expectation "
-                f"of {top:.9g} or more (initially {start:.9g}); ask for an increase below {top - start:.9g}"
-            )
-
-
-def _best(instance: Instance, goal: Goal) -> Float[Array, " prompts"]:
-    values = goal.values
-    if instance.mask is not None:
-        values = jnp.where(instance.mask, values, -jnp.inf)
-    return values.max(-1)
 
 
 class HittingTime(eqx.Module):
@@ -128,6 +53,19 @@ class HittingTime(eqx.Module):
     log_probabilities: Float[Array, "*batch prompts outputs"]
     end: Float[Array, "*batch"]
     steps: Int[Array, "*batch"]
+
+
+def _result(problem: Problem, done: Done, converged: Array) -> HittingTime:
+    unfinished = done.pending[:-1] & stuck(done) & ~converged
+    time = problem.time_scale * jnp.expm1(done.hit_log_time[:-1])
+    status = jnp.where(jnp.isfinite(time), int(Status.REACHED), int(Status.NOT_REACHED))
+    return HittingTime(
+        time=jnp.where(unfinished, jnp.nan, time),
+        status=jnp.where(unfinished, int(Status.NOT_CONVERGED), status),
+        log_probabilities=jax.nn.log_softmax(done.hit_logits),
+        end=problem.time_scale * jnp.expm1(done.end.log_time),
+        steps=done.steps,
+    )
 
 
 def hitting_time(
@@ -161,8 +99,9 @@ def hitting_time(
     """
     _check_control(tolerance, horizon, max_steps)
     control = (jnp.asarray(tolerance, float), jnp.asarray(max_steps))
-    problem = _prepare(instance, goal, jnp.asarray(horizon, float))
-    result = jax.lax.stop_gradient(_one(jax.lax.stop_gradient(problem), solver, *control))
+    problem = prepare(instance, goal, jnp.asarray(horizon, float))
+    problem = jax.lax.stop_gradient(problem)
+    result = jax.lax.stop_gradient(_result(problem, *run_one(problem, solver, *control)))
     return eqx.tree_at(lambda r: r.time, result, _implicit((instance, goal), result.time))
 
 
@@ -196,14 +135,15 @@ def hitting_times(
     count = instances.rewards.shape[0]
     if count == 0:
         raise ValueError("instances holds no problem; give at least one")
-    problems = jax.vmap(_prepare, in_axes=(0, 0, None))(instances, goals, jnp.asarray(horizon, float))
+    problems = jax.vmap(prepare, in_axes=(0, 0, None))(instances, goals, jnp.asarray(horizon, float))
     control = (jnp.asarray(tolerance, float), jnp.asarray(max_steps))
-    return _many(problems, solver, *control, lanes=min(lanes, count))
+    done, converged = run_many(problems, solver, *control, lanes=min(lanes, count))
+    return jax.vmap(_result)(problems, done, converged)
 
 
 def trajectory(
     instance: Instance,
-    times: Float[ArrayLike, " times"],
+    times: Numbers,
     *,
     solver: diffrax.AbstractAdaptiveSolver = SOLVER,
     tolerance: ArrayLike = TOLERANCE,
@@ -254,7 +194,7 @@ def _trajectory(
         solver,
         t0=0.0,
         t1=times[-1],
-        dt0=jnp.minimum(_FIRST_STEP / jnp.maximum(speed, jnp.finfo(float).tiny), times[-1]),
+        dt0=jnp.minimum(FIRST_STEP / jnp.maximum(speed, jnp.finfo(float).tiny), times[-1]),
         y0=instance.initial_parameters,
         args=instance,
         saveat=diffrax.SaveAt(ts=times),
@@ -315,385 +255,3 @@ def _(
         return -(jnp.where(reached, cotangent / slopes, 0.0) * gaps).sum()
 
     return eqx.filter_grad(implicit_time)(problem)
-
-
-class _State(NamedTuple):
-    """Where the flow is. One :class:`_State` more holds its derivative."""
-
-    parameters: Array
-    log_time: Array  # ln(1 + t / time_scale)
-
-
-class _Point(NamedTuple):
-    """A state with what is needed there; derivatives are by the distance travelled."""
-
-    state: _State
-    velocity: _State
-    gap: Array  # [prompts + 1]: expectation minus level; last, log time minus that of the horizon
-    slope: Array  # [prompts + 1]: derivative of the gap
-
-
-class _Bracket(NamedTuple):
-    """How far ahead a pending event is known to have happened; ``inf`` if that is not known."""
-
-    ahead: Array
-    gap: Array
-    slope: Array
-
-
-class _Lane(NamedTuple):
-    """One problem under way."""
-
-    point: _Point
-    travelled: Array
-    step: Array  # the next step to try
-    cruise: Array  # the step that the error control last asked for
-    bracket: _Bracket
-    pending: Array  # [prompts + 1]: events that have not happened
-    hit_log_time: Array  # [prompts + 1]
-    hit_logits: Array  # [prompts, outputs]
-    steps: Array
-
-
-class _Problem(NamedTuple):
-    instance: Instance
-    goal: Goal
-    time_scale: Array
-    log_horizon: Array
-
-
-def _speed(instance: Instance, parameters: Array, velocity: Array) -> Array:
-    """Euclidean norm of the logits' velocity."""
-    logit_velocity = instance.policy.pushforward(parameters, velocity)
-    return jnp.sqrt(jnp.maximum((logit_velocity**2).sum(), jnp.finfo(float).tiny))
-
-
-def _field(problem: _Problem, state: _State) -> _State:
-    """The flow by the distance that the logits travel, ``d theta / ds = grad phi / |d logits / dt|``.
-
-    A stall, where log-probabilities change like ln t, and an escape, where they change like -ln(t* - t),
-    both become straight lines; so does ln t in a stall.
-    """
-    velocity = gradient(problem.instance, state.parameters)
-    speed = _speed(problem.instance, state.parameters, velocity)
-    return _State(velocity / speed, jnp.exp(-state.log_time) / (speed * problem.time_scale))
-
-
-def _point(problem: _Problem, state: _State, velocity: _State) -> _Point:
-    instance, goal = problem.instance, problem.goal
-    probabilities = instance.probabilities(state.parameters)
-    logit_velocity = instance.policy.pushforward(state.parameters, velocity.parameters)
-    # The level is subtracted from every value, not from their expectation, for a level near the maximum.
-    gap = expected_reward(probabilities, goal.values - goal.level[:, None])
-    slope = (probabilities * advantage(probabilities, goal.values) * logit_velocity).sum(-1)
-    return _Point(
-        state,
-        velocity,
-        jnp.append(gap, state.log_time - problem.log_horizon),
-        jnp.append(slope, velocity.log_time),
-    )
-
-
-def _runge_kutta_step(
-    solver: diffrax.AbstractERK,
-    field: Callable[[_State], _State],
-    start: _Point,
-    step: Array,
-) -> tuple[_State, _State, _State]:
-    """One step of an explicit method: the new state, its velocity, and the error estimate.
-
-    The coefficients are diffrax's. Its own ``step`` loops over the stages at run time; unrolled, XLA fuses
-    each stage with the combination before it, and a step takes half the time.
-    """
-
-    def combine(coefficients: np.ndarray, slopes: list[_State]) -> _State:
-        terms = [(float(c), k) for c, k in zip(coefficients, slopes, strict=True) if c != 0]
-        return jax.tree.map(
-            lambda *leaves: step * sum(c * leaf for (c, _), leaf in zip(terms, leaves, strict=True)),
-            *[k for _, k in terms],
-        )
-
-    def move(coefficients: np.ndarray, slopes: list[_State]) -> _State:
-        return jax.tree.map(jnp.add, start.state, combine(coefficients, slopes))
-
-    tableau = solver.tableau
-    assert isinstance(tableau, diffrax.ButcherTableau)
-    slopes, end = [start.velocity], start.state
-    for row in tableau.a_lower:
-        end = move(row, slopes)
-        slopes.append(field(end))
-    error = combine(tableau.b_error, slopes)
-    if not tableau.fsal:
-        end = move(tableau.b_sol, slopes)
-        return end, field(end), error
-    return end, slopes[-1], error
-
-
-def _prepare(instance: Instance, goal: Goal, horizon: Array) -> _Problem:
-    start = instance.initial_parameters
-    time_scale = 1.0 / _speed(instance, start, gradient(instance, start))
-    return _Problem(instance, goal, time_scale, jnp.log1p(horizon / time_scale))
-
-
-def _start(problem: _Problem) -> _Lane:
-    instance, goal = problem.instance, problem.goal
-    zero = jnp.zeros(())
-    state = _State(instance.initial_parameters, zero)
-    point = _point(problem, state, _field(problem, state))
-    met = point.gap >= 0
-    # A level at or above every value is not met in any finite time and is not waited for.
-    possible = jnp.append(goal.level < _best(instance, goal), True)
-    return _Lane(
-        point=point,
-        travelled=zero,
-        step=zero + _FIRST_STEP,
-        cruise=zero + _FIRST_STEP,
-        bracket=_Bracket(zero + jnp.inf, zero, zero),
-        pending=~met & possible,
-        hit_log_time=jnp.where(met, 0.0, jnp.inf),
-        hit_logits=instance.logits(instance.initial_parameters),
-        steps=jnp.zeros((), int),
-    )
-
-
-def _active(lane: _Lane, max_steps: Array) -> Bool[Array, "*batch"]:
-    waiting = lane.pending[..., :-1].any(-1) & lane.pending[..., -1]
-    return waiting & (lane.cruise > _AT_REST) & (lane.steps < max_steps)
-
-
-def _inverse_hermite(width: Array, start: tuple[Array, Array], end: tuple[Array, Array]) -> Array:
-    """Where a function that rises from below zero to above it vanishes, by cubic inverse interpolation.
-
-    Given its values and slopes at 0 and at ``width``; the middle, if the interpolation leaves the bracket.
-    """
-    (g0, d0), (g1, d1) = start, end
-    rise = g1 - g0
-    s = -g0 / rise
-    root = width * s * s * (3.0 - 2.0 * s) + rise * s * (1.0 - s) ** 2 / d0 - rise * s * s * (1.0 - s) / d1
-    sound = (d0 > 0) & (d1 > 0) & (root > 0) & (root <= width)
-    return jnp.where(sound, root, 0.5 * width)
-
-
-def _hump(width: Array, start: _Point, end: _Point) -> tuple[Array, Array]:
-    """Where, and how far above its ends, each gap peaks inside a step (Hermite cubic).
-
-    Zero height where it rises or falls throughout.
-    """
-    a, b = start.slope * width, end.slope * width
-    rise = end.gap - start.gap
-    cubic = a + b - 2.0 * rise
-    square = 3.0 * rise - 2.0 * a - b
-    inside = (a > 0) & (b < 0)
-    root = a / (jnp.sqrt(jnp.maximum(square**2 - 3.0 * cubic * a, 0.0)) - square)
-    s = jnp.where(inside, jnp.clip(root, 0.0, 1.0), 0.0)
-    peak = start.gap + s * (a + s * (square + s * cubic))
-    return s * width, jnp.where(inside, peak - jnp.maximum(start.gap, end.gap), 0.0)
-
-
-def _leading(point: _Point, pending: Array) -> tuple[Array, Array]:
-    """Gap and slope of the pending event that is closest."""
-    gap = jnp.where(pending, point.gap, -jnp.inf)
-    largest = gap.max()
-    return largest, jnp.where(gap == largest, point.slope, -jnp.inf).max()
-
-
-def _order(solver: diffrax.AbstractERK) -> int:
-    order = solver.order(diffrax.ODETerm(_velocity))
-    assert order is not None
-    return order
-
-
-def _advance(solver: diffrax.AbstractERK, problem: _Problem, lane: _Lane, tolerance: Array) -> _Lane:
-    """Tries one step: takes it, rejects it, or shortens it for an event inside it."""
-    instance = problem.instance
-    start, step, pending = lane.point, lane.step, lane.pending
-    state, velocity, error = _runge_kutta_step(solver, partial(_field, problem), start, step)
-    end = _point(problem, state, velocity)
-
-    # Error control on logits, where an error is a relative error of a probability, and on ln t.
-    logit_error = instance.policy.pushforward(start.state.parameters, error.parameters)
-    size = jnp.maximum(jnp.abs(logit_error).max(), jnp.abs(error.log_time)) / tolerance
-    accurate = size <= 1.0  # false for nan
-    growth = 0.9 * jnp.maximum(size, 1e-30) ** (-1.0 / _order(solver))
-    asked = step * jnp.where(jnp.isfinite(growth), jnp.clip(growth, 0.2, 8.0), 0.2)
-    shortened = accurate & (step < lane.cruise)
-    cruise = jnp.where(shortened, jnp.maximum(lane.cruise, asked), asked)
-
-    gap0, slope0 = _leading(start, pending)
-    gap1, slope1 = _leading(end, pending)
-    crossed = accurate & (gap1 >= 0)
-    # Onto a peak inside the step that may touch its level (twice the estimate, to be safe).
-    peak_at, height = _hump(step, start, end)
-    nearest = jnp.maximum(start.gap, end.gap)
-    touching = pending & (height > _ROUNDING) & (nearest + 2.0 * height >= 0)
-    peak_at = jnp.where(touching, peak_at, jnp.inf).min()
-    humped = accurate & ~crossed & (peak_at < 0.99 * step)
-    taken = accurate & ~crossed & ~humped
-
-    point = jax.tree.map(partial(jnp.where, taken), end, start)
-    travelled = lane.travelled + jnp.where(taken, step, 0.0)
-    bracket = _Bracket(
-        jnp.where(crossed, step, lane.bracket.ahead - jnp.where(taken, step, 0.0)),
-        jnp.where(crossed, gap1, lane.bracket.gap),
-        jnp.where(crossed, slope1, lane.bracket.slope),
-    )
-
-    # Root finding: steps end at the estimated crossing until the estimate stops moving.
-    low = (jnp.where(taken, gap1, gap0), jnp.where(taken, slope1, slope0))
-    bracketed = jnp.isfinite(bracket.ahead)
-    root = _inverse_hermite(bracket.ahead, low, (bracket.gap, bracket.slope))
-    close = _ROOT_TOLERANCE * jnp.minimum(jnp.minimum(1.0, cruise), travelled + root)
-    at_end = crossed & (bracket.ahead - root <= close)
-    found = bracketed & (at_end | (root <= close))
-    point = jax.tree.map(partial(jnp.where, at_end), end, point)
-    gap, _ = _leading(point, pending)
-    met = found & pending & ((point.gap >= 0) | (point.gap == gap))
-
-    next_step = jnp.where(bracketed & ~found, jnp.minimum(root, cruise), cruise)
-    return _Lane(
-        point=point,
-        travelled=travelled + jnp.where(at_end, step, 0.0),
-        step=jnp.where(humped, peak_at, next_step),
-        cruise=cruise,
-        bracket=bracket._replace(ahead=jnp.where(found, jnp.inf, bracket.ahead)),
-        pending=pending & ~met,
-        hit_log_time=jnp.where(met, point.state.log_time, lane.hit_log_time),
-        hit_logits=jnp.where(pending[:-1, None], instance.logits(point.state.parameters), lane.hit_logits),
-        steps=lane.steps + 1,
-    )
-
-
-def _converged(instance: Instance, parameters: Array) -> Bool[Array, ""]:
-    """Whether the policy that the natural gradient still points to is the present one.
-
-    For a tabular policy with reverse KL that policy is the optimum itself, in closed form; an output
-    that has a tiny probability now and a large one at the optimum is seen, which no gradient norm shows.
-    """
-    strength = 0.0
-    if instance.regularizer is not None:
-        strength = instance.regularizer.kl + instance.regularizer.entropy
-    direction = natural_gradient(instance, parameters) / jnp.maximum(strength, _WEAKEST)
-    logits = instance.logits(parameters)
-    ahead = logits + instance.policy.pushforward(parameters, direction)
-    distance = jnp.abs(jax.nn.softmax(ahead) - jax.nn.softmax(logits)).sum(-1).max()
-    return distance < _CONVERGED
-
-
-class _Done(NamedTuple):
-    """What is kept of a lane when its problem is done."""
-
-    pending: Array
-    hit_log_time: Array
-    hit_logits: Array
-    end: _State
-    steps: Array
-
-
-def _done(lane: _Lane) -> _Done:
-    return _Done(lane.pending, lane.hit_log_time, lane.hit_logits, lane.point.state, lane.steps)
-
-
-def _stuck(done: _Done) -> Bool[Array, "*batch"]:
-    return done.pending[..., :-1].any(-1) & done.pending[..., -1]
-
-
-def _judge(problem: _Problem, done: _Done, converged: Array) -> HittingTime:
-    """Times and statuses: of a goal still pending, whether it can ever be met or the steps ran out."""
-    unfinished = done.pending[:-1] & _stuck(done) & ~converged
-    time = problem.time_scale * jnp.expm1(done.hit_log_time[:-1])
-    status = jnp.where(jnp.isfinite(time), int(Status.REACHED), int(Status.NOT_REACHED))
-    return HittingTime(
-        time=jnp.where(unfinished, jnp.nan, time),
-        status=jnp.where(unfinished, int(Status.NOT_CONVERGED), status),
-        log_probabilities=jax.nn.log_softmax(done.hit_logits),
-        end=problem.time_scale * jnp.expm1(done.end.log_time),
-        steps=done.steps,
-    )
-
-
-@partial(jax.jit, static_argnames="solver")
-def _one(problem: _Problem, solver: diffrax.AbstractERK, tolerance: Array, max_steps: Array) -> HittingTime:
-    lane = jax.lax.while_loop(
-        lambda lane: _active(lane, max_steps),
-        lambda lane: _advance(solver, problem, lane, tolerance),
-        _start(problem),
-    )
-    done = _done(lane)
-    return _judge(problem, done, _converged(problem.instance, done.end.parameters))
-
-
-def _select(condition: Array, new: Any, old: Any) -> Any:
-    """``new`` in the lanes where the condition holds, ``old`` in the others."""
-
-    def select(a: Array, b: Array) -> Array:
-        return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(select, new, old)
-
-
-@partial(jax.jit, static_argnames=("solver", "lanes"))
-def _many(
-    problems: _Problem,
-    solver: diffrax.AbstractERK,
-    tolerance: Array,
-    max_steps: Array,
-    lanes: int,
-) -> HittingTime:
-    count = problems.time_scale.size
-    advance = jax.vmap(partial(_advance, solver), in_axes=(0, 0, None))
-
-    def hand_out(index: Array) -> tuple[_Problem, _Lane]:
-        problem = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, count - 1)], problems)
-        return problem, jax.vmap(_start)(problem)
-
-    def idle_lanes(lane: _Lane, index: Array) -> Array:
-        return ~_active(lane, max_steps) & (index < count)
-
-    def tick(carry: Any) -> Any:
-        problem, lane, index, _ = carry
-        moved = advance(problem, lane, tolerance)
-        lane = _select(_active(lane, max_steps), moved, lane)
-        return problem, lane, index, idle_lanes(lane, index).sum()
-
-    def refill(carry: Any) -> Any:
-        problem, lane, index, waiting, done = carry
-        # A refill costs about as much as a step, so it waits until a sixteenth of the lanes is idle.
-        enough = jnp.minimum(max(lanes // 16, 1), (index < count).sum())
-        problem, lane, index, _ = jax.lax.while_loop(
-            lambda carry: carry[-1] < enough,
-            tick,
-            (problem, lane, index, idle_lanes(lane, index).sum()),
-        )
-        idle = idle_lanes(lane, index)
-        done = jax.tree.map(
-            lambda all, new: all.at[jnp.where(idle, index, count)].set(new, mode="drop"),
-            done,
-            _done(lane),
-        )
-        index = jnp.where(idle, jnp.minimum(waiting + jnp.cumsum(idle) - 1, count), index)
-        problem, fresh = hand_out(index)
-        return problem, _select(idle, fresh, lane), index, waiting + idle.sum(), done
-
-    index = jnp.arange(lanes)
-    problem, lane = hand_out(index)
-    done = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), _done(lane))
-    *_, done = jax.lax.while_loop(
-        lambda carry: (carry[2] < count).any(),
-        refill,
-        (problem, lane, index, jnp.asarray(lanes), done),
-    )
-
-    def examine(pair: tuple[_Problem, _Done]) -> Array:
-        problem, done = pair
-        return jax.lax.cond(
-            _stuck(done),
-            lambda: _converged(problem.instance, done.end.parameters),
-            lambda: jnp.zeros((), bool),
-        )
-
-    converged = jax.lax.cond(
-        _stuck(done).any(),
-        lambda: jax.lax.map(examine, (problems, done)),
-        lambda: jnp.zeros(count, bool),
-    )
-    return jax.vmap(_judge)(problems, done, converged)

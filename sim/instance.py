@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from sim.policies import LinearSoftmax, Policy, Tabular
+
+# A number, an array, or numbers nested in lists: whatever it is, it is validated and refused in plain words.
+Numbers = Any
 
 _NORMALIZATION_TOLERANCE = 1e-6  # how far given probabilities may be from summing to one
 _REALIZATION_TOLERANCE = 1e-9  # largest error of a probability that counts as realised by features
@@ -52,20 +55,20 @@ class Instance(eqx.Module):
 
     def __init__(
         self,
-        rewards: ArrayLike,
-        ground_truth_rewards: ArrayLike | None = None,
+        rewards: Numbers,
+        ground_truth_rewards: Numbers | None = None,
         *,
-        initial_policy_probabilities: ArrayLike | None = None,
-        initial_policy_weights: ArrayLike | None = None,
-        output_features: ArrayLike | None = None,
-        temperature: ArrayLike = 1.0,
+        initial_policy_probabilities: Numbers | None = None,
+        initial_policy_weights: Numbers | None = None,
+        output_features: Numbers | None = None,
+        temperature: Numbers = 1.0,
         policy: Policy | None = None,
-        reference_policy_logits: ArrayLike | None = None,
-        kl_coefficient: ArrayLike = 0.0,
-        forward_kl_coefficient: ArrayLike = 0.0,
-        entropy_coefficient: ArrayLike = 0.0,
-        prompt_weights: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
+        reference_policy_logits: Numbers | None = None,
+        kl_coefficient: Numbers = 0.0,
+        forward_kl_coefficient: Numbers = 0.0,
+        entropy_coefficient: Numbers = 0.0,
+        prompt_weights: Numbers | None = None,
+        mask: Numbers | None = None,
         nearest: bool = False,
     ):
         """Validates and completes a problem. A single prompt may be given without its axis.

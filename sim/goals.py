@@ -1,0 +1,77 @@
+"""Goals: what an expectation under the policy is to reach."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sim.instance import Instance, Numbers
+from sim.objective import expected_reward
+
+
+class Goal(eqx.Module):
+    """For every prompt: the expectation of ``values`` under the policy is to reach ``level``.
+
+    Attributes:
+        values: ``[prompts, outputs]``: rewards, or an indicator of outputs for a probability.
+        level: ``[prompts]``.
+    """
+
+    values: Float[Array, "prompts outputs"]
+    level: Float[Array, " prompts"]
+
+
+def reward_level(instance: Instance, level: Numbers, rewards: Numbers | None = None) -> Goal:
+    """The goal that the expected reward reaches a level, for every prompt.
+
+    Args:
+        instance: the problem.
+        level: a number, or one per prompt.
+        rewards: ``[prompts, outputs]``; the ground truth if not given.
+    """
+    values = instance.ground_truth_rewards if rewards is None else jnp.asarray(rewards, float)
+    values = jnp.broadcast_to(values, instance.rewards.shape)
+    return Goal(values, jnp.broadcast_to(jnp.asarray(level, float), values.shape[:1]))
+
+
+def reward_increase(instance: Instance, gamma: Numbers, rewards: Numbers | None = None) -> Goal:
+    """The goal that the expected reward rises by ``gamma`` over its initial value (``t_gamma`` of theory.md).
+
+    Args and shapes as for :func:`reward_level`.
+    """
+    goal = reward_level(instance, gamma, rewards)
+    initial = instance.probabilities(instance.initial_parameters)
+    return Goal(goal.values, expected_reward(initial, goal.values) + goal.level)
+
+
+def probability_level(instance: Instance, output: int, level: Numbers) -> Goal:
+    """The goal that an output's probability reaches a level, for every prompt."""
+    indicator = jnp.zeros(instance.rewards.shape).at[:, output].set(1.0)
+    return reward_level(instance, level, indicator)
+
+
+def check_reachable(instance: Instance, goal: Goal) -> None:
+    """Refuses a goal that no policy can meet, before anything is integrated.
+
+    Raises:
+        ValueError: if a level is not finite, or not below the largest value of an output of its prompt
+            (a softmax policy never puts all probability on one output).
+    """
+    best = np.asarray(largest_value(instance, goal))
+    initial = np.asarray(expected_reward(instance.probabilities(instance.initial_parameters), goal.values))
+    for prompt, (level, top, start) in enumerate(zip(np.asarray(goal.level), best, initial, strict=True)):
+        if not np.isfinite(level):
+            raise ValueError(f"the level {level} of prompt {prompt} is not finite; give a number")
+        if level >= top and level > start:
+            raise ValueError(
+                f"the level {level:.9g} of prompt {prompt} is not reachable: no policy has an expectation "
+                f"of {top:.9g} or more (initially {start:.9g}); ask for an increase below {top - start:.9g}"
+            )
+
+
+def largest_value(instance: Instance, goal: Goal) -> Float[Array, " prompts"]:
+    """The value of the best output of each prompt, which no policy's expectation attains."""
+    values = goal.values
+    if instance.mask is not None:
+        values = jnp.where(instance.mask, values, -jnp.inf)
+    return values.max(-1)
