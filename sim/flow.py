@@ -98,11 +98,7 @@ def hitting_time(
         ValueError: if the tolerance, the horizon or the number of steps is not positive.
     """
     _check_control(tolerance, horizon, max_steps)
-    control = (jnp.asarray(tolerance, float), jnp.asarray(max_steps))
-    problem = prepare(instance, goal, jnp.asarray(horizon, float))
-    problem = jax.lax.stop_gradient(problem)
-    result = jax.lax.stop_gradient(_result(problem, *run_one(problem, solver, *control)))
-    return eqx.tree_at(lambda r: r.time, result, _implicit((instance, goal), result.time))
+    return _one(instance, goal, solver, tolerance, horizon, max_steps)
 
 
 def hitting_times(
@@ -135,10 +131,7 @@ def hitting_times(
     count = instances.rewards.shape[0]
     if count == 0:
         raise ValueError("instances holds no problem; give at least one")
-    problems = jax.vmap(prepare, in_axes=(0, 0, None))(instances, goals, jnp.asarray(horizon, float))
-    control = (jnp.asarray(tolerance, float), jnp.asarray(max_steps))
-    done, converged = run_many(problems, solver, *control, lanes=min(lanes, count))
-    return jax.vmap(_result)(problems, done, converged)
+    return _many(instances, goals, solver, tolerance, horizon, max_steps, min(lanes, count))
 
 
 def trajectory(
@@ -173,7 +166,7 @@ def trajectory(
         if not (ascending and times[0] >= 0 and np.isfinite(times[-1])):
             raise ValueError("times must be finite, not negative and ascending")
     _check_control(tolerance, 1.0, max_steps)
-    return _trajectory(instance, times, solver, jnp.asarray(tolerance, float), max_steps)
+    return _trajectory(instance, times, solver, tolerance, max_steps)
 
 
 def _velocity(time: Any, parameters: Any, instance: Any) -> Array:
@@ -185,7 +178,7 @@ def _trajectory(
     instance: Instance,
     times: Array,
     solver: diffrax.AbstractAdaptiveSolver,
-    tolerance: Array,
+    tolerance: ArrayLike,
     max_steps: int,
 ) -> Array:
     speed = jnp.abs(gradient(instance, instance.initial_parameters)).max()
@@ -198,12 +191,42 @@ def _trajectory(
         y0=instance.initial_parameters,
         args=instance,
         saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=tolerance),
+        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=jnp.asarray(tolerance)),
         max_steps=max_steps,
         throw=False,
     )
     assert solution.ys is not None
     return solution.ys
+
+
+@partial(jax.jit, static_argnames="solver")
+def _one(
+    instance: Instance,
+    goal: Goal,
+    solver: diffrax.AbstractERK,
+    tolerance: ArrayLike,
+    horizon: ArrayLike,
+    max_steps: ArrayLike,
+) -> HittingTime:
+    problem = jax.lax.stop_gradient(prepare(instance, goal, horizon))
+    result = _result(problem, *run_one(problem, solver, tolerance, max_steps))
+    result = jax.lax.stop_gradient(result)
+    return eqx.tree_at(lambda r: r.time, result, _implicit((instance, goal), result.time))
+
+
+@partial(jax.jit, static_argnames=("solver", "lanes"))
+def _many(
+    instances: Instance,
+    goals: Goal,
+    solver: diffrax.AbstractERK,
+    tolerance: ArrayLike,
+    horizon: ArrayLike,
+    max_steps: ArrayLike,
+    lanes: int,
+) -> HittingTime:
+    problems = jax.vmap(prepare, in_axes=(0, 0, None))(instances, goals, horizon)
+    done, converged = run_many(problems, solver, tolerance, max_steps, lanes)
+    return jax.vmap(_result)(problems, done, converged)
 
 
 def _check_control(tolerance: ArrayLike, horizon: ArrayLike, max_steps: ArrayLike) -> None:

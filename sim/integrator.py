@@ -14,7 +14,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, ArrayLike, Bool
 
 from sim.goals import Goal, largest_value
 from sim.instance import Instance
@@ -72,7 +72,7 @@ class Problem(NamedTuple):
     instance: Instance
     goal: Goal
     time_scale: Array
-    log_horizon: Array
+    log_horizon: ArrayLike
 
 
 def _speed(instance: Instance, parameters: Array, velocity: Array) -> Array:
@@ -142,7 +142,7 @@ def _runge_kutta_step(
     return end, slopes[-1], error
 
 
-def prepare(instance: Instance, goal: Goal, horizon: Array) -> Problem:
+def prepare(instance: Instance, goal: Goal, horizon: ArrayLike) -> Problem:
     """The problem in units of the time in which the logits first travel a distance of one."""
     start = instance.initial_parameters
     time_scale = 1.0 / _speed(instance, start, gradient(instance, start))
@@ -170,7 +170,7 @@ def _start(problem: Problem) -> _Lane:
     )
 
 
-def _active(lane: _Lane, max_steps: Array) -> Bool[Array, "*batch"]:
+def _active(lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
     waiting = lane.pending[..., :-1].any(-1) & lane.pending[..., -1]
     return waiting & (lane.cruise > _AT_REST) & (lane.steps < max_steps)
 
@@ -217,7 +217,7 @@ def _order(solver: diffrax.AbstractERK) -> int:
     return order
 
 
-def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, tolerance: Array) -> _Lane:
+def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, tolerance: ArrayLike) -> _Lane:
     """Tries one step: takes it, rejects it, or shortens it for an event inside it."""
     instance = problem.instance
     start, step, pending = lane.point, lane.step, lane.pending
@@ -312,9 +312,16 @@ def stuck(done: Done) -> Bool[Array, "*batch"]:
     return done.pending[..., :-1].any(-1) & done.pending[..., -1]
 
 
-@partial(jax.jit, static_argnames="solver")
+def _examine(problem: Problem, done: Done) -> Bool[Array, ""]:
+    return jax.lax.cond(
+        stuck(done),
+        lambda: _converged(problem.instance, done.end.parameters),
+        lambda: jnp.zeros((), bool),
+    )
+
+
 def run_one(
-    problem: Problem, solver: diffrax.AbstractERK, tolerance: Array, max_steps: Array
+    problem: Problem, solver: diffrax.AbstractERK, tolerance: ArrayLike, max_steps: ArrayLike
 ) -> tuple[Done, Bool[Array, "..."]]:
     """Integrates until every goal is met, the horizon is reached, the flow rests or the steps run out.
 
@@ -327,7 +334,7 @@ def run_one(
         _start(problem),
     )
     done = _finished(lane)
-    return done, _converged(problem.instance, done.end.parameters)
+    return done, _examine(problem, done)
 
 
 def _select(condition: Array, new: Any, old: Any) -> Any:
@@ -339,12 +346,11 @@ def _select(condition: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(select, new, old)
 
 
-@partial(jax.jit, static_argnames=("solver", "lanes"))
 def run_many(
     problems: Problem,
     solver: diffrax.AbstractERK,
-    tolerance: Array,
-    max_steps: Array,
+    tolerance: ArrayLike,
+    max_steps: ArrayLike,
     lanes: int,
 ) -> tuple[Done, Bool[Array, "..."]]:
     """:func:`run_one` over a leading axis of ``problems``, ``lanes`` of them at a time."""
@@ -366,7 +372,7 @@ def run_many(
 
     def refill(carry: Any) -> Any:
         problem, lane, index, waiting, done = carry
-        # A refill costs about as much as a step, so it waits until a sixteenth of the lanes is idle.
+        # A refill costs a tenth of a step; doing it for fewer idle lanes costs more than it saves.
         enough = jnp.minimum(max(lanes // 16, 1), (index < count).sum())
         problem, lane, index, _ = jax.lax.while_loop(
             lambda carry: carry[-1] < enough,
@@ -392,17 +398,9 @@ def run_many(
         (problem, lane, index, jnp.asarray(lanes), done),
     )
 
-    def examine(pair: tuple[Problem, Done]) -> Array:
-        problem, done = pair
-        return jax.lax.cond(
-            stuck(done),
-            lambda: _converged(problem.instance, done.end.parameters),
-            lambda: jnp.zeros((), bool),
-        )
-
     converged = jax.lax.cond(
         stuck(done).any(),
-        lambda: jax.lax.map(examine, (problems, done)),
+        lambda: jax.lax.map(lambda pair: _examine(*pair), (problems, done)),
         lambda: jnp.zeros(count, bool),
     )
     return done, converged

@@ -1,0 +1,1 @@
+"""Speed and accuracy, side by side with the alternatives in one run. Not part of the tests."""

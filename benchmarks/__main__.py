@@ -1,0 +1,13 @@
+"""``make bench``: speed and accuracy, each beside its alternative."""
+
+import os
+import platform
+
+import jax
+
+from benchmarks import accuracy, ascent, hitting_times
+
+print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores")
+print(f"JAX {jax.__version__}, Python {platform.python_version()}")
+for benchmark in (accuracy, ascent, hitting_times):
+    benchmark.main()
