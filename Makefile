@@ -1,0 +1,49 @@
+# Each target sets up .venv by itself, with the versions of constraints.txt, and is quick when nothing changed.
+# Another interpreter (to change, delete .venv first): make test PYTHON=/path/to/python3.12
+
+PYTHON =
+RUN = .venv/bin/python
+
+help:
+	@echo 'make figures   regenerate the gallery in figures/'
+	@echo 'make test      run the tests'
+	@echo 'make verify    check every statement of theory/ on many random instances'
+	@echo 'make bench     measure speed and accuracy beside the alternatives'
+	@echo 'make lint      check style and types'
+
+figures: .venv/installed
+	$(RUN) -m experiments figures
+
+test: .venv/installed
+	$(RUN) -m pytest
+
+verify: .venv/installed
+	@mkdir -p build
+	$(RUN) -m experiments verify --output build/verification.json --overwrite
+
+bench: .venv/installed
+	$(RUN) -m benchmarks
+
+lint: .venv/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright
+
+.venv/installed: pyproject.toml constraints.txt
+	@if ! test -x $(RUN); then \
+	  for python in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11); do \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then found=$$python; break; fi; \
+	  done; \
+	  if test -z "$$found"; then \
+	    echo 'goodteacher needs Python 3.11 or newer with venv; $(or $(PYTHON),python3) is not one.' >&2; \
+	    echo 'Install one, or name it: make PYTHON=/path/to/python3.12' >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$found" -m venv --clear .venv; \
+	fi
+	@echo "Installing the versions of constraints.txt into .venv for $$($(RUN) --version)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+.PHONY: help figures test verify bench lint
