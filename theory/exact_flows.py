@@ -1,0 +1,292 @@
+"""Simulated dynamics against their solutions in :mod:`theory.closed_forms` (theory.md, section 1)."""
+
+from collections.abc import Callable
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sim.flow import hitting_times, trajectory
+from sim.goals import Goal, probability_level
+from sim.instance import Instance
+from sim.objective import gradient, kl_divergence, natural_gradient, objective
+from theory.closed_forms import kl_optimum, natural_gradient_flow, one_good_output_time
+from theory.gradients import ROUNDING, logit_gradient_magnitude
+from theory.instances import log_uniform, random_logits, random_rewards, without
+from theory.statements import Margin, Statement, agreement
+
+HITTING_TIME_TOLERANCE = 1e-9  # relative, at the default tolerance of the integrator
+_MOST_OUTPUTS = 16
+_CONVERGED = 1e-6  # of a log-probability, after a flow of _RELAXATIONS of its slowest times
+_RELAXATIONS = 25.0
+
+
+# Gradient flow with one good output ---------------------------------------------------------------------------
+
+
+class Hitting(NamedTuple):
+    """A problem and what is to be reached."""
+
+    instance: Instance
+    goal: Goal
+
+
+_time = jax.jit(lambda problem: hitting_times(problem.instance, problem.goal).time[:, 0])
+
+
+def _one_good_output(fewest: int, most: int, key: Array) -> Hitting:
+    of_outputs, of_start, of_rise, of_gap, of_best = jax.random.split(key, 5)
+    outputs = jax.random.randint(of_outputs, (), fewest, most + 1)
+    start = log_uniform(of_start, 1e-12, 0.3)
+    odds = start / (1.0 - start) + log_uniform(of_rise, 1e-3 * start, 1e6)
+    gap = log_uniform(of_gap, 1e-4, 2.0)
+    best = jax.random.uniform(of_best, minval=gap - 1.0, maxval=1.0)
+    index = jnp.arange(most)
+    instance = Instance(
+        jnp.where(index == 0, best, best - gap),
+        initial_policy_weights=jnp.where(index == 0, jnp.log(start), jnp.log1p(-start) - jnp.log(outputs - 1)),
+    )
+    if fewest < most:
+        instance = without(instance, (index < outputs)[None])
+    return Hitting(instance, probability_level(instance, 0, odds / (1.0 + odds)))
+
+
+def _one_good_output_margin(predicted: Callable[..., Array]) -> Margin:
+    """With probabilities, reward gap and number of outputs to the time."""
+
+    @jax.jit
+    def compare(problem: Hitting, time: Array) -> Array:
+        instance, goal = problem
+        start = jax.vmap(lambda i: i.probabilities(i.initial_parameters))(instance)[:, 0]
+        outputs = (start > 0).sum(-1)
+        gap = instance.rewards[:, 0, 0] - instance.rewards[:, 0, 1]
+        expected = predicted(start[:, 0], goal.level[:, 0], gap, outputs)
+        return agreement(jnp.abs(time / expected - 1.0), HITTING_TIME_TOLERANCE)
+
+    return lambda problem: compare(problem, _time(problem))
+
+
+TWO_OUTPUTS = Statement(
+    name="two_output_flow",
+    title="Hitting times of two outputs",
+    citation="theory.md, section 1",
+    formula="t(p₀→p₁) = [F(p₁) − F(p₀)] / (2 (r₁−r₂)),  F(p) = −1/p + 1/(1−p) + 2 ln(p/(1−p))",
+    draw=partial(_one_good_output, 2, 2),
+    margin=_one_good_output_margin(one_good_output_time),
+    sabotages=MappingProxyType(
+        {
+            "rate of a bandit with fixed baseline (constant doubled)": _one_good_output_margin(
+                lambda *arguments: 2.0 * one_good_output_time(*arguments)
+            ),
+            "leading term 1/p alone": _one_good_output_margin(
+                lambda start, level, gap, outputs: (1.0 / start - 1.0 / level) / (2.0 * gap)
+            ),
+        }
+    ),
+)
+
+ONE_GOOD_OUTPUT = Statement(
+    name="one_good_output_flow",
+    title="Hitting times with one good output among K",
+    citation="theory.md, section 1",
+    formula="t(p₀→p₁) = (K−1)/K [F(p₁) − F(p₀)] / (r₁−r₂)",
+    draw=partial(_one_good_output, 3, _MOST_OUTPUTS),
+    margin=_one_good_output_margin(one_good_output_time),
+    sabotages=MappingProxyType(
+        {
+            "factor (K-1)/K left out": _one_good_output_margin(
+                lambda start, level, gap, outputs: (
+                    2.0 * one_good_output_time(start, level, gap)
+                )
+            ),
+            "factor of two outputs": _one_good_output_margin(
+                lambda start, level, gap, outputs: one_good_output_time(start, level, gap)
+            ),
+        }
+    ),
+)
+
+
+# Natural gradient flow ----------------------------------------------------------------------------------------
+
+
+class Elapsed(NamedTuple):
+    """A problem and a time."""
+
+    instance: Instance
+    time: Float[Array, ""]
+
+
+def _elapsed(key: Array) -> Elapsed:
+    of_rewards, of_start, of_time = jax.random.split(key, 3)
+    shape = (2, 5)
+    instance = Instance(
+        random_rewards(of_rewards, shape), initial_policy_weights=random_logits(of_start, shape)
+    )
+    return Elapsed(instance, log_uniform(of_time, 1e-2, 1e3))
+
+
+_Solution = Callable[[Array, Array, Array], Array]
+
+
+def _natural_gradient_margin(solution: _Solution) -> Margin:
+    """The velocity of the log-probabilities of a supposed solution against the natural gradient there."""
+
+    def margin(problem: Elapsed) -> Array:
+        instance, time = problem
+        start = instance.log_probabilities(instance.initial_parameters)
+        now, velocity = jax.jvp(
+            lambda t: solution(start, instance.rewards, t), (time,), (jnp.ones_like(time),)
+        )
+        direction = natural_gradient(instance, now)
+        followed = jax.jvp(instance.log_probabilities, (now,), (direction,))[1]
+        # One solution starts at the initial policy and moves so.
+        error = jnp.abs(velocity - followed).max() + jnp.abs(
+            solution(start, instance.rewards, jnp.zeros_like(time)) - start
+        ).max()
+        return agreement(error, ROUNDING * (jnp.abs(instance.rewards).max() + jnp.abs(start).max()))
+
+    return jax.jit(jax.vmap(margin))
+
+
+NATURAL_GRADIENT = Statement(
+    name="natural_gradient_flow",
+    title="Natural policy gradient flow is an exponential tilt",
+    citation="theory.md, section 1; Kakade (2001)",
+    formula="π_t ∝ π₀ exp(r t)",
+    draw=_elapsed,
+    margin=_natural_gradient_margin(natural_gradient_flow),
+    sabotages=MappingProxyType(
+        {
+            "time divided by the number of prompts": _natural_gradient_margin(
+                lambda start, rewards, t: natural_gradient_flow(start, rewards, t / len(rewards))
+            ),
+            "start forgotten": _natural_gradient_margin(
+                lambda start, rewards, t: natural_gradient_flow(jnp.zeros_like(start), rewards, t)
+            ),
+        }
+    ),
+)
+
+
+# The optimum with KL ------------------------------------------------------------------------------------------
+
+_Optimum = Callable[[Instance], Array]
+
+
+def _optimum(instance: Instance, factor: float = 1.0) -> Array:
+    assert instance.regularizer is not None
+    coefficient = factor * instance.regularizer.kl
+    return kl_optimum(instance.reference_log_probabilities, instance.rewards, coefficient[None])
+
+
+def _regularized(low: float, high: float, spread: float, key: Array) -> Instance:
+    of_rewards, of_start, of_reference, of_kl = jax.random.split(key, 4)
+    shape = (2, 4)
+    return Instance(
+        random_rewards(of_rewards, shape),
+        initial_policy_weights=random_logits(of_start, shape, high=spread),
+        reference_policy_logits=random_logits(of_reference, shape, high=spread),
+        kl_coefficient=log_uniform(of_kl, low, high),
+    )
+
+
+def _stationary_margin(optimum: _Optimum) -> Margin:
+    def margin(instance: Instance) -> Array:
+        best = optimum(instance)
+        error = jnp.abs(gradient(instance, best))
+        return agreement(error, ROUNDING * logit_gradient_magnitude(instance, best)).min()
+
+    return jax.jit(jax.vmap(margin))
+
+
+def _gap_margin(optimum: _Optimum) -> Margin:
+    def margin(instance: Instance) -> Array:
+        assert instance.regularizer is not None
+        here = instance.log_probabilities(instance.initial_parameters)
+        best = optimum(instance)
+        distance = (instance.prompt_weights * kl_divergence(here, best)).sum()
+        shortfall = objective(instance, best) - objective(instance, here)
+        # The terms of both objectives, and of the divergence.
+        magnitude = sum(logit_gradient_magnitude(instance, at).sum() for at in (best, here))
+        magnitude += instance.regularizer.kl * (jnp.exp(here) * jnp.abs(best)).sum()
+        return agreement(jnp.abs(shortfall - instance.regularizer.kl * distance), ROUNDING * magnitude)
+
+    return jax.jit(jax.vmap(margin))
+
+
+@jax.jit
+@jax.vmap
+def _relaxed(instance: Instance) -> Array:
+    """Log-probabilities after the flow has had time to converge.
+
+    Linearised at the optimum the flow has rates of ``w lambda min pi*`` and more; on the way there the
+    probabilities stay above about the smallest of both ends.
+    """
+    assert instance.regularizer is not None
+    ends = jnp.stack([instance.log_probabilities(instance.initial_parameters), _optimum(instance)])
+    slowest = instance.regularizer.kl * jnp.exp(ends.min()) * instance.prompt_weights.min()
+    return instance.log_probabilities(trajectory(instance, (_RELAXATIONS / slowest)[None], tolerance=1e-8)[0])
+
+
+def _attraction_margin(optimum: _Optimum) -> Margin:
+    compare = jax.jit(
+        jax.vmap(lambda instance, end: agreement(jnp.abs(end - optimum(instance)).max(), _CONVERGED))
+    )
+    return lambda instances: compare(instances, _relaxed(instances))
+
+
+def _kl_statement(
+    name: str, title: str, formula: str, draw: Callable[[Array], Instance], check: Callable[[_Optimum], Margin]
+) -> Statement:
+    return Statement(
+        name=name,
+        title=title,
+        citation="theory.md, section 1",
+        formula=formula,
+        draw=draw,
+        margin=check(_optimum),
+        sabotages=MappingProxyType(
+            {
+                "coefficient 1% larger": check(partial(_optimum, factor=1.01)),
+                "reference replaced by the initial policy": check(_optimum_from_start),
+            }
+        ),
+    )
+
+
+def _optimum_from_start(instance: Instance) -> Array:
+    start = instance.log_probabilities(instance.initial_parameters)
+    return _optimum(eqx.tree_at(lambda i: i.reference_log_probabilities, instance, start))
+
+
+STATEMENTS = (
+    TWO_OUTPUTS,
+    ONE_GOOD_OUTPUT,
+    NATURAL_GRADIENT,
+    _kl_statement(
+        "kl_optimum_stationary",
+        "The gradient vanishes at the KL-regularised optimum",
+        "∇φ(θ*) = 0 at π* ∝ π_ref exp(r/λ)",
+        partial(_regularized, 1e-2, 10.0, 20.0),
+        _stationary_margin,
+    ),
+    _kl_statement(
+        "kl_optimum_gap",
+        "Every policy falls short of the KL-regularised optimum by its divergence from it",
+        "φ(π*) − φ(π) = λ KL(π ‖ π*) ≥ 0",
+        partial(_regularized, 1e-2, 10.0, 20.0),
+        _gap_margin,
+    ),
+    _kl_statement(
+        "kl_optimum_attracts",
+        "Gradient flow converges to the KL-regularised optimum",
+        "π_t → π* ∝ π_ref exp(r/λ)",
+        partial(_regularized, 1.0, 10.0, 0.6),
+        _attraction_margin,
+    ),
+)

@@ -1,0 +1,208 @@
+"""The gradient in closed form, and what holds along every gradient flow (theory.md, sections 0 and 1)."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sim.flow import trajectory
+from sim.instance import Instance
+from sim.objective import expected_reward, gradient, objective
+from theory.instances import random_kl_coefficient, random_logits, random_rewards
+from theory.statements import Margin, Statement, agreement
+
+ROUNDING = 1e-14  # of a sum of a few products, relative to their magnitudes
+_TIMES = np.geomspace(0.1, 100.0, 7)
+_TRAJECTORY_TOLERANCE = 1e-8
+
+_Gradient = Callable[[Instance, Float[Array, "..."]], Float[Array, "..."]]
+_Value = Callable[[Instance, Float[Array, "..."]], Float[Array, ""]]
+
+
+def logit_gradient_magnitude(
+    instance: Instance, parameters: Float[Array, "..."]
+) -> Float[Array, "prompts outputs"]:
+    """What the rounding error of the gradient by each logit is relative to: its terms, in absolute value.
+
+    A log-probability is a difference with terms of order one and of its own size; its rounding error
+    is a relative one of the probability.
+    """
+    log_p = instance.log_probabilities(parameters)
+    rounded = 1.0 + jnp.abs(log_p)
+    size = jnp.abs(instance.rewards)
+    if instance.regularizer is not None:
+        size += instance.regularizer.kl * (rounded + jnp.abs(instance.reference_log_probabilities))
+    probabilities = jnp.exp(log_p) * rounded
+    mean = expected_reward(probabilities, size)[:, None]
+    return instance.prompt_weights[:, None] * probabilities * (size + mean)
+
+
+def _unregularized(instance: Instance) -> Instance:
+    return eqx.tree_at(lambda i: i.regularizer, instance, None)
+
+
+def _tabular(key: Array) -> Instance:
+    of_rewards, of_start, of_reference, of_kl = jax.random.split(key, 4)
+    shape = (3, 4)
+    return Instance(
+        random_rewards(of_rewards, shape),
+        initial_policy_weights=random_logits(of_start, shape),
+        reference_policy_logits=random_logits(of_reference, shape),
+        kl_coefficient=random_kl_coefficient(of_kl),
+    )
+
+
+def _linear(key: Array) -> Instance:
+    of_rewards, of_start, of_reference, of_kl, of_features = jax.random.split(key, 5)
+    shape, dimension = (3, 4), 5
+    return Instance(
+        random_rewards(of_rewards, shape),
+        initial_policy_weights=random_logits(of_start, (dimension,), high=5.0),
+        output_features=jax.random.normal(of_features, (*shape, dimension)),
+        reference_policy_logits=random_logits(of_reference, shape),
+        kl_coefficient=random_kl_coefficient(of_kl),
+    )
+
+
+# The gradient in closed form ----------------------------------------------------------------------------------
+
+
+def _gradient_margin(closed_form: _Gradient) -> Margin:
+    def margin(instance: Instance) -> Array:
+        parameters = instance.initial_parameters
+        error = jnp.abs(closed_form(instance, parameters) - jax.grad(objective, argnums=1)(instance, parameters))
+        jacobian = jnp.abs(jax.jacobian(instance.policy.logits)(parameters))
+        magnitude = jnp.tensordot(logit_gradient_magnitude(instance, parameters), jacobian, axes=2)
+        return agreement(error, ROUNDING * magnitude).min()
+
+    return jax.jit(jax.vmap(margin))
+
+
+def _without_baseline(instance: Instance, parameters: Array) -> Array:
+    weights = instance.prompt_weights[:, None] * instance.probabilities(parameters)
+    return instance.policy.pullback(parameters, weights * instance.rewards)
+
+
+def _gradient_statement(name: str, policy: str, draw: Callable[[Array], Instance]) -> Statement:
+    return Statement(
+        name=name,
+        title=f"Gradient in closed form, {policy} policy",
+        citation="arXiv:2503.15477, Lemma 7 (tabular), and the chain rule",
+        formula="∇φ(θ) = Σ_x w(x) Σ_y π(y|x) (r_KL(x,y) − E r_KL(x,·)) ∇θ logit(y|x)",
+        draw=draw,
+        margin=_gradient_margin(gradient),
+        sabotages=MappingProxyType(
+            {
+                "KL term dropped": _gradient_margin(lambda i, p: gradient(_unregularized(i), p)),
+                "baseline dropped": _gradient_margin(_without_baseline),
+            }
+        ),
+    )
+
+
+# Along the flow -----------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def _trajectories(instances: Instance) -> Array:
+    """``[n, times, ...]``: parameters, the initial ones first."""
+    flow = jax.vmap(lambda i: trajectory(i, _TIMES, tolerance=_TRAJECTORY_TOLERANCE))(instances)
+    return jnp.concatenate([instances.initial_parameters[:, None], flow], axis=1)
+
+
+def _moderate_tabular(key: Array) -> Instance:
+    of_rewards, of_start, of_kl = jax.random.split(key, 3)
+    shape = (2, 4)
+    return Instance(
+        random_rewards(of_rewards, shape),
+        initial_policy_weights=random_logits(of_start, shape, high=4.0),
+        kl_coefficient=random_kl_coefficient(of_kl, high=1.0),
+    )
+
+
+def _moderate_linear(key: Array) -> Instance:
+    of_rewards, of_start, of_kl, of_features = jax.random.split(key, 4)
+    shape, dimension = (2, 4), 3
+    return Instance(
+        random_rewards(of_rewards, shape),
+        initial_policy_weights=random_logits(of_start, (dimension,), high=2.0),
+        output_features=jax.random.normal(of_features, (*shape, dimension)),
+        kl_coefficient=random_kl_coefficient(of_kl, high=1.0),
+    )
+
+
+def _conservation_margin(counted: Callable[[Array], Array]) -> Margin:
+    """With the rewards ``[prompts, outputs]`` to the weight of each logit in the sum."""
+
+    @jax.jit
+    def drift(instances: Instance, parameters: Array) -> Array:
+        weights = jax.vmap(counted)(instances.rewards)[:, None]
+        change = parameters - parameters[:, :1]
+        error = jnp.abs((weights * change).sum(-1))
+        return agreement(error, ROUNDING * jnp.abs(parameters).sum(-1)).min((-2, -1))
+
+    return lambda instances: drift(instances, _trajectories(instances))
+
+
+CONSERVATION = Statement(
+    name="conservation",
+    title="The flow of a tabular policy conserves the sum of the logits of a prompt",
+    citation="arXiv:2503.15477, Lemma 7, summed over outputs",
+    formula="Σ_y θ[y,x](t) = Σ_y θ[y,x](0)",
+    draw=_moderate_tabular,
+    margin=_conservation_margin(jnp.ones_like),
+    sabotages=MappingProxyType(
+        {
+            "best output left out": _conservation_margin(lambda r: (r < r.max(-1, keepdims=True)).astype(float)),
+            "weighted by reward": _conservation_margin(lambda r: r),
+        }
+    ),
+)
+
+
+def _ascent_margin(value: _Value, factor: float = 1.0) -> Margin:
+    def at(instance: Instance, parameters: Array) -> tuple[Array, Array, Array]:
+        """The value; its rate along the flow less the predicted one, over its tolerance; its magnitude."""
+        velocity = gradient(instance, parameters)
+        phi, rate = jax.jvp(lambda p: value(instance, p), (parameters,), (velocity,))
+        moving = jnp.abs(instance.policy.pushforward(parameters, velocity))
+        magnitude = logit_gradient_magnitude(instance, parameters)
+        # The rate sums products of these with velocities of log-probabilities, and |grad|^2 is as accurate.
+        scale = (magnitude * (moving + moving.max(-1, keepdims=True))).sum()
+        return phi, jnp.abs(rate - factor * (velocity**2).sum()) / (ROUNDING * scale), magnitude.sum()
+
+    @jax.jit
+    @jax.vmap
+    def margin(instance: Instance, parameters: Array) -> Array:
+        phi, rate_error, magnitude = jax.vmap(lambda p: at(instance, p))(parameters)
+        fall = jnp.maximum(phi[:-1] - phi[1:], 0.0) / (ROUNDING * magnitude[1:])
+        return agreement(jnp.maximum(rate_error.max(), fall.max()), 1.0)
+
+    return lambda instances: margin(instances, _trajectories(instances))
+
+
+ASCENT = Statement(
+    name="ascent",
+    title="The objective never decreases along its flow; its rate is the squared gradient norm",
+    citation="chain rule; theory.md, section 1",
+    formula="dφ/dt = |∇φ|² ≥ 0",
+    draw=_moderate_linear,
+    margin=_ascent_margin(objective),
+    sabotages=MappingProxyType(
+        {
+            "expected reward instead of objective": _ascent_margin(lambda i, p: objective(_unregularized(i), p)),
+            "rate 1% higher": _ascent_margin(objective, factor=1.01),
+        }
+    ),
+)
+
+STATEMENTS = (
+    _gradient_statement("gradient_tabular", "tabular", _tabular),
+    _gradient_statement("gradient_linear", "linear softmax", _linear),
+    CONSERVATION,
+    ASCENT,
+)

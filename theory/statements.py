@@ -1,0 +1,252 @@
+"""What a statement of theory is, the registry of them, and the driver that verifies one on many instances."""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+import theory
+from sim.files import to_dictionary
+from sim.instance import Instance
+
+Margin = Callable[[Any], Float[Array, " n"]]
+CHUNK = 2_000
+
+
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """A bound, an identity or a rate, with what it takes to check it.
+
+    Attributes:
+        name: by which it is asked for.
+        title: in a few words.
+        citation: where it is stated and proved.
+        formula: in plain text.
+        draw: from a random key to one instance that satisfies the assumptions, a pytree of arrays.
+            Traceable: it is compiled and vmapped.
+        margin: from a batch of instances to how clearly it holds on each, ``[n]``: positive where it holds,
+            negative where it is violated, ``nan`` where it could not be evaluated, which counts as
+            violated. In decades: see :func:`agreement`. Traceable; what is costly in it is compiled
+            by whoever writes it, so that the sabotages share it.
+        sabotages: by description, margins of false variants (another constant, a term or an
+            assumption dropped). A check that does not catch them checks nothing.
+    """
+
+    name: str
+    title: str
+    citation: str
+    formula: str
+    draw: Callable[[Array], Any]
+    margin: Margin
+    sabotages: Mapping[str, Margin]
+
+    @partial(jax.jit, static_argnames=("self", "n"))
+    def sample(self, key: Array, n: int, first: ArrayLike = 0) -> Any:
+        """Instances ``first`` to ``first + n - 1`` of the infinite sequence that a key stands for.
+
+        Args:
+            key: a random key.
+            n: how many.
+            first: position in the sequence; what stands there does not depend on ``n``.
+
+        Returns:
+            A batch: the pytree of an instance with a leading axis.
+        """
+        return jax.vmap(lambda index: self.draw(jax.random.fold_in(key, index)))(first + jnp.arange(n))
+
+
+def agreement(error: ArrayLike, tolerance: ArrayLike) -> Array:
+    """Margin of an identity: the decades by which an error stays below its tolerance; ``inf`` for none."""
+    return jnp.log10(jnp.asarray(tolerance) / jnp.asarray(error))
+
+
+@functools.cache
+def registry() -> Mapping[str, Statement]:
+    """All statements by name: the tuples ``STATEMENTS`` of the modules of :mod:`theory`, in their order.
+
+    Raises:
+        ValueError: if two have one name.
+    """
+    modules = sorted(module.name for module in pkgutil.iter_modules(theory.__path__))
+    found = [importlib.import_module(f"theory.{name}") for name in modules]
+    return collect([s for module in found for s in getattr(module, "STATEMENTS", ())])
+
+
+def collect(statements: list[Statement]) -> Mapping[str, Statement]:
+    """Statements by name.
+
+    Raises:
+        ValueError: if two have one name.
+    """
+    named: dict[str, Statement] = {}
+    for statement in statements:
+        if statement.name in named:
+            raise ValueError(f"two statements are named {statement.name!r}; rename one")
+        named[statement.name] = statement
+    return MappingProxyType(named)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a sabotage fared: violations found among so many instances."""
+
+    violations: int
+    instances: int
+
+    @property
+    def caught(self) -> bool:
+        """Whether the check noticed it."""
+        return self.violations > 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`verify` found.
+
+    Attributes:
+        statement: its name.
+        instances: how many were examined.
+        seed: of the sequence of instances.
+        violations: how many margins were not positive or zero.
+        tightest_margin: the smallest; ``nan`` if one was.
+        tightest_index: the instance of that margin: its position in the sequence.
+        tightest: that instance itself.
+        sabotages: for each, how it fared.
+    """
+
+    statement: str
+    instances: int
+    seed: int
+    violations: int
+    tightest_margin: float
+    tightest_index: int
+    tightest: Any
+    sabotages: Mapping[str, Trial]
+
+    @property
+    def ok(self) -> bool:
+        """No violation, and every sabotage caught."""
+        return self.violations == 0 and all(trial.caught for trial in self.sabotages.values())
+
+    def to_dictionary(self) -> dict[str, Any]:
+        """Plain values for a JSON file; instances in the format of instance files, see :func:`plain`."""
+        return {
+            "statement": self.statement,
+            "ok": self.ok,
+            "instances": self.instances,
+            "seed": self.seed,
+            "violations": self.violations,
+            "tightest_margin": plain(self.tightest_margin),
+            "tightest_index": self.tightest_index,
+            "tightest_instance": plain(self.tightest),
+            "sabotages": {
+                description: {
+                    "caught": trial.caught,
+                    "violations": trial.violations,
+                    "instances": trial.instances,
+                }
+                for description, trial in self.sabotages.items()
+            },
+        }
+
+
+def plain(value: Any) -> Any:
+    """A pytree as strict JSON holds it.
+
+    A :class:`sim.instance.Instance` as the contents of an instance file, so that ``goodteacher run`` takes it;
+    named tuples and dataclasses as objects; arrays as lists; non-finite numbers as ``"nan"``, ``"inf"`` and
+    ``"-inf"``.
+    """
+    if isinstance(value, Instance):
+        return to_dictionary(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if np.isfinite(value) else str(value)
+    return plain(np.asarray(value).tolist())
+
+
+def verify(
+    statement: Statement,
+    instances: int,
+    seed: int,
+    *,
+    chunk: int = CHUNK,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Checks a statement, and that its sabotages are caught, on random instances.
+
+    Memory is bounded by the chunk, and one compilation serves all of them. The instances depend on the seed
+    alone, not on the chunk. A sabotage is tried chunk by chunk until it is caught.
+
+    Args:
+        statement: what to check.
+        instances: on how many.
+        seed: of their sequence.
+        chunk: how many at a time.
+        progress: called with the instances done and all of them, after every chunk.
+
+    Raises:
+        ValueError: if the number of instances or the chunk is not positive.
+    """
+    for name, value in {"instances": instances, "chunk": chunk}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; give at least 1")
+    key = jax.random.key(seed)
+    size = min(chunk, instances)
+
+    def margins(margin: Margin, first: int) -> tuple[Any, np.ndarray]:
+        # The last chunk is as large as the others, so that it is not compiled again; its surplus is cut off.
+        batch = statement.sample(key, size, first)
+        return batch, np.asarray(margin(batch))[: instances - first]
+
+    def attempt(sabotage: Margin) -> Trial:
+        for first in range(0, instances, size):
+            violations = _violations(margins(sabotage, first)[1])
+            if violations:
+                break
+        return Trial(violations, min(first + size, instances))
+
+    violations, least, index, tightest = 0, np.inf, 0, None
+    for first in range(0, instances, size):
+        batch, values = margins(statement.margin, first)
+        violations += _violations(values)
+        ranked = np.where(np.isnan(values), -np.inf, values)
+        here = int(ranked.argmin())
+        if tightest is None or ranked[here] < least:
+            least, index = ranked[here], first + here
+            tightest = jax.device_get(jax.tree.map(lambda leaf, at=here: leaf[at], batch))
+            margin = float(values[here])
+        if progress is not None:
+            progress(min(first + size, instances), instances)
+    return Report(
+        statement=statement.name,
+        instances=instances,
+        seed=seed,
+        violations=violations,
+        tightest_margin=margin,
+        tightest_index=index,
+        tightest=tightest,
+        sabotages={name: attempt(sabotage) for name, sabotage in statement.sabotages.items()},
+    )
+
+
+def _violations(margins: np.ndarray) -> int:
+    return int((~(margins >= 0)).sum())  # nan is one
