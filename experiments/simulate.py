@@ -1,0 +1,170 @@
+"""What ``goodteacher run`` does: follows an instance along the flow or through ascent, and reports on it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from rich import box
+from rich.table import Table
+
+from sim.ascent import Direction, ascend
+from sim.flow import Status, hitting_time
+from sim.goals import Goal, check_reachable, reward_increase
+from sim.instance import Instance
+from sim.metrics import reward_variance
+from sim.objective import expected_reward
+
+STATUS = ("finished", "reached", "not reached", "not converged")  # from best to worst
+
+_MEASURES = ("expected_proxy_reward", "expected_ground_truth_reward", "reward_variance")
+
+
+class Outcome(NamedTuple):
+    """How a simulation ended.
+
+    Attributes:
+        clock: ``{"time": t}`` of the flow, ``{"updates": n}`` of ascent.
+        status: of every prompt, from :data:`STATUS`; ``finished`` if there was no goal.
+        hitting_time: of every prompt; ``None`` where not reached or without a goal.
+        probabilities: ``[prompts, outputs]``: the policy at each prompt's hitting time along the flow, or
+            at the end.
+    """
+
+    clock: Mapping[str, float]
+    status: list[str]
+    hitting_time: list[float | None]
+    probabilities: Float[Array, "prompts outputs"]
+
+
+def increase(instance: Instance, gamma: float) -> Goal:
+    """The goal that the expected ground truth reward rises by ``gamma``.
+
+    Raises:
+        ValueError: if that is not positive, or more than any policy can give.
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma is {gamma}; give a positive increase of the expected ground truth reward")
+    goal = reward_increase(instance, gamma)
+    check_reachable(instance, goal)
+    return goal
+
+
+def follow_flow(instance: Instance, goal: Goal | None, horizon: float) -> Outcome:
+    """Gradient flow until the goal is reached, or to the horizon.
+
+    Raises:
+        ValueError: if the horizon is not positive and finite.
+    """
+    followed = _out_of_reach(instance) if goal is None else goal
+    result = jax.device_get(hitting_time(instance, followed, horizon=horizon))
+    status = [Status(value).name.lower().replace("_", " ") for value in result.status]
+    if goal is None:
+        status = [value if value == "not converged" else "finished" for value in status]
+    # A flow that has come to rest before the horizon is still there at the horizon.
+    time = horizon if worst(status) in ("finished", "not reached") else float(result.end)
+    return Outcome({"time": time}, status, _finite(result.time), jnp.exp(result.log_probabilities))
+
+
+def follow_ascent(
+    instance: Instance,
+    goal: Goal | None,
+    transformation: optax.GradientTransformation,
+    updates: int,
+    direction: Direction,
+) -> Outcome:
+    """Discrete ascent; arguments as for :func:`sim.ascent.ascend`."""
+    result = ascend(instance, transformation, updates, direction=direction, goal=goal)
+    probabilities = instance.probabilities(result.parameters)
+    first: list[float | None] = [None] * len(probabilities)
+    if result.first_update is not None:
+        first = [None if update is None else int(update) for update in _finite(result.first_update)]
+    unmet = "finished" if goal is None else "not reached"
+    if not jnp.isfinite(probabilities).all():
+        unmet = "not converged"
+    status = [unmet if update is None else "reached" for update in first]
+    return Outcome({"updates": updates}, status, first, probabilities)
+
+
+def worst(status: list[str]) -> str:
+    """The status of all prompts together."""
+    return max(status, key=STATUS.index)
+
+
+def report(instance: Instance, outcome: Outcome) -> dict[str, Any]:
+    """What the output file holds: lists per prompt, ``None`` for what is not finite."""
+    initial = instance.probabilities(instance.initial_parameters)
+    return {
+        "status": worst(outcome.status),
+        **outcome.clock,
+        "hitting_time": outcome.hitting_time,
+        "initial": _state(instance, initial),
+        "final": _state(instance, outcome.probabilities),
+    }
+
+
+def table(result: Mapping[str, Any], status: list[str]) -> Table:
+    """The report on two lines per prompt, its initial and its final policy; outputs are numbered from 0."""
+    aims = any(value != "finished" for value in status)
+    columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for name in ("prompt", "policy"):
+        columns.add_column(name, no_wrap=True)
+    for name in ("proxy reward", "ground truth reward", "reward variance", "gained most", "lost most"):
+        columns.add_column(name, justify="right")
+    if aims:
+        columns.add_column("hitting time", justify="right")
+        columns.add_column("status")
+
+    def measures(state: str, prompt: int) -> list[str]:
+        proxy, truth, variance = (result[state][name][prompt] for name in _MEASURES)
+        return [_reward(proxy), _reward(truth), _digits(variance)]
+
+    for prompt, (value, time) in enumerate(zip(status, result["hitting_time"], strict=True)):
+        before, after = (result[state]["probabilities"][prompt] for state in ("initial", "final"))
+        change = np.asarray(after, float) - np.asarray(before, float)
+        moved = [f"{y} ({change[y]:+.3g})" if change[y] else "-" for y in (change.argmax(), change.argmin())]
+        columns.add_row(str(prompt), "initial", *measures("initial", prompt))
+        columns.add_row(
+            "", "final", *measures("final", prompt), *moved, *[_digits(time, 9), value][: 2 * aims]
+        )
+    return columns
+
+
+def _digits(value: float | None, digits: int = 5) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _reward(value: float | None) -> str:
+    return _digits(value if value is None else round(value, 15) + 0.0)  # without rounding errors and -0
+
+
+def _state(instance: Instance, probabilities: Float[Array, "prompts outputs"]) -> dict[str, list[Any]]:
+    measured = [
+        probabilities,
+        expected_reward(probabilities, instance.rewards),
+        expected_reward(probabilities, instance.ground_truth_rewards),
+        reward_variance(probabilities, instance.rewards),
+    ]
+    return dict(zip(("probabilities", *_MEASURES), map(_finite, measured), strict=True))
+
+
+def _finite(values: Any) -> list[Any]:
+    """An array as lists, with ``None`` for what is not finite."""
+    array = np.asarray(values)
+    plain = array.astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain.tolist()
+
+
+def _out_of_reach(instance: Instance) -> Goal:
+    """A goal that keeps the flow going to the horizon, or until it rests.
+
+    The output of the lowest proxy reward would have to be 1e100 times as likely as all the others.
+    """
+    exists = True if instance.mask is None else instance.mask
+    rewards = jnp.where(exists, instance.rewards, jnp.inf)
+    lowest = jnp.arange(rewards.shape[-1]) == rewards.argmin(-1)[:, None]
+    return Goal(jnp.where(lowest, 1.0, -1e100), jnp.zeros(len(rewards)))

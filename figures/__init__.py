@@ -1,0 +1,1 @@
+"""The regenerated gallery, and the plot style that it shares."""
