@@ -1,0 +1,109 @@
+"""The registry finds every experiment; figures are written whole, reproducibly, or not at all."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+import experiments
+from experiments.registry import Experiment, find_experiment, find_experiments, save, table
+from figures.style import paper, spread
+
+
+def run(settings):
+    x = xr.Variable("x", np.linspace(0.1, 1.0, 4), {"long_name": "x", "units": "1"})
+    y = xr.Variable("x", np.sqrt(x.values), {"long_name": "root", "units": "1"})
+    z = xr.Variable("k", [1.0 / 3.0, np.inf], {"long_name": "z", "units": "1"})
+    return {"roots": xr.Dataset({"y": y}, {"x": x}), "others": xr.Dataset({"z": z})}
+
+
+@paper()
+def figure(data):
+    drawing = Figure(figsize=(2, 2))
+    ax = drawing.subplots()
+    ax.plot(data["roots"]["x"], data["roots"]["y"])
+    ax.set_title("$\\sqrt{x}$")
+    return drawing
+
+
+def small(**changes):
+    parts = {"name": "small", "title": "Small", "settings": None, "run": run, "figure": figure}
+    return Experiment(**{**parts, "caption": lambda data: "", **changes})
+
+
+def never(data):
+    raise AssertionError("it was computed")
+
+
+def test_registry_finds_every_module_that_defines_an_experiment():
+    folder = Path(experiments.__path__[0])
+    defining = {path.stem for path in folder.glob("*.py") if "\nEXPERIMENT = " in path.read_text()}
+    found = find_experiments()
+    assert set(found) == defining
+    assert {"beneficial_errors", "feature_similarity", "stalling_law", "optimisers"} <= defining
+    for name, experiment in found.items():
+        assert experiment.run.__module__ == f"experiments.{name}"
+        assert experiment.title
+
+
+def test_unknown_experiment_is_refused_with_a_suggestion():
+    with pytest.raises(ValueError, match=r"'stalling_lav' is unknown; did you mean stalling_law"):
+        find_experiment("stalling_lav")
+
+
+def test_save_writes_three_files_again_to_the_byte(tmp_path):
+    first = save(small(), tmp_path / "new" / "first")
+    second = save(small(), tmp_path / "second", run(None))
+    assert [path.name for path in first] == ["small.png", "small.pdf", "small.csv"]
+    assert sorted((tmp_path / "new" / "first").iterdir()) == sorted(first)
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert b"CreationDate" not in first[1].read_bytes()
+
+
+def test_save_writes_the_numbers(tmp_path):
+    data = run(None)
+    written = pd.read_csv(save(small(), tmp_path)[2])
+    assert list(written.columns) == ["panel", "x", "y", "k", "z"]
+    assert list(written["panel"]) == 4 * ["roots"] + 2 * ["others"]
+    nothing = np.full(4, np.nan)
+    np.testing.assert_allclose(written["y"], [*data["roots"]["y"].values, *nothing[:2]], rtol=1e-9)
+    np.testing.assert_allclose(written["z"], [*nothing, *data["others"]["z"].values], rtol=1e-9)
+    assert len(table(data)) == 6
+
+
+def test_nothing_is_computed_for_a_folder_that_cannot_be_written(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    for folder in (file, file / "below"):
+        with pytest.raises(ValueError, match=r"cannot write to .*file.*: .*; give another folder"):
+            save(small(run=never), folder)
+
+
+def test_nothing_is_left_or_lost_when_drawing_fails(tmp_path):
+    old = tmp_path / "small.png"
+    old.write_text("older figure")
+    with pytest.raises(AssertionError, match="it was computed"):
+        save(small(figure=never), tmp_path)
+    assert list(tmp_path.iterdir()) == [old]
+    assert old.read_text() == "older figure"
+
+
+def test_a_users_own_style_is_neither_used_nor_changed(tmp_path):
+    plain = save(small(), tmp_path / "plain")[0].read_bytes()
+    with mpl.rc_context({"lines.linewidth": 7.0, "font.size": 30}):
+        before = dict(mpl.rcParams)
+        assert save(small(), tmp_path / "own")[0].read_bytes() == plain
+        assert dict(mpl.rcParams) == before
+
+
+def test_spread_moves_labels_apart_and_no_further():
+    wanted = [5.0, 0.0, 0.4, 0.2, 9.0]
+    placed = spread(wanted, 1.0)
+    np.testing.assert_allclose(placed, [5.0, -0.8, 1.2, 0.2, 9.0])
+    np.testing.assert_array_equal(np.argsort(placed), np.argsort(wanted))
+    np.testing.assert_allclose(spread(wanted, 0.1), wanted)

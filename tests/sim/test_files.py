@@ -1,0 +1,310 @@
+import json
+import os
+import re
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sim_strategies import beneficial_errors, instance_dictionaries
+from test_policies import Bigram
+
+from sim.files import (
+    OPTIONAL,
+    check_writable,
+    from_dictionary,
+    read_instance,
+    to_dictionary,
+    write_instance,
+    write_json,
+)
+from sim.instance import Instance
+from sim.policies import LinearSoftmax
+
+PUBLISHED = """{
+  "initial_policy_probabilities": [[0.05, 0.5, 0.15, 0.15, 0.15]],
+  "output_features": [[[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]],
+  "rewards": [[1.0, -1.0, -1.0, -1.0, -1.0]],
+  "ground_truth_rewards": [[1.0, 0.8, -1.0, -1.0, -1.0]]
+}"""
+VALID: dict[str, Any] = {
+    "rewards": [[1.0, 0.0]],
+    "ground_truth_rewards": [[1.0, 0.0]],
+    "initial_policy_weights": [[0.0, 1.0]],
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """One file that the examples of a property test write in turn."""
+    return tmp_path_factory.mktemp("instances") / "instance.json"
+
+
+def test_published_format(path):
+    path.write_text(PUBLISHED)
+    instance = read_instance(path)
+    assert isinstance(instance.policy, LinearSoftmax)
+    np.testing.assert_array_equal(instance.policy.features[0], np.eye(5))
+    np.testing.assert_array_equal(instance.rewards, [[1.0, -1.0, -1.0, -1.0, -1.0]])
+    np.testing.assert_array_equal(instance.ground_truth_rewards, [[1.0, 0.8, -1.0, -1.0, -1.0]])
+    p = instance.probabilities(instance.initial_parameters)
+    np.testing.assert_allclose(p, [[0.05, 0.5, 0.15, 0.15, 0.15]], rtol=1e-14)
+
+
+@given(instance_dictionaries())
+def test_round_trip_is_exact(path, data):
+    instance = from_dictionary(data)
+    write_instance(instance, path, overwrite=True)
+    assert eqx.tree_equal(read_instance(path), instance)
+
+
+def test_round_trip_notices_the_last_digit(path):
+    instance = beneficial_errors()
+    write_instance(instance, path, overwrite=True)
+    nudged = eqx.tree_at(lambda i: i.rewards, instance, replace_fn=lambda r: jnp.nextafter(r, 2.0))
+    assert not eqx.tree_equal(read_instance(path), nudged)
+
+
+def test_optional_keys_are_written_only_when_needed():
+    assert to_dictionary(Instance(**VALID)) == VALID
+    full = VALID | {
+        "output_features": [[[1.0, 0.0], [0.0, 1.0]]],
+        "temperature": 2.0,
+        "reference_policy_logits": [[0.0, 1.0]],
+        "kl_coefficient": 0.1,
+        "forward_kl_coefficient": 0.2,
+        "entropy_coefficient": 0.3,
+        "mask": [[True, True]],
+    }
+    written = to_dictionary(Instance(**full))
+    assert {*written} == {*full}
+    assert {*full, "prompt_weights"} == {*VALID, *OPTIONAL}
+    two = Instance(**{key: value * 2 for key, value in VALID.items()}, prompt_weights=[1.0, 3.0])
+    assert to_dictionary(two)["prompt_weights"] == [0.25, 0.75]
+
+
+def test_a_policy_that_the_format_lacks():
+    instance = Instance([[1.0, 0.0, 0.0, 0.0]], policy=Bigram(), initial_policy_weights=[0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="policy is a Bigram; instance files hold tabular and linear"):
+        to_dictionary(instance)
+
+
+def without(*keys: str) -> dict[str, Any]:
+    return {key: value for key, value in VALID.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (without("rewards"), "key rewards is missing; give rewards per prompt and output"),
+        (without("ground_truth_rewards"), "key ground_truth_rewards is missing"),
+        (
+            without("initial_policy_weights"),
+            "one of the keys initial_policy_weights and initial_policy_probabilities is missing; give one",
+        ),
+        (VALID | {"reward": 1}, "key 'reward' is unknown; did you mean rewards"),
+        (VALID | {"kl_coeficient": 0.1}, "key 'kl_coeficient' is unknown; did you mean kl_coefficient"),
+        (VALID | {"qqq": 1}, "key 'qqq' is unknown; known keys are rewards, .*, mask"),
+        (VALID | {"nearest": True}, "key 'nearest' is unknown"),
+        (VALID | {"policy": None}, "key 'policy' is unknown"),
+        (VALID | {"mask": None}, "mask is null; give a value or leave the key out"),
+        ([1, 2], "the file holds a list, not an object with named fields"),
+        ("text", "the file holds a str, not an object"),
+        (VALID | {"initial_policy_probabilities": [[0.5, 0.5]]}, "are both given; give one"),
+        (VALID | {"rewards": [[1.0, 0.0], [1.0]]}, "rewards has rows of different lengths"),
+    ],
+)
+def test_bad_contents(path, data, message):
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*{message}"):
+        read_instance(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a JSON file: Expecting value"),
+        (PUBLISHED[:-3].encode(), "is not a JSON file"),
+        (b"rewards: [1, 2]", "is not a JSON file"),
+        (b"\xff\xfe\x00", "is not a text file in UTF-8; give a JSON instance file"),
+        (b"[" * 100_000, "is not a JSON file"),
+        (b"1" * 5000, "holds a number that cannot be read"),
+    ],
+)
+def test_files_that_are_not_instance_files(path, content, message):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_instance(path)
+
+
+def test_a_number_beyond_double_precision(path):
+    path.write_text(json.dumps(VALID).replace("1.0", "1e400"))
+    with pytest.raises(ValueError, match=r"rewards\[0\]\[0\] is inf; give finite numbers"):
+        read_instance(path)
+
+
+def test_nearest_is_passed_on(path):
+    data = without("initial_policy_weights") | {
+        "initial_policy_probabilities": [[0.3, 0.7]],
+        "output_features": [[[1.0], [1.0]]],
+    }
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"ask for the nearest \(nearest=True, --nearest\)"):
+        read_instance(path)
+    instance = read_instance(path, nearest=True)
+    np.testing.assert_allclose(instance.probabilities(instance.initial_parameters), 0.5)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read .*none\.json: No such file"):
+        read_instance(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):
+        read_instance(tmp_path)
+
+
+def test_existing_files_are_kept(tmp_path):
+    path = tmp_path / "out.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match=r"out\.json exists; give another path, or --overwrite to replace"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    write_json(path, {"a": 2}, overwrite=True)
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_unwritable_paths(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="it is a folder; give a file"):
+        check_writable(tmp_path, overwrite=True)
+    with pytest.raises(ValueError, match=r"the folder .*none does not exist; make it first"):
+        check_writable(tmp_path / "none" / "out.json")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as for a user who is not root
+    with pytest.raises(ValueError, match=r"cannot write .*out\.json: permission denied; give another path"):
+        check_writable(tmp_path / "out.json")
+
+
+def test_a_disk_that_refuses_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    write_json(path, {"a": 1})
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    with pytest.raises(ValueError, match=r"cannot write .*out\.json: No space left on device"):
+        write_json(path, {"a": 2}, overwrite=True)
+    assert [*tmp_path.iterdir()] == [path]
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_only_strict_json_is_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "out.json", {"time": float("nan")})
+    assert [*tmp_path.iterdir()] == []
+
+
+def deep(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+JUNK = (
+    *(None, True, 0, -1, 10**25, 10**400, 1e308, -1e308, 5e-324, float("nan"), float("inf")),
+    *("", "0.5", "NaN", {}, {"a": 1}, [], [[]], [[[]]], deep(40), deep(70), deep(500)),
+    *([1.0], [1e308], [5e-324], [10**400, 0.5], [1, "a", None], [True, False], [[0.5, [0.5]]]),
+    *([[0.5, 0.5], [1.0]], [[1.0, 10**400]], [[1e308, 1e308]], [[-1e308, 1e308]], [["0.5", "0.5"]]),
+    *([[5e-324, 1.0]], [[1e308] * 5] * 5, [[[1e308] * 5] * 5] * 5),
+)
+any_junk = st.sampled_from(JUNK) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=3), children, max_size=2)
+    ),
+    max_leaves=5,
+)
+
+
+@st.composite
+def mutated_dictionaries(draw: st.DrawFn) -> Any:
+    """A valid instance with one to three keys dropped or renamed, or subtrees replaced by junk."""
+    data: Any = json.loads(json.dumps(draw(instance_dictionaries())))
+    for _ in range(draw(st.integers(1, 3))):
+        if not data:
+            break
+        key = draw(st.sampled_from(sorted(data)))
+        match draw(st.sampled_from(["replace", "replace", "replace", "drop", "rename", "add"])):
+            case "drop":
+                del data[key]
+            case "rename":
+                data[draw(st.text(max_size=4)) + key[1:]] = data.pop(key)
+            case "add":
+                data[draw(st.sampled_from(OPTIONAL))] = draw(any_junk)
+            case _:
+                parent, at = data, key
+                while isinstance(parent[at], list) and parent[at] and draw(st.booleans()):
+                    parent, at = parent[at], draw(st.integers(0, len(parent[at]) - 1))
+                parent[at] = draw(any_junk)
+    return data
+
+
+def loads_or_refuses(path: Any) -> bool:
+    """Reads a file; anything but an instance with a proper start or a ValueError propagates."""
+    try:
+        instance = read_instance(path)
+    except ValueError:
+        return False
+    assert jnp.isfinite(instance.probabilities(instance.initial_parameters)).all()
+    return True
+
+
+@pytest.mark.parametrize("key", [*VALID, *OPTIONAL, "initial_policy_probabilities"])
+@pytest.mark.parametrize("features", [False, True])
+def test_junk_under_every_key_raises_only_value_errors(path, key, features):
+    data = VALID | ({"output_features": [[[1.0, 0.0], [0.0, 1.0]]]} if features else {})
+    if key == "initial_policy_probabilities":
+        data = {name: value for name, value in data.items() if name != "initial_policy_weights"}
+    for junk in JUNK:
+        path.write_text(json.dumps(data | {key: junk}))
+        loads_or_refuses(path)
+
+
+@settings(max_examples=300)
+@given(mutated_dictionaries())
+def test_mutated_contents_raise_only_value_errors(path, data):
+    path.write_text(json.dumps(data))
+    loads_or_refuses(path)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_mutated_bytes_raise_only_value_errors(path, data):
+    content = bytearray(PUBLISHED.encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        end = start + data.draw(st.integers(0, 20))
+        junk = data.draw(
+            st.binary(max_size=3)
+            | st.sampled_from(
+                [b"1e400", b"-", b"NaN", b"null", b"[", b"]]", b"9" * 5000, b'"', b"{}", b",,", b"e"]
+            )
+        )
+        content[start:end] = junk
+    path.write_bytes(content)
+    loads_or_refuses(path)
+
+
+def test_the_fuzz_would_notice_another_exception(path, monkeypatch):
+    path.write_text(PUBLISHED)
+    assert loads_or_refuses(path)
+
+    def crash(*_, **__):
+        raise TypeError("unsupported")
+
+    monkeypatch.setattr("sim.files.Instance", crash)
+    with pytest.raises(TypeError):
+        loads_or_refuses(path)

@@ -1,0 +1,473 @@
+from functools import partial
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from jaxtyping import Array
+from sim_strategies import beneficial_errors, random_data, random_tabular, stack
+
+from sim.flow import HittingTime, Status, hitting_time, hitting_times, trajectory
+from sim.goals import Goal, probability_level, reward_increase, reward_level
+from sim.instance import Instance
+from sim.objective import expected_reward, gradient, objective
+
+REACHED, NOT_REACHED, NOT_CONVERGED = Status
+
+
+# Closed forms
+
+
+def exact_time(outputs: int, gap: float, start: float, end: float) -> mpmath.mpf:
+    """One good output of probability ``start``, the others alike, rewards ``gap`` apart: until ``end``."""
+
+    def antiderivative(p: mpmath.mpf) -> mpmath.mpf:
+        return -1 / p + 1 / (1 - p) + 2 * mpmath.log(p / (1 - p))
+
+    rise = antiderivative(mpmath.mpf(end)) - antiderivative(mpmath.mpf(start))
+    return mpmath.mpf(outputs - 1) / outputs * rise / gap
+
+
+def one_good_output(outputs: int, start: float, width: int) -> Instance:
+    """Rewards 1 and -1, in an array of ``width`` outputs of which only some exist."""
+    exists = np.arange(width) < outputs
+    rows = np.where(exists, (1 - start) / (outputs - 1), 0.5)
+    rows[0] = start
+    rewards = np.where(np.arange(width) == 0, 1.0, -1.0)
+    return Instance(rewards, initial_policy_probabilities=rows, mask=exists)
+
+
+STARTS = (0.3, 1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
+
+
+def reached_values(found: HittingTime, goals: Goal) -> np.ndarray:
+    """The expectations where the integration says that the goals are met."""
+    return np.asarray((jnp.exp(found.log_probabilities) * goals.values).sum(-1))
+
+
+CASES = [(outputs, start) for outputs in (2, 3, 5, 8, 16, 64) for start in STARTS]
+
+
+def closed_form_errors(end: float, rewards: float = 1.0) -> np.ndarray:
+    """Relative errors of the hitting times, and by how much the reached probabilities miss ``end``."""
+    instances = stack(*[one_good_output(*case, width=64) for case in CASES])
+    instances = eqx.tree_at(lambda i: i.rewards, instances, replace_fn=lambda r: rewards * r)
+    goals = jax.vmap(partial(probability_level, output=0, level=end))(instances)
+    found = hitting_times(instances, goals)
+    assert (found.status == REACHED).all()
+    np.testing.assert_allclose(reached_values(found, goals), end, rtol=1e-13)
+    with mpmath.workdps(50):
+        exact = [exact_time(outputs, 2.0, start, end) for outputs, start in CASES]
+        times = map(mpmath.mpf, found.time[:, 0].tolist())
+        return np.array([abs(float(time / t - 1)) for time, t in zip(times, exact, strict=True)])
+
+
+@pytest.mark.parametrize("end", [0.5, 0.9, 1 - 2.0**-20])
+def test_hitting_times_are_the_closed_form(end):
+    assert closed_form_errors(end).max() < 1e-9
+
+
+def test_the_closed_form_check_catches_a_part_in_a_hundred_million():
+    assert closed_form_errors(0.9, rewards=1 + 1e-8).min() > 5e-9
+
+
+def test_the_closed_form_has_the_known_values():
+    with mpmath.workdps(50):
+        assert abs(exact_time(5, 2.0, 0.01, 0.9) - mpmath.mpf("48.585390693")) < 1e-9
+        assert abs(exact_time(5, 2.0, 1e-12, 0.9) / mpmath.mpf("400000000027.018") - 1) < 1e-14
+
+
+# Stalls
+
+
+def stalling_law(initial_probability: float) -> float:
+    """The time to leave the stall of the five published outputs, up to a relative O(initial_probability)."""
+    rest = (0.5 - initial_probability) / 3
+    return 0.5 * (1.8 * rest) ** 3 / (5 * 4 * 0.2**4 * initial_probability**4)
+
+
+def test_stalls_last_as_long_as_the_law_says():
+    """Out to 1e50 and beyond, for a probability or an expected reward alike."""
+    starts = (1e-4, 1e-6, 1e-9, 1e-12, 1e-13)
+    instances = stack(*[beneficial_errors(start) for start in starts])
+    law = np.array([stalling_law(start) for start in starts])
+    assert f"{law[1]:.4e}" == "4.2187e+23"
+    for goals in (
+        jax.vmap(partial(probability_level, output=0, level=0.5))(instances),
+        jax.vmap(partial(reward_level, level=0.9))(instances),
+    ):
+        found = hitting_times(instances, goals)
+        deviation = np.abs(np.asarray(found.time)[:, 0] / law - 1)
+        assert (deviation < 10 * np.array(starts) + 1e-9).all()
+        assert (found.steps < 500).all()
+
+
+def test_published_stalls_end_when_reported():
+    """The reported times; an initial probability off by 1e-4 of itself changes the fourth digit."""
+    starts = (0.05, 0.01, 0.01 * 1.0001, 0.1, 0.15)
+    instances = stack(*[beneficial_errors(start) for start in starts])
+    goals = jax.vmap(partial(probability_level, output=0, level=0.9))(instances)
+    times = hitting_times(instances, goals).time[:, 0].tolist()
+    assert [f"{time:.4e}" for time in times[:2]] == ["3.3598e+04", "3.6738e+07"]
+    assert f"{times[2]:.4e}" != "3.6738e+07"
+
+
+# One and many
+
+
+def test_one_and_many_agree():
+    """Alone, under vmap, in fewer lanes than problems and in more."""
+    instances = random_tabular(20, 4, seed=0, prompts=2)
+    goals = jax.vmap(partial(reward_increase, gamma=0.05))(instances)
+    one = jax.jit(partial(hitting_time, solver=diffrax.Tsit5()))
+    many = partial(hitting_times, instances, goals, solver=diffrax.Tsit5())
+    alone = [one(*jax.tree.map(lambda leaf, k=k: leaf[k], (instances, goals))) for k in range(20)]
+    expected = stack(*alone)
+    assert {*np.unique(expected.status).tolist()} == {REACHED, NOT_REACHED}
+    assert len(np.unique(expected.time)) > 10  # not all the same problem
+    for found in (jax.vmap(one)(instances, goals), many(lanes=3), many(lanes=64)):
+        np.testing.assert_array_equal(found.status, expected.status)
+        for name in ("time", "end", "log_probabilities"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9)
+
+
+def test_prompts_of_a_tabular_policy_are_independent():
+    """Each reaches its own goal as if alone, but that its time is stretched by its weight."""
+    data = random_data(0)
+    together = Instance(**data)
+    goal = reward_increase(together, 0.4, rewards=together.rewards)
+    found = hitting_time(together, goal)
+    assert (found.status == REACHED).all()
+    weights = data["prompt_weights"] / data["prompt_weights"].sum()
+    for prompt in range(3):
+        rows = {k: v[prompt] for k, v in data.items() if k != "prompt_weights"}
+        alone = Instance(**rows)
+        time = hitting_time(alone, reward_increase(alone, 0.4, rewards=alone.rewards)).time[0]
+        np.testing.assert_allclose(found.time[prompt], time / weights[prompt], rtol=1e-9)
+    np.testing.assert_allclose(reached_values(found, goal), goal.level, rtol=1e-13)
+    assert found.end == found.time.max()
+
+
+# First crossings
+
+
+class Path(NamedTuple):
+    """A batch of flows on a fine grid of the distance travelled: an integrator of its own."""
+
+    time: np.ndarray  # [points, batch]
+    value: np.ndarray  # of the ground truth
+    slope: np.ndarray  # by the distance
+
+
+def fine_path(instances: Instance, distance: float = 30.0, step: float = 0.02) -> Path:
+    """Classical Runge-Kutta of ``d theta / ds = grad / |grad|`` and of the time, in plain numpy."""
+    proxy, truth, theta = (
+        np.asarray(x)[:, 0]
+        for x in (instances.rewards, instances.ground_truth_rewards, instances.initial_parameters)
+    )
+
+    def softmax(theta: np.ndarray) -> np.ndarray:
+        p = np.exp(theta - theta.max(-1, keepdims=True))
+        return p / p.sum(-1, keepdims=True)
+
+    def field(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        p = softmax(theta)
+        modal = np.take_along_axis(proxy, p.argmax(-1)[:, None], -1)
+        relative = proxy - modal
+        velocity = p * (relative - (p * relative).sum(-1, keepdims=True))
+        speed = np.linalg.norm(velocity, axis=-1)
+        return velocity / speed[:, None], 1 / speed
+
+    time, points = np.zeros(len(theta)), []
+    for _ in range(int(distance / step)):
+        k1, t1 = field(theta)
+        p = softmax(theta)
+        value = (p * truth).sum(-1)
+        points.append((time, value, (p * (truth - value[:, None]) * k1).sum(-1)))
+        k2, t2 = field(theta + 0.5 * step * k1)
+        k3, t3 = field(theta + 0.5 * step * k2)
+        k4, t4 = field(theta + step * k3)
+        theta = theta + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        time = time + step / 6 * (t1 + 2 * t2 + 2 * t3 + t4)
+    return Path(*(np.stack(rows) for rows in zip(*points, strict=True)))
+
+
+def highest(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """When (the grid point after it) and how high each value peaks, by cubic interpolation of the grid."""
+    batch = np.arange(path.value.shape[1])
+    top = path.value.argmax(0)
+    left = np.clip(np.where(path.slope[top, batch] > 0, top, top - 1), 0, len(path.value) - 2)
+    values = path.value[left, batch], path.value[left + 1, batch]
+    slopes = 0.02 * path.slope[left, batch], 0.02 * path.slope[left + 1, batch]
+    s = np.linspace(0, 1, 201)[:, None]
+    cubic = (
+        values[0] * (1 + 2 * s) * (1 - s) ** 2
+        + values[1] * (3 - 2 * s) * s**2
+        + slopes[0] * s * (1 - s) ** 2
+        - slopes[1] * (1 - s) * s**2
+    )
+    return path.time[left + 1, batch], np.maximum(cubic.max(0), path.value.max(0))
+
+
+def test_a_crossing_inside_a_step_is_not_missed():
+    """The ground truth rises and falls under another proxy: levels close to its peak, from both sides."""
+    instances = random_tabular(1500, 4, seed=7)
+    path = fine_path(instances)
+    peak_time, peak = highest(path)
+    falls = peak - np.maximum(path.value[0], path.value[-1]) > 1e-3
+    assert falls.sum() > 200
+    below = (1e-3, 1e-5, 1e-8)
+    chosen = jax.tree.map(lambda leaf: jnp.concatenate([leaf[falls]] * 4), instances)
+    levels = np.concatenate([peak[falls] - delta for delta in (*below, -1e-7)])
+    goals = jax.vmap(Goal)(chosen.ground_truth_rewards, jnp.asarray(levels)[:, None])
+    found = hitting_times(chosen, goals, horizon=1e30)
+    count = len(below) * falls.sum()
+    times = np.asarray(found.time)[:, 0]
+    # Past the end of the path the ground truth may rise once more.
+    assert (times[count:] > path.time[-1, falls]).all()
+    times, levels = times[:count], levels[:count]
+    assert (found.status[:count] == REACHED).all()
+    np.testing.assert_allclose(reached_values(found, goals)[:count, 0], levels, atol=1e-13)
+    earlier = np.tile(path.time[:, falls], len(below)) < times * (1 - 1e-6)
+    assert (np.where(earlier, np.tile(path.value[:, falls], len(below)), -np.inf) < levels).all()
+    assert (times <= np.tile(peak_time[falls], len(below))).all()
+
+
+def test_the_policy_at_the_hitting_time_has_the_level():
+    """On many problems, some of which lead root finding astray if it trusts an interpolation blindly."""
+    instances = random_tabular(10_000, 8, seed=0)
+    initial = jax.vmap(lambda i: expected_reward(i.probabilities(i.initial_parameters), i.rewards))(instances)
+    part = np.random.default_rng(1).uniform(0.02, 0.999, initial.shape)
+    levels = initial + part * (instances.rewards.max(-1) - initial)
+    goals = jax.vmap(Goal)(instances.rewards, levels)
+    found = hitting_times(instances, goals)
+    assert (found.status == REACHED).all()
+    np.testing.assert_allclose(reached_values(found, goals), levels, atol=1e-12)
+
+
+# What becomes of a goal that is not met
+
+
+def outcome(found: HittingTime) -> tuple[float, int]:
+    return float(found.time[0]), int(found.status[0])
+
+
+def test_the_horizon_is_where_it_is_said_to_be():
+    instance = beneficial_errors()
+    goal = probability_level(instance, 0, 0.9)
+    time = float(hitting_time(instance, goal).time[0])
+    short = hitting_time(instance, goal, horizon=time * (1 - 1e-9))
+    assert outcome(short) == (np.inf, NOT_REACHED)
+    np.testing.assert_allclose(short.end, time * (1 - 1e-9), rtol=1e-12)
+    enough = hitting_time(instance, goal, horizon=time * (1 + 1e-9))
+    assert enough.status[0] == REACHED
+    np.testing.assert_allclose(enough.time[0], time, rtol=1e-12)
+
+
+@pytest.mark.parametrize("level", [1.0, 1.5])
+def test_a_level_that_no_policy_has_is_not_integrated_for(level):
+    instance = beneficial_errors()
+    found = hitting_time(instance, reward_level(instance, level))
+    assert outcome(found) == (np.inf, NOT_REACHED)
+    assert found.steps == 0
+
+
+def test_a_level_that_is_met_at_the_start():
+    instance = beneficial_errors()
+    for goal in (reward_increase(instance, -1e-12), reward_level(instance, -0.5)):
+        found = hitting_time(instance, goal)
+        assert outcome(found) == (0.0, REACHED)
+        assert found.steps == 0
+    assert hitting_time(instance, reward_increase(instance, 0.0)).time < 1e-14
+
+
+def test_steps_that_run_out_are_not_called_unreached():
+    instance = beneficial_errors()
+    found = hitting_time(instance, probability_level(instance, 0, 0.9), max_steps=10)
+    assert np.isnan(found.time[0])
+    assert found.status[0] == NOT_CONVERGED
+    assert found.steps == 10
+
+
+def test_constant_rewards_move_nothing():
+    instance = Instance(
+        np.full(5, 0.3),
+        [1.0, 0.8, -1.0, -1.0, -1.0],
+        initial_policy_probabilities=[0.05, 0.5, 0.15, 0.15, 0.15],
+    )
+    assert outcome(hitting_time(instance, reward_increase(instance, 0.1))) == (np.inf, NOT_REACHED)
+
+
+def test_levels_about_the_optimum_of_a_regularized_objective():
+    """The flow converges; what lies above its limit is never reached, and that is seen long before 1e60."""
+    instance = beneficial_errors(kl_coefficient=0.5)
+    rewards = np.asarray(instance.rewards[0])
+    optimum = np.exp(instance.reference_log_probabilities[0]) * np.exp(rewards / 0.5)
+    limit = (optimum * rewards).sum() / optimum.sum()
+    above = hitting_time(instance, reward_level(instance, limit + 1e-4))
+    assert outcome(above) == (np.inf, NOT_REACHED)
+    assert above.end < 1e6
+    np.testing.assert_allclose(np.exp(above.log_probabilities[0]), optimum / optimum.sum(), atol=1e-6)
+    below = hitting_time(instance, reward_level(instance, limit - 1e-4))
+    assert below.status[0] == REACHED
+
+
+def test_a_prompt_without_weight_never_moves():
+    data = random_data(0)
+    data["prompt_weights"] = [1.0, 0.0, 1.0]
+    instance = Instance(**data)
+    found = hitting_time(instance, reward_increase(instance, 0.1, rewards=instance.rewards))
+    np.testing.assert_array_equal(found.status, [REACHED, NOT_REACHED, REACHED])
+
+
+# Derivatives
+
+
+def test_derivative_of_the_hitting_time():
+    """By everything in the problem, against central differences; each prompt has a time of its own."""
+    data = random_data(1, 0.5, features=True, regularized=True)
+    two: dict[str, Any] = {
+        k: v[:2] if np.ndim(v) and k != "initial_policy_weights" else v for k, v in data.items()
+    }
+    two |= {"kl_coefficient": 0.05, "forward_kl_coefficient": 0.02, "entropy_coefficient": 0.03}
+    instance = Instance(**two)
+    goal = reward_increase(instance, [0.1, 0.05], rewards=instance.rewards)
+
+    @jax.jit
+    def total(problem: tuple[Instance, Goal]) -> Array:
+        found = hitting_time(*problem, solver=diffrax.Tsit5(), tolerance=1e-11)
+        return (jnp.array([1.0, 0.5]) * found.time).sum()
+
+    slopes = jax.tree.leaves(jax.grad(total)((instance, goal)))
+    leaves, structure = jax.tree.flatten((instance, goal))
+    rng = np.random.default_rng(0)
+    for index, (leaf, slope) in enumerate(zip(leaves, slopes, strict=True)):
+        direction = rng.normal(size=leaf.shape)
+
+        def moved(step: float, index: int = index, direction: np.ndarray = direction) -> Array:
+            changed = [*leaves[:index], leaves[index] + step * direction, *leaves[index + 1 :]]
+            return total(jax.tree.unflatten(structure, changed))
+
+        difference = (moved(1e-5) - moved(-1e-5)) / 2e-5
+        np.testing.assert_allclose((slope * direction).sum(), difference, rtol=1e-5)
+        # Nothing but the ground truth, which this goal does not ask for, leaves the time alone.
+        assert (abs(difference) > 1e-3) == (leaf is not instance.ground_truth_rewards)
+
+
+# Trajectories
+
+
+def test_trajectory_is_the_closed_form():
+    """Two outputs: ``4 t = F(z) - F(z(0))`` with the difference z of the logits and ``F = 2 sinh z + 2 z``.
+
+    An error of each step of 1e-10 of a logit, the tolerance, leaves a few times 1e-9 at the most.
+    """
+    times = np.logspace(-3, 50, 54)
+    starts = (-3.0, -8.0)
+    instances = stack(*[Instance([1.0, -1.0], initial_policy_weights=[z, 0.0]) for z in starts])
+    theta = np.asarray(jax.jit(jax.vmap(lambda instance: trajectory(instance, times)))(instances))
+    differences = theta[:, :, 0, 0] - theta[:, :, 0, 1]
+    assert (differences[:, -1] > 100).all()
+    with mpmath.workdps(80):
+        for start, row in zip(starts, differences.tolist(), strict=True):
+            for time, z in zip(times.tolist(), map(mpmath.mpf, row), strict=True):
+                late = 2 * (mpmath.sinh(z) + z - mpmath.sinh(start) - start) - 4 * mpmath.mpf(time)
+                assert abs(late / (2 * mpmath.cosh(z) + 2)) < 5e-9  # in logits
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_trajectory_is_where_the_hitting_time_says(features):
+    """Two integrators, in two independent variables, meet at the same points."""
+    instance = Instance(**random_data(1, features=features))
+    goal = reward_increase(instance, 0.1, rewards=instance.rewards)
+    found = hitting_time(instance, goal)
+    reached = np.flatnonzero(found.status == REACHED)
+    assert len(reached) > 1
+    for prompt in reached:
+        theta = trajectory(instance, [found.time[prompt]])[0]
+        expected = instance.log_probabilities(theta)[prompt]
+        np.testing.assert_allclose(found.log_probabilities[prompt], expected, atol=1e-8)
+
+
+def test_what_the_flow_conserves_and_what_never_falls():
+    """The sum of a tabular policy's logits; the objective, but not what it is not trained on."""
+    instance = Instance(**random_data(1, regularized=True))
+    theta = trajectory(instance, np.logspace(-2, 2, 41), solver=diffrax.Tsit5())
+    start = jnp.broadcast_to(instance.initial_parameters.sum(-1), (41, 3))
+    np.testing.assert_allclose(theta.sum(-1), start, atol=1e-11)
+    assert jnp.abs(theta[-1] - instance.initial_parameters).max() > 1
+    values = jax.vmap(objective, (None, 0))(instance, theta)
+    assert (np.diff(values) >= -1e-14).all()
+    truth = jax.vmap(lambda t: expected_reward(instance.probabilities(t), instance.ground_truth_rewards))(
+        theta
+    )
+    assert np.diff(truth, axis=0).min() < -1e-6
+
+
+def test_the_objective_rises_at_the_squared_norm_of_the_gradient():
+    instance = Instance(**random_data(1, regularized=True))
+    times = np.concatenate([[1 - 1e-4, 1.0, 1 + 1e-4], np.arange(2.0, 40.0)])
+    theta = trajectory(instance, times, solver=diffrax.Tsit5())
+    before, _, after = jax.vmap(objective, (None, 0))(instance, theta[:3])
+    rate = (after - before) / 2e-4
+    np.testing.assert_allclose(rate, (gradient(instance, theta[1]) ** 2).sum(), rtol=1e-6)
+
+
+def test_steps_that_run_out_leave_the_trajectory_nan():
+    path = trajectory(beneficial_errors(), [1e-3, 1e6], max_steps=5, solver=diffrax.Tsit5())
+    assert jnp.isfinite(path[0]).all()
+    assert jnp.isnan(path[1]).all()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("control", "message"),
+    [
+        ({"tolerance": 0.0}, "tolerance is 0.0; give a positive, finite number"),
+        ({"tolerance": -1e-9}, "tolerance is -1e-09; give a positive, finite number"),
+        ({"horizon": -1.0}, "horizon is -1.0; give a positive, finite number"),
+        ({"horizon": float("inf")}, "horizon is inf; give a positive, finite number"),
+        ({"horizon": float("nan")}, "horizon is nan; give a positive, finite number"),
+        ({"max_steps": 0}, "max_steps is 0; give a positive, finite number"),
+    ],
+)
+def test_bad_control_is_refused(control, message):
+    instance = beneficial_errors()
+    goal = reward_level(instance, 0.5)
+    with pytest.raises(ValueError, match=message):
+        hitting_time(instance, goal, **control)
+    with pytest.raises(ValueError, match=message):
+        hitting_times(stack(instance), stack(goal), **control)
+
+
+def test_no_lane_and_no_problem_are_refused():
+    instances = stack(beneficial_errors())
+    goals = jax.vmap(partial(reward_level, level=0.5))(instances)
+    with pytest.raises(ValueError, match="lanes is 0; give at least 1"):
+        hitting_times(instances, goals, lanes=0)
+    with pytest.raises(ValueError, match="instances holds no problem; give at least one"):
+        hitting_times(*jax.tree.map(lambda leaf: leaf[:0], (instances, goals)))
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([], r"times has shape \[0\]; give a list of at least one time"),
+        ([[1.0, 2.0]], r"times has shape \[1, 2\]; give a list"),
+        ([2.0, 1.0], "times must be finite, not negative and ascending"),
+        ([-1.0, 1.0], "times must be finite, not negative and ascending"),
+        ([1.0, float("nan")], "times must be finite, not negative and ascending"),
+        ([1.0, float("inf")], "times must be finite, not negative and ascending"),
+    ],
+)
+def test_bad_times_are_refused(times, message):
+    with pytest.raises(ValueError, match=message):
+        trajectory(beneficial_errors(), times)
+    with pytest.raises(ValueError, match=r"tolerance is 0\.0"):
+        trajectory(beneficial_errors(), [1.0], tolerance=0.0)

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sim_strategies import PROMPTS, numbers, random_data
+
+from sim.instance import Instance
+from sim.metrics import METRICS, measure, pairwise_reward_variance, reward_variance
+from sim.objective import gradient, objective
+
+rows = st.lists(numbers(1), min_size=6, max_size=6)
+both_variances = jax.jit(lambda p, r: (reward_variance(p, r), pairwise_reward_variance(p, r)))
+
+
+@given(st.lists(numbers(30), min_size=6, max_size=6), rows)
+def test_both_forms_of_reward_variance_agree(logits, rewards):
+    r = jnp.asarray(rewards)
+    by_mean, by_pairs = both_variances(jax.nn.softmax(jnp.asarray(logits)), r)
+    np.testing.assert_allclose(by_mean, by_pairs, rtol=1e-13, atol=1e-300)
+
+
+def test_the_pair_form_needs_its_half():
+    p, r = jnp.array([0.2, 0.8]), jnp.array([1.0, -1.0])
+    by_mean, by_pairs = both_variances(p, r)
+    np.testing.assert_allclose(by_mean, 4 * 0.2 * 0.8, rtol=1e-15)
+    assert abs(2 * by_pairs - by_mean) > 0.1
+
+
+@pytest.mark.parametrize("exponent", [-3, -17, -100, -300])
+def test_reward_variance_near_a_vertex(exponent):
+    small, rewards = 10.0**exponent * np.array([1.0, 0.3, 2.0]), np.array([0.7, 1.0, -0.3, 0.6])
+    p = jnp.array([1 - small.sum(), *small])
+    with mpmath.workdps(700):
+        exact_p = [mpmath.mpf(x) for x in small.tolist()]
+        exact_p = [1 - sum(exact_p), *exact_p]
+        r = [mpmath.mpf(x) for x in rewards.tolist()]
+        mean = mpmath.fdot(exact_p, r)
+        exact = float(mpmath.fsum(x * (y - mean) ** 2 for x, y in zip(exact_p, r, strict=True)).real)
+    for found in both_variances(p, jnp.asarray(rewards)):
+        np.testing.assert_allclose(found, exact, rtol=1e-14)
+    if exponent <= -17:  # what E r^2 - (E r)^2 makes of it
+        textbook = (p * rewards**2).sum() - (p * rewards).sum() ** 2
+        assert abs(float(textbook) / exact - 1) > 0.1
+
+
+def test_metrics_are_their_definitions():
+    instance = Instance(**random_data(2, features=True, regularized=True))
+    parameters = instance.initial_parameters
+    found = measure(instance, parameters, tuple(METRICS))
+    p = np.asarray(instance.probabilities(parameters))
+    q = np.exp(instance.reference_log_probabilities)
+    proxy, truth = np.asarray(instance.rewards), np.asarray(instance.ground_truth_rewards)
+    mean = (p * proxy).sum(-1)
+    expected = {
+        "probabilities": p,
+        "expected_proxy_reward": mean,
+        "expected_ground_truth_reward": (p * truth).sum(-1),
+        "proxy_reward_variance": (p * (proxy - mean[:, None]) ** 2).sum(-1),
+        "kl_to_reference": (p * np.log(p / q)).sum(-1),
+        "policy_entropy": -(p * np.log(p)).sum(-1),
+        "gradient_norm": np.linalg.norm(jax.grad(objective, 1)(instance, parameters)),
+    }
+    assert found.keys() == expected.keys() == METRICS.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-14, err_msg=name)
+
+
+def test_metrics_jit_and_vmap():
+    instance = Instance(**random_data(2, masked=True))
+    batch = jnp.stack([instance.initial_parameters, 2 * instance.initial_parameters])
+    found = jax.jit(jax.vmap(lambda parameters: measure(instance, parameters, tuple(METRICS))))(batch)
+    assert found["probabilities"].shape == (2, *instance.rewards.shape)
+    assert found["policy_entropy"].shape == (2, PROMPTS)
+    assert all(jnp.isfinite(value).all() for value in found.values())
+    np.testing.assert_allclose(found["gradient_norm"][1], jnp.linalg.norm(gradient(instance, batch[1])))
+
+
+def test_unknown_metric_is_refused_with_the_known_ones():
+    instance = Instance([1.0, 0.0])
+    with pytest.raises(ValueError, match=r"metric 'variance' is unknown; known are probabilities, .*norm"):
+        measure(instance, instance.initial_parameters, ("variance",))

@@ -1,0 +1,82 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+from sim_strategies import random_data
+
+from sim.instance import Instance
+from sim.objective import gradient, natural_gradient, objective
+from sim.policies import LinearSoftmax, Policy
+
+
+class Bigram(Policy):
+    """Two tokens out of two: the first by one logit, the second by one logit per first token."""
+
+    def logits(self, parameters: Float[Array, "3"]) -> Float[Array, "1 4"]:
+        first = jax.nn.log_sigmoid(jnp.array([1.0, -1.0]) * parameters[0])
+        second = jax.nn.log_sigmoid(jnp.array([1.0, -1.0]) * parameters[1:, None])
+        return (first[:, None] + second).reshape(1, 4)
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_pullback_and_pushforward_are_adjoint(features):
+    instance = Instance(**random_data(0, features=features))
+    parameters = instance.initial_parameters
+    rng = np.random.default_rng(0)
+    velocity, covector = rng.normal(size=parameters.shape), rng.normal(size=instance.rewards.shape)
+    pushed = instance.policy.pushforward(parameters, jnp.asarray(velocity))
+    pulled = instance.policy.pullback(parameters, jnp.asarray(covector))
+    np.testing.assert_allclose((pushed * covector).sum(), (pulled * velocity).sum(), rtol=1e-12)
+    assert abs((pushed * covector).sum() - (pulled * velocity).sum() * 1.001) > 1e-6
+
+
+def test_linear_softmax_logits():
+    data = random_data(1, features=True)
+    instance = Instance(**data)
+    expected = data["output_features"] @ data["initial_policy_weights"] / data["temperature"]
+    np.testing.assert_allclose(instance.logits(instance.initial_parameters), expected, rtol=1e-13)
+
+
+def test_identity_features_are_the_tabular_policy():
+    data = random_data(2)
+    row: dict[str, Any] = {
+        key: data[key][:1] for key in ("rewards", "ground_truth_rewards", "initial_policy_weights")
+    }
+    tabular = Instance(**row)
+    linear = Instance(**row, output_features=np.eye(5)[None])
+    assert isinstance(linear.policy, LinearSoftmax)
+    for direction in (gradient, natural_gradient):
+        expected = direction(tabular, tabular.initial_parameters)[0]
+        np.testing.assert_allclose(direction(linear, linear.initial_parameters), expected, atol=1e-10)
+
+
+def test_temperature_slows_the_logits_by_its_square():
+    data = random_data(3, features=True)
+    weights = data.pop("initial_policy_weights")
+    del data["temperature"]
+    plain = Instance(**data, temperature=1.0, initial_policy_weights=weights)
+    warm = Instance(**data, temperature=2.0, initial_policy_weights=2 * weights)
+
+    def velocity(instance: Instance) -> Array:
+        theta = instance.initial_parameters
+        return instance.policy.pushforward(theta, gradient(instance, theta))
+
+    np.testing.assert_allclose(velocity(warm), velocity(plain) / 4, rtol=1e-12)
+
+
+def test_a_policy_of_ones_own():
+    """Its gradients are those of autodiff, its natural gradient that of the Fisher matrix."""
+    theta = np.array([0.3, -1.0, 2.0])
+    instance = Instance([[1.0, 0.2, -0.5, -1.0]], policy=Bigram(), initial_policy_weights=theta)
+    parameters = instance.initial_parameters
+    np.testing.assert_allclose(instance.probabilities(parameters).sum(), 1, rtol=1e-15)
+    found = gradient(instance, parameters)
+    np.testing.assert_allclose(found, jax.grad(objective, 1)(instance, parameters), atol=1e-15)
+    scores = np.asarray(jax.jacobian(instance.log_probabilities)(parameters))[0]
+    p = np.asarray(instance.probabilities(parameters))[0]
+    fisher = np.einsum("y,yi,yj->ij", p, scores, scores)
+    expected = np.linalg.solve(fisher, found)
+    np.testing.assert_allclose(natural_gradient(instance, parameters), expected, rtol=1e-9)
