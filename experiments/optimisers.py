@@ -115,9 +115,8 @@ def run(settings: Settings) -> Data:
     ways, escapes = zip(*map(climb, _OPTIMIZERS), strict=True)
     times = escape(join(without, with_bonus), horizon=_HORIZON).time.reshape(2, -1)
     start = jax.tree.map(lambda leaf: leaf[0], without)
-    flow = jax.vmap(start.probabilities)(trajectory(start, settings.learning_rate * counts, solver=SOLVER))[
-        :, 0, BEST
-    ]
+    path = trajectory(start, settings.learning_rate * counts, solver=SOLVER)
+    flow = jax.vmap(start.probabilities)(path)[:, 0, BEST]
     until = f"updates until the probability of y* is {LEVEL}"
     attributes = {
         "initial_probability": settings.initial_probability,
@@ -205,7 +204,8 @@ def caption(data: Data) -> str:
         f"{counts} (for a flow, its time divided by the learning rate of gradient ascent). "
         "(b) The same number against the initial probability of y*; the lines through the first marks of "
         "gradient ascent and of the entropy bonus are their flows, and discrete methods were given up after "
-        f"{int(ways['updates'][-1]):,} updates. From {rarest:.0e}: {far}. "
+        f"{int(ways['updates'][-1]):,} updates. From {rarest:.0e}: {far}; "
+        "Adam feels its own eps of 1e-8 there. "
         "Learning rates are such that every method's first update moves the logits as far as that of "
         f"gradient ascent at rate {rates['gradient ascent']}, from {start}: "
         + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())

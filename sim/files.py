@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -117,7 +116,7 @@ def to_dictionary(instance: Instance) -> dict[str, Any]:
     if not jnp.array_equal(instance.reference_log_probabilities, instance.log_probabilities(start)):
         exists = jnp.isfinite(instance.reference_log_probabilities)
         data["reference_policy_logits"] = listed(jnp.where(exists, instance.reference_log_probabilities, 0.0))
-    if not bool((instance.prompt_weights == instance.prompt_weights[0]).all()):
+    if not bool((instance.prompt_weights == 1.0 / instance.prompt_weights.size).all()):
         data["prompt_weights"] = listed(instance.prompt_weights)
     if instance.mask is not None:
         data["mask"] = listed(instance.mask)
@@ -164,4 +163,4 @@ def write_instance(instance: Instance, path: str | os.PathLike[str], *, overwrit
     Raises:
         ValueError: as :func:`check_writable` and :func:`to_dictionary`.
     """
-    write_json(path, to_dictionary(jax.device_get(instance)), overwrite=overwrite)
+    write_json(path, to_dictionary(instance), overwrite=overwrite)

@@ -196,7 +196,7 @@ def _trajectory(
         throw=False,
     )
     assert solution.ys is not None
-    return solution.ys
+    return jnp.where(jnp.isfinite(solution.ys), solution.ys, jnp.nan)
 
 
 @partial(jax.jit, static_argnames="solver")

@@ -15,6 +15,7 @@ from sim.policies import LinearSoftmax, Policy, Tabular
 Numbers = Any
 
 _NORMALIZATION_TOLERANCE = 1e-6  # how far given probabilities may be from summing to one
+_ROUNDING = 1e-14  # what sums to one so closely is left as it is, so that files are read back exactly
 _REALIZATION_TOLERANCE = 1e-9  # largest error of a probability that counts as realised by features
 
 
@@ -117,7 +118,8 @@ class Instance(eqx.Module):
             "entropy_coefficient": entropy_coefficient,
         }
         scalars = [_scalar(name, value, "not negative") for name, value in coefficients.items()]
-        absent = all(_is_concrete(value) and float(value) == 0.0 for value in scalars)
+        # Of the arguments themselves: under jit even a constant becomes a tracer when it is made an array.
+        absent = all(_is_concrete(value) and np.equal(value, 0.0) for value in coefficients.values())
         self.regularizer = None if absent else Regularizer(*scalars)
 
         if initial_policy_weights is not None and initial_policy_probabilities is not None:
@@ -125,8 +127,8 @@ class Instance(eqx.Module):
                 "initial_policy_weights and initial_policy_probabilities are both given; give one"
             )
         if output_features is None:
-            temperature_is_one = _is_concrete(temperature) and np.all(np.equal(temperature, 1.0))
-            if not temperature_is_one:
+            _scalar("temperature", temperature, "positive")
+            if not (_is_concrete(temperature) and np.equal(temperature, 1.0)):
                 raise ValueError(
                     "temperature is given without output_features; scale the tabular logits instead"
                 )
@@ -164,8 +166,10 @@ class Instance(eqx.Module):
             self.reference_log_probabilities = self.log_probabilities(self.initial_parameters)
         else:
             reference = _rows("reference_policy_logits", reference_policy_logits, shape)
-            reference = _finite("reference_policy_logits", reference, exists)
-            self.reference_log_probabilities = jax.nn.log_softmax(jnp.where(exists, reference, -jnp.inf))
+            reference = jnp.where(exists, _finite("reference_policy_logits", reference, exists), -jnp.inf)
+            normalizer = jax.nn.logsumexp(reference, axis=-1, keepdims=True)
+            normalized = jnp.abs(normalizer) <= _ROUNDING
+            self.reference_log_probabilities = jnp.where(normalized, reference, jax.nn.log_softmax(reference))
 
     def logits(self, parameters: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:
         """Logits of the policy, ``-inf`` where an output does not exist."""
@@ -321,7 +325,7 @@ def _mask(value: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def _weights(value: Any, prompts: int) -> Array:
     if value is None:
-        return jnp.full(prompts, 1.0 / prompts)
+        return jnp.full(prompts, 1.0 / prompts, float)
     weights = _finite("prompt_weights", value)
     if weights.shape != (prompts,):
         raise ValueError(
@@ -332,7 +336,8 @@ def _weights(value: Any, prompts: int) -> Array:
             f"prompt_weights has minimum {float(weights.min())} and sum {float(weights.sum())}; "
             "give numbers that are not negative and not all zero"
         )
-    return weights / weights.sum()
+    total = weights.sum()
+    return jnp.where(jnp.abs(total - 1.0) <= _ROUNDING, weights, weights / total)
 
 
 def _probabilities(value: Any, exists: np.ndarray) -> Array:
@@ -346,7 +351,8 @@ def _probabilities(value: Any, exists: np.ndarray) -> Array:
                 f"{name}[{x}][{y}] is {float(rows[x, y])}; a softmax policy gives every output a positive "
                 "probability (mask an output out if it does not exist)"
             )
-        sums = np.where(exists, np.asarray(rows), 0.0).sum(-1)
+        with np.errstate(over="ignore"):
+            sums = np.where(exists, np.asarray(rows), 0.0).sum(-1)
         wrong = np.flatnonzero(np.abs(sums - 1) > _NORMALIZATION_TOLERANCE)
         if wrong.size:
             raise ValueError(f"{name}[{wrong[0]}] sums to {sums[wrong[0]]:.9g}; make it sum to 1")

@@ -178,30 +178,32 @@ def _active(lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
 def _inverse_hermite(width: Array, start: tuple[Array, Array], end: tuple[Array, Array]) -> Array:
     """Where a function that rises from below zero to above it vanishes, by cubic inverse interpolation.
 
-    Given its values and slopes at 0 and at ``width``; the middle, if the interpolation leaves the bracket.
+    Given its values and slopes at 0 and at ``width``. The middle, if the interpolating inverse may not be
+    monotone (Fritsch and Carlson 1980), for then it can point to one end again and again.
     """
     (g0, d0), (g1, d1) = start, end
     rise = g1 - g0
     s = -g0 / rise
     root = width * s * s * (3.0 - 2.0 * s) + rise * s * (1.0 - s) ** 2 / d0 - rise * s * s * (1.0 - s) / d1
-    sound = (d0 > 0) & (d1 > 0) & (root > 0) & (root <= width)
+    sound = (3.0 * width * jnp.minimum(d0, d1) >= rise) & (root > 0) & (root < width)
     return jnp.where(sound, root, 0.5 * width)
 
 
 def _hump(width: Array, start: _Point, end: _Point) -> tuple[Array, Array]:
-    """Where, and how far above its ends, each gap peaks inside a step (Hermite cubic).
+    """Where inside a step each gap has a local maximum (Hermite cubic), and how high that may be.
 
-    Zero height where it rises or falls throughout.
+    Twice the height over the higher end that has not crossed, to be safe. ``-inf`` without one, and if the
+    gap has crossed for good: then the crossing is the first.
     """
     a, b = start.slope * width, end.slope * width
     rise = end.gap - start.gap
     cubic = a + b - 2.0 * rise
     square = 3.0 * rise - 2.0 * a - b
-    inside = (a > 0) & (b < 0)
-    root = a / (jnp.sqrt(jnp.maximum(square**2 - 3.0 * cubic * a, 0.0)) - square)
-    s = jnp.where(inside, jnp.clip(root, 0.0, 1.0), 0.0)
+    s = a / (jnp.sqrt(square**2 - 3.0 * cubic * a) - square)  # nan if it is monotone
     peak = start.gap + s * (a + s * (square + s * cubic))
-    return s * width, jnp.where(inside, peak - jnp.maximum(start.gap, end.gap), 0.0)
+    base = jnp.where(end.gap < 0, jnp.maximum(start.gap, end.gap), start.gap)
+    inside = (s > 0) & (s < 1) & (peak - base > _ROUNDING) & ((end.gap < 0) | (b > 0))
+    return s * width, jnp.where(inside, 2.0 * peak - base, -jnp.inf)
 
 
 def _leading(point: _Point, pending: Array) -> tuple[Array, Array]:
@@ -235,13 +237,11 @@ def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, toleran
 
     gap0, slope0 = _leading(start, pending)
     gap1, slope1 = _leading(end, pending)
-    crossed = accurate & (gap1 >= 0)
-    # Onto a peak inside the step that may touch its level (twice the estimate, to be safe).
-    peak_at, height = _hump(step, start, end)
-    nearest = jnp.maximum(start.gap, end.gap)
-    touching = pending & (height > _ROUNDING) & (nearest + 2.0 * height >= 0)
-    peak_at = jnp.where(touching, peak_at, jnp.inf).min()
-    humped = accurate & ~crossed & (peak_at < 0.99 * step)
+    # A peak inside the step that may touch its level is stepped onto.
+    peak_at, peak = _hump(step, start, end)
+    peak_at = jnp.where(pending & (peak >= 0), peak_at, jnp.inf).min()
+    humped = accurate & (peak_at < step)
+    crossed = accurate & ~humped & (gap1 >= 0)
     taken = accurate & ~crossed & ~humped
 
     point = jax.tree.map(partial(jnp.where, taken), end, start)
@@ -252,13 +252,13 @@ def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, toleran
         jnp.where(crossed, slope1, lane.bracket.slope),
     )
 
-    # Root finding: steps end at the estimated crossing until the estimate stops moving.
+    # Root finding: steps end at the estimated crossing until Newton's method sees it close to either end.
     low = (jnp.where(taken, gap1, gap0), jnp.where(taken, slope1, slope0))
     bracketed = jnp.isfinite(bracket.ahead)
     root = _inverse_hermite(bracket.ahead, low, (bracket.gap, bracket.slope))
     close = _ROOT_TOLERANCE * jnp.minimum(jnp.minimum(1.0, cruise), travelled + root)
-    at_end = crossed & (bracket.ahead - root <= close)
-    found = bracketed & (at_end | (root <= close))
+    at_end = crossed & (gap1 <= slope1 * close)
+    found = at_end | (bracketed & ((-low[0] <= low[1] * close) | (bracket.ahead <= close)))
     point = jax.tree.map(partial(jnp.where, at_end), end, point)
     gap, _ = _leading(point, pending)
     met = found & pending & ((point.gap >= 0) | (point.gap == gap))

@@ -107,7 +107,7 @@ def natural_gradient(instance: Instance, parameters: Float[Array, "..."]) -> Flo
         advantages += instance.regularizer.forward_kl * (ratio - 1.0)
     # A constant per prompt changes no probability; without it the tabular direction is the
     # pseudo-inverse's own, the smallest one.
-    valid = jnp.isfinite(logits)
+    valid = jnp.isfinite(logits) & (instance.prompt_weights[:, None] > 0)
     advantages = jnp.where(valid, advantages - advantages.mean(-1, keepdims=True, where=valid), 0.0)
     # Below the floor the Fisher matrix is singular to rounding; its limit is not.
     probabilities = jax.nn.softmax(logits)

@@ -43,10 +43,10 @@ def one_good_output_time(
 def one_good_output_log_odds(
     initial_probability: ArrayLike, time: ArrayLike, reward_gap: ArrayLike, outputs: ArrayLike = 2
 ) -> Float[Array, "..."]:
-    """Log-odds ``u = ln(p / (1-p))`` of the best output at a time: the inverse of :func:`one_good_output_time`.
+    """Log-odds ``u = ln(p / (1-p))`` of the best output at a time: inverse of :func:`one_good_output_time`.
 
-    In log-odds ``F = 2 (sinh u + u)``, and the flow is ``sinh u + u = y`` with ``y`` linear in time, solved by
-    Newton's method. Log-odds, because a probability near one cannot tell how near. The error is a few
+    In log-odds ``F = 2 (sinh u + u)``, and the flow is ``sinh u + u = y`` with ``y`` linear in time, solved
+    by Newton's method. Log-odds, because a probability near one cannot tell how near. The error is a few
     units of rounding of ``u`` and of ``y``: near the escape ``y`` passes zero as the difference of two large
     numbers, and the state there is as sensitive to the time as that.
 

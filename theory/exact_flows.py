@@ -25,7 +25,7 @@ _CONVERGED = 1e-6  # of a log-probability, after a flow of _RELAXATIONS of its s
 _RELAXATIONS = 25.0
 
 
-# Gradient flow with one good output ---------------------------------------------------------------------------
+# Gradient flow with one good output -------------------------------------------
 
 
 class Hitting(NamedTuple):
@@ -48,7 +48,9 @@ def _one_good_output(fewest: int, most: int, key: Array) -> Hitting:
     index = jnp.arange(most)
     instance = Instance(
         jnp.where(index == 0, best, best - gap),
-        initial_policy_weights=jnp.where(index == 0, jnp.log(start), jnp.log1p(-start) - jnp.log(outputs - 1)),
+        initial_policy_weights=jnp.where(
+            index == 0, jnp.log(start), jnp.log1p(-start) - jnp.log(outputs - 1)
+        ),
     )
     if fewest < most:
         instance = without(instance, (index < outputs)[None])
@@ -99,9 +101,7 @@ ONE_GOOD_OUTPUT = Statement(
     sabotages=MappingProxyType(
         {
             "factor (K-1)/K left out": _one_good_output_margin(
-                lambda start, level, gap, outputs: (
-                    2.0 * one_good_output_time(start, level, gap)
-                )
+                lambda start, level, gap, outputs: 2.0 * one_good_output_time(start, level, gap)
             ),
             "factor of two outputs": _one_good_output_margin(
                 lambda start, level, gap, outputs: one_good_output_time(start, level, gap)
@@ -111,7 +111,7 @@ ONE_GOOD_OUTPUT = Statement(
 )
 
 
-# Natural gradient flow ----------------------------------------------------------------------------------------
+# Natural gradient flow --------------------------------------------------------
 
 
 class Elapsed(NamedTuple):
@@ -145,9 +145,10 @@ def _natural_gradient_margin(solution: _Solution) -> Margin:
         direction = natural_gradient(instance, now)
         followed = jax.jvp(instance.log_probabilities, (now,), (direction,))[1]
         # One solution starts at the initial policy and moves so.
-        error = jnp.abs(velocity - followed).max() + jnp.abs(
-            solution(start, instance.rewards, jnp.zeros_like(time)) - start
-        ).max()
+        error = (
+            jnp.abs(velocity - followed).max()
+            + jnp.abs(solution(start, instance.rewards, jnp.zeros_like(time)) - start).max()
+        )
         return agreement(error, ROUNDING * (jnp.abs(instance.rewards).max() + jnp.abs(start).max()))
 
     return jax.jit(jax.vmap(margin))
@@ -173,7 +174,7 @@ NATURAL_GRADIENT = Statement(
 )
 
 
-# The optimum with KL ------------------------------------------------------------------------------------------
+# The optimum with KL ----------------------------------------------------------
 
 _Optimum = Callable[[Instance], Array]
 
@@ -241,7 +242,11 @@ def _attraction_margin(optimum: _Optimum) -> Margin:
 
 
 def _kl_statement(
-    name: str, title: str, formula: str, draw: Callable[[Array], Instance], check: Callable[[_Optimum], Margin]
+    name: str,
+    title: str,
+    formula: str,
+    draw: Callable[[Array], Instance],
+    check: Callable[[_Optimum], Margin],
 ) -> Statement:
     return Statement(
         name=name,

@@ -68,13 +68,15 @@ def _linear(key: Array) -> Instance:
     )
 
 
-# The gradient in closed form ----------------------------------------------------------------------------------
+# The gradient in closed form --------------------------------------------------
 
 
 def _gradient_margin(closed_form: _Gradient) -> Margin:
     def margin(instance: Instance) -> Array:
         parameters = instance.initial_parameters
-        error = jnp.abs(closed_form(instance, parameters) - jax.grad(objective, argnums=1)(instance, parameters))
+        error = jnp.abs(
+            closed_form(instance, parameters) - jax.grad(objective, argnums=1)(instance, parameters)
+        )
         jacobian = jnp.abs(jax.jacobian(instance.policy.logits)(parameters))
         magnitude = jnp.tensordot(logit_gradient_magnitude(instance, parameters), jacobian, axes=2)
         return agreement(error, ROUNDING * magnitude).min()
@@ -104,7 +106,7 @@ def _gradient_statement(name: str, policy: str, draw: Callable[[Array], Instance
     )
 
 
-# Along the flow -----------------------------------------------------------------------------------------------
+# Along the flow ---------------------------------------------------------------
 
 
 @jax.jit
@@ -157,7 +159,9 @@ CONSERVATION = Statement(
     margin=_conservation_margin(jnp.ones_like),
     sabotages=MappingProxyType(
         {
-            "best output left out": _conservation_margin(lambda r: (r < r.max(-1, keepdims=True)).astype(float)),
+            "best output left out": _conservation_margin(
+                lambda r: (r < r.max(-1, keepdims=True)).astype(float)
+            ),
             "weighted by reward": _conservation_margin(lambda r: r),
         }
     ),
@@ -166,21 +170,22 @@ CONSERVATION = Statement(
 
 def _ascent_margin(value: _Value, factor: float = 1.0) -> Margin:
     def at(instance: Instance, parameters: Array) -> tuple[Array, Array, Array]:
-        """The value; its rate along the flow less the predicted one, over its tolerance; its magnitude."""
+        """The value, the margin of its rate along the flow, and the magnitude of the value's terms."""
         velocity = gradient(instance, parameters)
         phi, rate = jax.jvp(lambda p: value(instance, p), (parameters,), (velocity,))
         moving = jnp.abs(instance.policy.pushforward(parameters, velocity))
         magnitude = logit_gradient_magnitude(instance, parameters)
         # The rate sums products of these with velocities of log-probabilities, and |grad|^2 is as accurate.
         scale = (magnitude * (moving + moving.max(-1, keepdims=True))).sum()
-        return phi, jnp.abs(rate - factor * (velocity**2).sum()) / (ROUNDING * scale), magnitude.sum()
+        error = jnp.abs(rate - factor * (velocity**2).sum())
+        return phi, agreement(error, ROUNDING * scale), magnitude.sum()
 
     @jax.jit
     @jax.vmap
     def margin(instance: Instance, parameters: Array) -> Array:
-        phi, rate_error, magnitude = jax.vmap(lambda p: at(instance, p))(parameters)
-        fall = jnp.maximum(phi[:-1] - phi[1:], 0.0) / (ROUNDING * magnitude[1:])
-        return agreement(jnp.maximum(rate_error.max(), fall.max()), 1.0)
+        phi, of_rate, magnitude = jax.vmap(lambda p: at(instance, p))(parameters)
+        fall = jnp.maximum(phi[:-1] - phi[1:], 0.0)
+        return jnp.minimum(of_rate.min(), agreement(fall, ROUNDING * magnitude[1:]).min())
 
     return lambda instances: margin(instances, _trajectories(instances))
 
@@ -194,7 +199,9 @@ ASCENT = Statement(
     margin=_ascent_margin(objective),
     sabotages=MappingProxyType(
         {
-            "expected reward instead of objective": _ascent_margin(lambda i, p: objective(_unregularized(i), p)),
+            "expected reward instead of objective": _ascent_margin(
+                lambda i, p: objective(_unregularized(i), p)
+            ),
             "rate 1% higher": _ascent_margin(objective, factor=1.01),
         }
     ),

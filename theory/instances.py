@@ -16,7 +16,7 @@ def log_uniform(key: Array, low: ArrayLike, high: ArrayLike, shape: tuple[int, .
 def random_logits(
     key: Array, shape: tuple[int, ...], low: float = 0.1, high: float = 20.0
 ) -> Float[Array, "..."]:
-    """Normal logits at a scale that is itself random, from nearly uniform to nearly deterministic policies."""
+    """Normal logits at a scale that is random too: policies from nearly uniform to nearly deterministic."""
     of_scale, of_logits = jax.random.split(key)
     return log_uniform(of_scale, low, high) * jax.random.normal(of_logits, shape)
 

@@ -1,26 +1,28 @@
 """The stalling law: how long a middling output holds gradient flow up (theory.md, section 3).
 
 Tabular policy, no regularisation, one prompt of weight one (with weight ``w``, divide times by it). One
-output ``*`` has the best reward, one ``m`` the second best, the ``n = K - 2`` others ``j`` are worse. The best is
+output ``*`` has the best reward, one ``m`` the second best, the ``K - 2`` others ``j`` are worse. The best is
 rare at first, ``eps = pi_0(*)``. The flow then goes to ``m``, and escapes to ``*`` at
 
     ``t = pi_0(m) prod_j [(r_m - r_j) pi_0(j)] / [K (K-1) (r_* - r_m)^(K-1) eps^(K-1)] (1 + kappa eps + ...)``
 
 whatever level of ``pi(*)`` in (0, 1), or of ``V`` between ``r_m`` and ``r_*``, is waited for.
 
-The next order, ``kappa``. Write ``b = r_* - r_m``, ``a_j = r_m - r_j``, ``U = pi_*/pi_m``, ``Q_j = pi_j/pi_m``. Exactly,
-``d/dt ln(U^(K-1) / prod_j Q_j) = K d theta_*/dt = K pi_* (b (1 - pi_*) + D)`` with ``D = sum_j a_j pi_j``, and the law
-takes into account of it only what happens near the vertex of ``m``, ``K ln(1 + b pi_*/x)`` with ``x`` the common
-value of ``a_j pi_j`` there. Away from the vertex and to first order in ``pi_*``, ``dU/dt = -D pi_*``, and
-``G = b U mean_j 1/(a_j Q_j)``, which becomes ``b pi_*/x``, obeys ``dG/dt = b pi_* (1 - D mean_j 1/a_j)``. So
-``pi_* (b + D) = dG/dt - (1 + b mean_j 1/a_j) dU/dt``, which integrates to ``G(t) - G(0) + (1 + b mean_j 1/a_j) U(0)``.
-The first is the law's; the others change the conserved ratio, and so the time, by the factor ``exp(kappa eps)``:
+The next order, ``kappa``. Write ``b = r_* - r_m``, ``a_j = r_m - r_j``, ``U = pi_*/pi_m``,
+``Q_j = pi_j/pi_m`` and ``D = sum_j a_j pi_j``. Exactly,
+``d/dt ln(U^(K-1) / prod_j Q_j) = K d theta_*/dt = K pi_* (b (1 - pi_*) + D)``. The law takes into account
+what this does near the vertex of ``m``, where it makes ``K ln(1 + b pi_*/x)`` with ``x`` the common
+value of ``a_j pi_j`` there. Away from the vertex and to first order in ``pi_*``, ``dU/dt = -D pi_*``, and for
+``G = b U mean_j 1/(a_j Q_j)``, which becomes ``b pi_*/x``, ``dG/dt = b pi_* (1 - D mean_j 1/a_j)``. So
+``pi_* (b + D) = dG/dt - (1 + b mean_j 1/a_j) dU/dt``, whose integral is ``G(t) - G(0) + (1 + b mean_j 1/a_j)
+U(0)`` when ``U(t)`` is gone. ``K G(t)`` is the law's; the rest changes the conserved ratio, and so the
+time, by the factor ``exp(kappa eps)``,
 
     ``kappa = K [ b mean_j 1/(a_j pi_0(j)) - (1 + b mean_j 1/a_j) / pi_0(m) ]``.
 
 The law is thus good while both terms of ``kappa eps`` are small: not for a low output so rare or so close
-to the middling one that ``a_j pi_0(j)`` is no longer large against ``b eps``. Beyond, the error is of the order
-of ``(kappa eps)^2``; for ``K = 3`` times ``ln(1/eps)``, from the last moments of the escape.
+to the middling one that ``a_j pi_0(j)`` is no longer large against ``b eps``. What remains is of the order of
+their squares; for ``K = 3`` times ``ln(1/eps)``, from the last moments of the escape.
 """
 
 from collections.abc import Callable
@@ -38,8 +40,8 @@ from sim.instance import Instance
 from theory.instances import log_uniform, without
 from theory.statements import Margin, Statement, agreement
 
-# Rates of arXiv:2604.25872: maximising the ground truth takes Omega(eps^-14/13) (Theorem 1), maximising a proxy
-# that gives the middling output the low reward O(eps^-1) (Theorem 2).
+# Rates of arXiv:2604.25872: maximising the ground truth takes Omega(eps^-14/13) (Theorem 1), maximising a
+# proxy that gives the middling output the low reward O(eps^-1) (Theorem 2).
 PUBLISHED_GROUND_TRUTH_EXPONENT = Fraction(14, 13)
 PUBLISHED_PROXY_EXPONENT = Fraction(1)
 
@@ -98,7 +100,7 @@ def log_time(
         rewards: that are trained on; the best and the second best output are found by them.
 
     Returns:
-        ``inf`` if the two best are tied, ``-inf`` if the second best is not unique: then the law does not hold.
+        ``inf`` if the two best are tied, ``-inf`` if the second best is not unique: no law for these.
     """
     roles = _roles(log_probabilities, rewards)
     low = (jnp.log(roles.drop) + roles.log_low).sum(-1)
@@ -165,7 +167,7 @@ def natural_gradient_time(
     return (roles.log_middling - roles.log_best) / roles.gap
 
 
-# Statements ---------------------------------------------------------------------------------------------------
+# Statements -------------------------------------------------------------------
 
 _MOST_OUTPUTS = 8
 _SMALLEST_START, _LATEST = 1e-12, 1e50

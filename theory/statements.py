@@ -3,9 +3,10 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -65,8 +66,9 @@ class Statement:
 
 
 def agreement(error: ArrayLike, tolerance: ArrayLike) -> Array:
-    """Margin of an identity: the decades by which an error stays below its tolerance; ``inf`` for none."""
-    return jnp.log10(jnp.asarray(tolerance) / jnp.asarray(error))
+    """Margin of an identity: the decades by which an error is below its tolerance; ``inf`` for no error."""
+    exact = jnp.asarray(error) == 0.0
+    return jnp.where(exact, jnp.inf, jnp.log10(tolerance / jnp.where(exact, 1.0, error)))
 
 
 @functools.cache
@@ -162,7 +164,7 @@ class Report:
 def plain(value: Any) -> Any:
     """A pytree as strict JSON holds it.
 
-    A :class:`sim.instance.Instance` as the contents of an instance file, so that ``goodteacher run`` takes it;
+    A :class:`sim.instance.Instance` as the contents of an instance file, which ``goodteacher run`` takes;
     named tuples and dataclasses as objects; arrays as lists; non-finite numbers as ``"nan"``, ``"inf"`` and
     ``"-inf"``.
     """
@@ -212,36 +214,35 @@ def verify(
     key = jax.random.key(seed)
     size = min(chunk, instances)
 
-    def margins(margin: Margin, first: int) -> tuple[Any, np.ndarray]:
+    def chunks(margin: Margin) -> Iterator[tuple[int, Any, np.ndarray]]:
         # The last chunk is as large as the others, so that it is not compiled again; its surplus is cut off.
-        batch = statement.sample(key, size, first)
-        return batch, np.asarray(margin(batch))[: instances - first]
+        for first in range(0, instances, size):
+            batch = statement.sample(key, size, first)
+            yield first, batch, np.asarray(margin(batch))[: instances - first]
 
     def attempt(sabotage: Margin) -> Trial:
-        for first in range(0, instances, size):
-            violations = _violations(margins(sabotage, first)[1])
-            if violations:
+        trial = Trial(0, 0)
+        for first, _, margins in chunks(sabotage):
+            trial = Trial(_violations(margins), first + margins.size)
+            if trial.caught:
                 break
-        return Trial(violations, min(first + size, instances))
+        return trial
 
-    violations, least, index, tightest = 0, np.inf, 0, None
-    for first in range(0, instances, size):
-        batch, values = margins(statement.margin, first)
-        violations += _violations(values)
-        ranked = np.where(np.isnan(values), -np.inf, values)
-        here = int(ranked.argmin())
-        if tightest is None or ranked[here] < least:
-            least, index = ranked[here], first + here
-            tightest = jax.device_get(jax.tree.map(lambda leaf, at=here: leaf[at], batch))
-            margin = float(values[here])
+    violations, least, index, tightest = 0, np.inf, -1, None
+    for first, batch, margins in chunks(statement.margin):
+        violations += _violations(margins)
+        here = int(margins.argmin())  # the first nan, if there is one
+        if index < 0 or not (margins[here] >= least or np.isnan(least)):
+            least, index = float(margins[here]), first + here
+            tightest = jax.tree.map(itemgetter(here), batch)
         if progress is not None:
-            progress(min(first + size, instances), instances)
+            progress(first + margins.size, instances)
     return Report(
         statement=statement.name,
         instances=instances,
         seed=seed,
         violations=violations,
-        tightest_margin=margin,
+        tightest_margin=least,
         tightest_index=index,
         tightest=tightest,
         sabotages={name: attempt(sabotage) for name, sabotage in statement.sabotages.items()},

@@ -17,7 +17,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
-from experiments import registry
+from experiments import registry, simulate
 from experiments.cli import main
 from experiments.instances import TRAINED_ON, beneficial_errors
 from experiments.registry import Experiment
@@ -82,7 +82,7 @@ def flow_time(gamma):
     def reached(time, p):
         return p @ REWARDS - START @ REWARDS - gamma
 
-    reached.terminal = True
+    reached.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
     solution = solve_ivp(velocity, (0, 1e6), START, "DOP853", events=reached, rtol=1e-12, atol=1e-15)
     return solution.t_events[0][0], solution.y_events[0][0]
 
@@ -201,7 +201,8 @@ def test_table_is_plain_and_whole_when_piped(capsys):
     header = next(line for line in lines if "prompt" in line and "policy" in line)
     for column in ("proxy reward", "ground truth reward", "reward variance", "hitting time", "status"):
         assert column in header
-    assert "3 (-0.0627)" in captured.out  # what the first prompt loses most
+    (final,) = (line.split() for line in lines if "3 (-0.0627)" in line)
+    assert final[4:8] == ["1", "(+0.0377)", "3", "(-0.0627)"]  # gained and lost most
     assert len({len(line) for line in lines[1:] if line.strip()}) == 1
 
 
@@ -294,6 +295,16 @@ def test_bad_files(tmp_path, capsys):
     assert "not a JSON file" in refused(capsys, "run", tmp_path / "text.json")
 
 
+@pytest.mark.parametrize("command", [["run", str(TWO_PROMPTS)], ["verify"]], ids=str)
+def test_output_is_checked_before_computing(command, tmp_path, monkeypatch, capsys):
+    def compute(*arguments, **options):
+        raise AssertionError("computed in vain")
+
+    monkeypatch.setattr(simulate, "follow_flow", compute)
+    monkeypatch.setattr(statements, "verify", compute)
+    assert "folder" in refused(capsys, *command, "--output", tmp_path)
+
+
 # figures, list, verify --------------------------------------------------------------------------------------
 
 
@@ -384,6 +395,7 @@ def test_verify_names(monkeypatch, capsys):
     assert main(["verify", "true", "--instances", "10"]) == 0
     assert "false" not in capsys.readouterr().out
     assert main(["verify", "--instances", "100"]) == 1
+    assert "false" in capsys.readouterr().out
     assert "did you mean true" in refused(capsys, "verify", "ture")
     assert "known are true, false" in refused(capsys, "verify", "something")
     assert "instances is 0" in refused(capsys, "verify", "--instances", 0)
@@ -437,11 +449,13 @@ def test_starts_without_jax():
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
-def test_closed_pipe_is_quiet():
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_closed_pipe_is_quiet(option):
     read, write = os.pipe()
     os.close(read)
-    argv = [sys.executable, "-m", "experiments", "--help"]
-    program = subprocess.run(argv, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    argv = [sys.executable, "-m", "experiments", option]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    program = subprocess.run(argv, cwd=ROOT, env=buffered, stdout=write, stderr=subprocess.PIPE, timeout=60)
     os.close(write)
     assert (program.returncode, program.stderr) == (1, b"")
 
@@ -453,8 +467,10 @@ def test_interrupt():
         "from experiments.cli import main;"
         f"main(['run', {str(GROUND_TRUTH)!r}, *{ASCENT}, '--steps', '{10**12}'])"
     )
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes) as program:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=pipe, stderr=pipe
+    ) as program:
         try:
             assert program.stderr is not None
             assert "about" in program.stderr.readline()  # compiled code is running now

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from matplotlib.figure import Figure
 
 from experiments.dynamics import LEVEL
@@ -11,6 +12,7 @@ from experiments.instances import beneficial_errors
 from experiments.optimisers import learning_rates
 from experiments.registry import find_experiment, table
 from sim.ascent import ascend, optimizer
+from sim.goals import probability_level
 from sim.objective import gradient, natural_gradient
 
 
@@ -133,6 +135,17 @@ def test_learning_rates_make_first_steps_equal():
     assert first_step("adam", 0.1) > 2 * length
     natural = jnp.linalg.norm(natural_gradient(instance, instance.initial_parameters))
     np.testing.assert_allclose(rates["npg"] * natural, length)
+
+
+def test_adam_is_slowed_from_the_rarest_start_by_its_own_eps():
+    instance = beneficial_errors(1e-8)
+    goal = probability_level(instance, 0, LEVEL)
+    usual, smaller = (
+        ascend(instance, optax.adam(0.0214, eps=eps), 2000, goal=goal).first_update for eps in (1e-8, 1e-16)
+    )
+    assert usual is not None
+    assert smaller is not None
+    assert 2 * smaller < usual < np.inf
 
 
 def test_optimisers():

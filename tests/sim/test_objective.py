@@ -87,7 +87,9 @@ def test_gradient_of_one_term_alone(kind):
     """Each regularisation term by its own formula, so that errors of two cannot cancel."""
     data = random_data(1, **kind)
     for name in ("kl_coefficient", "forward_kl_coefficient", "entropy_coefficient"):
-        alone = {key: 0.0 if key.endswith("coefficient") and key != name else data[key] for key in data}
+        alone: dict[str, Any] = {
+            key: 0.0 if key.endswith("coefficient") and key != name else data[key] for key in data
+        }
         assert gradient_error(Instance(**alone)) < 1e-12
 
 
