@@ -62,7 +62,7 @@ class Progress:
         """Says how many parts are done, and what is being done now."""
         self._bar.update(self._id, completed=done, description=f"{self._task} {now}".rstrip())
         elapsed = time.monotonic() - self._start
-        if self._bar.disable and self._total and done and elapsed >= self._next_line:
+        if self._bar.disable and self._total and 0 < done < self._total and elapsed >= self._next_line:
             self._next_line = elapsed + _INTERVAL
             left = elapsed * (self._total - done) / done
             part = f"{self._task} {now}".rstrip()

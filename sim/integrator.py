@@ -256,7 +256,10 @@ def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, toleran
     low = (jnp.where(taken, gap1, gap0), jnp.where(taken, slope1, slope0))
     bracketed = jnp.isfinite(bracket.ahead)
     root = _inverse_hermite(bracket.ahead, low, (bracket.gap, bracket.slope))
-    close = _ROOT_TOLERANCE * jnp.minimum(jnp.minimum(1.0, cruise), travelled + root)
+    # No closer than what moves the parameters at all.
+    ulp = jnp.finfo(float).eps * (1.0 + jnp.abs(start.state.parameters).max())
+    near = _ROOT_TOLERANCE * jnp.minimum(jnp.minimum(1.0, cruise), travelled + root)
+    close = jnp.maximum(near, 4.0 * ulp)
     at_end = crossed & (gap1 <= slope1 * close)
     found = at_end | (bracketed & ((-low[0] <= low[1] * close) | (bracket.ahead <= close)))
     point = jax.tree.map(partial(jnp.where, at_end), end, point)
