@@ -104,7 +104,8 @@ def natural_gradient(instance: Instance, parameters: Float[Array, "..."]) -> Flo
     if instance.regularizer is not None:
         log_p = jax.nn.log_softmax(logits)
         ratio = jnp.exp(_log_ratio(instance.reference_log_probabilities, log_p))
-        advantages += instance.regularizer.forward_kl * (ratio - 1.0)
+        strength = instance.regularizer.forward_kl
+        advantages += jnp.where(strength > 0, strength * (ratio - 1.0), 0.0)  # the ratio may overflow
     # A constant per prompt changes no probability; without it the tabular direction is the
     # pseudo-inverse's own, the smallest one.
     valid = jnp.isfinite(logits) & (instance.prompt_weights[:, None] > 0)

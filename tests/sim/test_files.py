@@ -213,14 +213,19 @@ def deep(depth: int) -> list:
     return value
 
 
-JUNK = (
-    *(None, True, 0, -1, 10**25, 10**400, 1e308, -1e308, 5e-324, float("nan"), float("inf")),
-    *("", "0.5", "NaN", {}, {"a": 1}, [], [[]], [[[]]], deep(40), deep(70), deep(500)),
-    *([1.0], [1e308], [5e-324], [10**400, 0.5], [1, "a", None], [True, False], [[0.5, [0.5]]]),
-    *([[0.5, 0.5], [1.0]], [[1.0, 10**400]], [[1e308, 1e308]], [[-1e308, 1e308]], [["0.5", "0.5"]]),
-    *([[5e-324, 1.0]], [[1e308] * 5] * 5, [[[1e308] * 5] * 5] * 5),
-)
-any_junk = st.sampled_from(JUNK) | st.recursive(
+def fresh_junk() -> tuple[Any, ...]:
+    """Anew each time, because a mutation may change what an earlier one has put in."""
+    return (
+        *(None, True, 0, -1, 10**25, 10**400, 1e308, -1e308, 5e-324, float("nan"), float("inf")),
+        *("", "0.5", "NaN", {}, {"a": 1}, [], [[]], [[[]]], deep(40), deep(70), deep(500)),
+        *([1.0], [1e308], [5e-324], [10**400, 0.5], [1, "a", None], [True, False], [[0.5, [0.5]]]),
+        *([[0.5, 0.5], [1.0]], [[1.0, 10**400]], [[1e308, 1e308]], [[-1e308, 1e308]], [["0.5", "0.5"]]),
+        *([[5e-324, 1.0]], [[1e308] * 5] * 5, [[[1e308] * 5] * 5] * 5),
+    )
+
+
+JUNK = fresh_junk()
+any_junk = st.integers(0, len(JUNK) - 1).map(lambda i: fresh_junk()[i]) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda children: (
         st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=3), children, max_size=2)

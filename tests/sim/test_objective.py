@@ -233,6 +233,18 @@ def test_the_natural_gradient_check_catches_wrong_prompt_weights():
     assert np.abs(found - exact).max() > 1e-6 * np.abs(exact).max()
 
 
+def test_natural_gradient_is_finite_for_an_output_far_rarer_than_at_the_reference():
+    instance = Instance(
+        [1.0, 0.5, -1.0],
+        initial_policy_weights=[0.0, 0.0, -1500.0],
+        reference_policy_logits=[0.0, 0.0, 0.0],
+        kl_coefficient=0.1,
+    )
+    found = natural_gradient(instance, instance.initial_parameters)[0]
+    # The rarest output's KL-regularised reward exceeds the others' by 0.1 * 1500 less its own reward.
+    assert found[2] - found[0] == pytest.approx(150.0 - 2.0, rel=1e-12)
+
+
 def test_natural_gradient_leaves_a_prompt_without_weight_alone():
     data = random_data(0, 1.0)
     data["prompt_weights"] = [0.0, 0.4, 0.6]
