@@ -22,9 +22,9 @@ from sim.objective import advantage, expected_reward, gradient, natural_gradient
 
 FIRST_STEP = 0.1  # in logits
 _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter
-_AT_REST = 1e-8  # a step this short, in logits, is what stability leaves near a stationary point
+_AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
 _ROUNDING = 1e-15  # of expected rewards
-_WEAKEST = 1e-6  # regularisation strength assumed in the test of convergence when there is less
+_WEAKEST = 1e-3  # regularisation strength assumed in the test of convergence when there is less
 _CONVERGED = 1e-6  # total variation to where the natural gradient points, at convergence
 
 
@@ -288,7 +288,7 @@ def _converged(instance: Instance, parameters: Array) -> Bool[Array, ""]:
     """
     strength = 0.0
     if instance.regularizer is not None:
-        strength = instance.regularizer.kl + instance.regularizer.entropy
+        strength = sum(jax.tree.leaves(instance.regularizer))
     direction = natural_gradient(instance, parameters) / jnp.maximum(strength, _WEAKEST)
     logits = instance.logits(parameters)
     ahead = logits + instance.policy.pushforward(parameters, direction)

@@ -317,6 +317,38 @@ def test_levels_about_the_optimum_of_a_regularized_objective():
     assert below.status[0] == REACHED
 
 
+RESTING = {
+    "an interior optimum of shared features": Instance(
+        [0.0, 1.0, 0.0], output_features=[[[1.0], [0.0], [-1.0]]], initial_policy_weights=[2.0]
+    ),
+    "forward KL": Instance(
+        [1.0, 0.5, -1.0], initial_policy_probabilities=[0.2, 0.3, 0.5], forward_kl_coefficient=0.3
+    ),
+    "entropy bonus": Instance(
+        [1.0, 0.5, -1.0], initial_policy_probabilities=[0.2, 0.3, 0.5], entropy_coefficient=0.3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESTING)
+def test_a_flow_that_has_come_to_rest_short_of_its_goal_never_reaches_it(name):
+    found = hitting_time(RESTING[name], reward_level(RESTING[name], 0.99))
+    assert outcome(found) == (np.inf, NOT_REACHED)
+    assert found.end < 1e6
+
+
+def test_a_flow_that_only_seems_to_rest_is_not_taken_for_converged():
+    """The last output would take over in the end, but is so rare now that nothing moves for 1e20."""
+    instance = Instance(
+        [0.0, -1.0, 1.0],
+        initial_policy_probabilities=[0.5, 0.5 - 1e-20, 1e-20],
+        reference_policy_logits=[0.0, 0.0, 0.0],
+        kl_coefficient=1.0,
+    )
+    found = hitting_time(instance, probability_level(instance, 2, 0.5))
+    assert found.status[0] in (REACHED, NOT_CONVERGED)
+
+
 def test_a_prompt_without_weight_never_moves():
     data = random_data(0)
     data["prompt_weights"] = [1.0, 0.0, 1.0]
