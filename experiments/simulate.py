@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from sim.ascent import Direction, ascend
-from sim.flow import Status, hitting_time
+from sim.flow import Status, final_policy, hitting_time
 from sim.goals import Goal, check_reachable, reward_increase
 from sim.instance import Instance
 from sim.metrics import reward_variance
@@ -59,14 +59,18 @@ def follow_flow(instance: Instance, goal: Goal | None, horizon: float) -> Outcom
     Raises:
         ValueError: if the horizon is not positive and finite.
     """
-    followed = _out_of_reach(instance) if goal is None else goal
-    result = jax.device_get(hitting_time(instance, followed, horizon=horizon))
-    status = [Status(value).name.lower().replace("_", " ") for value in result.status]
     if goal is None:
-        status = [value if value == "not converged" else "finished" for value in status]
-    # A flow that has come to rest before the horizon is still there at the horizon.
-    time = horizon if worst(status) in ("finished", "not reached") else float(result.end)
-    return Outcome({"time": time}, status, _finite(result.time), jnp.exp(result.log_probabilities))
+        last, time = jax.device_get(final_policy(instance, horizon=horizon))
+        status = ["finished" if time == horizon else "not converged"] * len(last)
+        return Outcome({"time": float(time)}, status, [None] * len(last), jnp.exp(last))
+    result = jax.device_get(hitting_time(instance, goal, horizon=horizon))
+    status = [Status(value).name.lower().replace("_", " ") for value in result.status]
+    time, policy = result.end, result.log_probabilities
+    if worst(status) == "not reached":
+        # The search may have ended as soon as that was certain.
+        last, time = jax.device_get(final_policy(instance, horizon=horizon))
+        policy = np.where(np.isfinite(result.time)[:, None], policy, last)
+    return Outcome({"time": float(time)}, status, _finite(result.time), jnp.exp(policy))
 
 
 def follow_ascent(
@@ -157,14 +161,3 @@ def _finite(values: Any) -> list[Any]:
     plain = array.astype(object)
     plain[~np.isfinite(array)] = None
     return plain.tolist()
-
-
-def _out_of_reach(instance: Instance) -> Goal:
-    """A goal that keeps the flow going to the horizon, or until it rests.
-
-    The output of the lowest proxy reward would have to be 1e100 times as likely as all the others.
-    """
-    exists = True if instance.mask is None else instance.mask
-    rewards = jnp.where(exists, instance.rewards, jnp.inf)
-    lowest = jnp.arange(rewards.shape[-1]) == rewards.argmin(-1)[:, None]
-    return Goal(jnp.where(lowest, 1.0, -1e100), jnp.zeros(len(rewards)))

@@ -43,8 +43,9 @@ class HittingTime(eqx.Module):
         time: ``[prompts]``; ``inf`` where not reached, ``nan`` where not converged.
         status: ``[prompts]``, of :class:`Status`.
         log_probabilities: ``[prompts, outputs]``: the policy at each prompt's own hitting time, or where
-            the integration ended.
-        end: how far the integration went: the last hitting time, or the horizon.
+            it was seen that there is none.
+        end: how far the integration went: the last hitting time, the horizon, or the time at which it was
+            seen that the other goals are never met.
         steps: Runge-Kutta steps taken, rejected ones too.
     """
 
@@ -116,7 +117,8 @@ def hitting_times(
     Args:
         instances: a batch of problems of one shape, as ``jax.vmap`` makes it.
         goals: one for each.
-        solver, tolerance, horizon, max_steps: as for :func:`hitting_time`.
+        solver, tolerance, max_steps: as for :func:`hitting_time`.
+        horizon: the time at which to give up; one for all, or one for each.
         lanes: how many problems are under way at a time.
 
     Returns:
@@ -131,7 +133,30 @@ def hitting_times(
     count = instances.rewards.shape[0]
     if count == 0:
         raise ValueError("instances holds no problem; give at least one")
+    if jnp.shape(horizon) not in ((), (count,)):
+        raise ValueError(f"horizon has shape {list(jnp.shape(horizon))}; give one number, or {count}")
+    horizon = jnp.broadcast_to(horizon, (count,))
     return _many(instances, goals, solver, tolerance, horizon, max_steps, min(lanes, count))
+
+
+def final_policy(
+    instance: Instance,
+    *,
+    solver: diffrax.AbstractERK = SOLVER,
+    tolerance: ArrayLike = TOLERANCE,
+    horizon: ArrayLike = HORIZON,
+    max_steps: ArrayLike = MAX_STEPS,
+) -> tuple[Float[Array, "prompts outputs"], Float[Array, ""]]:
+    """Where the gradient flow is at the horizon; where it has come to rest before, it is still there.
+
+    Args and errors as for :func:`hitting_time`.
+
+    Returns:
+        Log-probabilities, and the time at which they are those of the policy: the horizon, or an earlier
+        one if the steps ran out.
+    """
+    _check_control(tolerance, horizon, max_steps)
+    return _last(instance, solver, tolerance, horizon, max_steps)
 
 
 def trajectory(
@@ -224,15 +249,34 @@ def _many(
     max_steps: ArrayLike,
     lanes: int,
 ) -> HittingTime:
-    problems = jax.vmap(prepare, in_axes=(0, 0, None))(instances, goals, horizon)
+    problems = jax.vmap(prepare)(instances, goals, horizon)
     done, converged = run_many(problems, solver, tolerance, max_steps, lanes)
     return jax.vmap(_result)(problems, done, converged)
+
+
+@partial(jax.jit, static_argnames="solver")
+def _last(
+    instance: Instance,
+    solver: diffrax.AbstractERK,
+    tolerance: ArrayLike,
+    horizon: ArrayLike,
+    max_steps: ArrayLike,
+) -> tuple[Array, Array]:
+    # The output of the lowest reward would have to be 1e100 times as likely as all the others.
+    exists = True if instance.mask is None else instance.mask
+    rewards = jnp.where(exists, instance.rewards, jnp.inf)
+    lowest = jnp.arange(rewards.shape[-1]) == rewards.argmin(-1)[:, None]
+    out_of_reach = Goal(jnp.where(lowest, 1.0, -1e100), jnp.zeros(len(rewards)))
+    problem = prepare(instance, out_of_reach, horizon)._replace(limit=None)
+    done, converged = run_one(problem, solver, tolerance, max_steps)
+    result = _result(problem, done, converged)
+    return result.log_probabilities, jnp.where(stuck(done) & ~converged, result.end, horizon)
 
 
 def _check_control(tolerance: ArrayLike, horizon: ArrayLike, max_steps: ArrayLike) -> None:
     settings = {"tolerance": tolerance, "horizon": horizon, "max_steps": max_steps}
     for name, value in settings.items():
-        if not isinstance(value, Tracer) and not (0 < np.asarray(value) < np.inf):
+        if not isinstance(value, Tracer) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
             raise ValueError(f"{name} is {value}; give a positive, finite number")
 
 

@@ -14,11 +14,12 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from sim.goals import Goal, largest_value
 from sim.instance import Instance
-from sim.objective import advantage, expected_reward, gradient, natural_gradient
+from sim.objective import advantage, expected_reward, gradient, kl_divergence, natural_gradient
+from sim.policies import Tabular
 
 FIRST_STEP = 0.1  # in logits
 _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter
@@ -26,6 +27,8 @@ _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near 
 _ROUNDING = 1e-15  # of expected rewards
 _WEAKEST = 1e-3  # regularisation strength assumed in the test of convergence when there is less
 _CONVERGED = 1e-6  # total variation to where the natural gradient points, at convergence
+_TILTS = np.geomspace(1e-6, 1e9, 91)  # at which the least divergence of a goal is bounded
+_DIVERGENCE_ROUNDING = 1e-12
 
 
 class _State(NamedTuple):
@@ -66,13 +69,24 @@ class _Lane(NamedTuple):
     steps: Array
 
 
+class _Limit(NamedTuple):
+    """The policy to which a flow converges, and how far from it every policy is that meets the goal."""
+
+    log_probabilities: Float[Array, "prompts outputs"]
+    divergence: Float[Array, " prompts"]  # a lower bound of KL(policy || limit) where the goal is met
+
+
 class Problem(NamedTuple):
-    """An instance with its goal, its unit of time, and the horizon in that unit (see ``log_time``)."""
+    """An instance with its goal, its unit of time, and the horizon in that unit (see ``log_time``).
+
+    ``limit`` is ``None`` if it is not known.
+    """
 
     instance: Instance
     goal: Goal
     time_scale: Array
     log_horizon: ArrayLike
+    limit: _Limit | None
 
 
 def _speed(instance: Instance, parameters: Array, velocity: Array) -> Array:
@@ -146,7 +160,34 @@ def prepare(instance: Instance, goal: Goal, horizon: ArrayLike) -> Problem:
     """The problem in units of the time in which the logits first travel a distance of one."""
     start = instance.initial_parameters
     time_scale = 1.0 / _speed(instance, start, gradient(instance, start))
-    return Problem(instance, goal, time_scale, jnp.log1p(horizon / time_scale))
+    log_horizon = jnp.log1p(horizon / time_scale)
+    return Problem(instance, goal, time_scale, log_horizon, _limit(instance, goal))
+
+
+def _limit(instance: Instance, goal: Goal) -> _Limit | None:
+    """The optimum of a tabular policy with reverse KL or an entropy bonus.
+
+    A policy's shortfall of the objective is its divergence from that optimum times the strength of the
+    regularisation, so the divergence never grows along the flow. A policy whose expectation of values ``f``
+    is a given level has a divergence of at least ``s level - ln E exp(s f)``, expectation at the optimum, for
+    every ``s >= 0`` (Donsker and Varadhan; the largest is Sanov's rate).
+    """
+    regularizer = instance.regularizer
+    if regularizer is None or not isinstance(instance.policy, Tabular):
+        return None
+    strength = regularizer.kl + regularizer.entropy
+    known = (strength > 0) & (regularizer.forward_kl == 0)
+    log_reference = instance.reference_log_probabilities
+    exists = jnp.isfinite(log_reference)
+    pull = instance.rewards + regularizer.kl * jnp.where(exists, log_reference, 0.0)
+    logits = (pull - pull.max(-1, keepdims=True, where=exists, initial=-jnp.inf)) / jnp.where(
+        known, strength, 1.0
+    )
+    optimum = jax.nn.log_softmax(jnp.where(exists, logits, -jnp.inf))
+    values = jnp.where(exists, goal.values - goal.level[:, None], 0.0)
+    tilts = _TILTS / jnp.maximum(jnp.abs(values).max(-1, keepdims=True), jnp.finfo(float).tiny)
+    rates = -jax.nn.logsumexp(optimum[:, None] + tilts[..., None] * values[:, None], axis=-1)
+    return _Limit(optimum, jnp.where(known, rates.max(-1), 0.0))
 
 
 def _start(problem: Problem) -> _Lane:
@@ -265,6 +306,12 @@ def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, toleran
     point = jax.tree.map(partial(jnp.where, at_end), end, point)
     gap, _ = _leading(point, pending)
     met = found & pending & ((point.gap >= 0) | (point.gap == gap))
+    awaited = pending & ~met
+    if problem.limit is not None:
+        log_p = instance.log_probabilities(point.state.parameters)
+        divergence = kl_divergence(log_p, problem.limit.log_probabilities)
+        hopeless = divergence + _DIVERGENCE_ROUNDING < problem.limit.divergence
+        awaited &= ~jnp.append(hopeless, False)
 
     next_step = jnp.where(bracketed & ~found, jnp.minimum(root, cruise), cruise)
     return _Lane(
@@ -273,7 +320,7 @@ def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, toleran
         step=jnp.where(humped, peak_at, next_step),
         cruise=cruise,
         bracket=bracket._replace(ahead=jnp.where(found, jnp.inf, bracket.ahead)),
-        pending=pending & ~met,
+        pending=awaited,
         hit_log_time=jnp.where(met, point.state.log_time, lane.hit_log_time),
         hit_logits=jnp.where(pending[:-1, None], instance.logits(point.state.parameters), lane.hit_logits),
         steps=lane.steps + 1,

@@ -16,7 +16,7 @@ from sim.instance import Instance
 from sim.objective import gradient, kl_divergence, natural_gradient, objective
 from theory.closed_forms import kl_optimum, natural_gradient_flow, one_good_output_time
 from theory.gradients import ROUNDING, logit_gradient_magnitude
-from theory.instances import log_uniform, random_logits, random_rewards, without
+from theory.instances import Source, random_logits, random_rewards, without
 from theory.statements import Margin, Statement, agreement
 
 HITTING_TIME_TOLERANCE = 1e-9  # relative, at the default tolerance of the integrator
@@ -38,13 +38,12 @@ class Hitting(NamedTuple):
 _time = jax.jit(lambda problem: hitting_times(problem.instance, problem.goal).time[:, 0])
 
 
-def _one_good_output(fewest: int, most: int, key: Array) -> Hitting:
-    of_outputs, of_start, of_rise, of_gap, of_best = jax.random.split(key, 5)
-    outputs = jax.random.randint(of_outputs, (), fewest, most + 1)
-    start = log_uniform(of_start, 1e-12, 0.3)
-    odds = start / (1.0 - start) + log_uniform(of_rise, 1e-3 * start, 1e6)
-    gap = log_uniform(of_gap, 1e-4, 2.0)
-    best = jax.random.uniform(of_best, minval=gap - 1.0, maxval=1.0)
+def _one_good_output(fewest: int, most: int, source: Source) -> Hitting:
+    outputs = source.integer(fewest, most)
+    start = source.log_uniform(1e-12, 0.3)
+    odds = start / (1.0 - start) + source.log_uniform(1e-3 * start, 1e6)
+    gap = source.log_uniform(1e-4, 2.0)
+    best = source.uniform(gap - 1.0, 1.0)
     index = jnp.arange(most)
     instance = Instance(
         jnp.where(index == 0, best, best - gap),
@@ -121,13 +120,10 @@ class Elapsed(NamedTuple):
     time: Float[Array, ""]
 
 
-def _elapsed(key: Array) -> Elapsed:
-    of_rewards, of_start, of_time = jax.random.split(key, 3)
+def _elapsed(source: Source) -> Elapsed:
     shape = (2, 5)
-    instance = Instance(
-        random_rewards(of_rewards, shape), initial_policy_weights=random_logits(of_start, shape)
-    )
-    return Elapsed(instance, log_uniform(of_time, 1e-2, 1e3))
+    instance = Instance(random_rewards(source, shape), initial_policy_weights=random_logits(source, shape))
+    return Elapsed(instance, source.log_uniform(1e-2, 1e3))
 
 
 _Solution = Callable[[Array, Array, Array], Array]
@@ -185,14 +181,13 @@ def _optimum(instance: Instance, factor: float = 1.0) -> Array:
     return kl_optimum(instance.reference_log_probabilities, instance.rewards, coefficient[None])
 
 
-def _regularized(low: float, high: float, spread: float, key: Array) -> Instance:
-    of_rewards, of_start, of_reference, of_kl = jax.random.split(key, 4)
+def _regularized(low: float, high: float, spread: float, source: Source) -> Instance:
     shape = (2, 4)
     return Instance(
-        random_rewards(of_rewards, shape),
-        initial_policy_weights=random_logits(of_start, shape, high=spread),
-        reference_policy_logits=random_logits(of_reference, shape, high=spread),
-        kl_coefficient=log_uniform(of_kl, low, high),
+        random_rewards(source, shape),
+        initial_policy_weights=random_logits(source, shape, high=spread),
+        reference_policy_logits=random_logits(source, shape, high=spread),
+        kl_coefficient=source.log_uniform(low, high),
     )
 
 
@@ -245,7 +240,7 @@ def _kl_statement(
     name: str,
     title: str,
     formula: str,
-    draw: Callable[[Array], Instance],
+    draw: Callable[[Source], Instance],
     check: Callable[[_Optimum], Margin],
 ) -> Statement:
     return Statement(

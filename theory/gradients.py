@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from sim.flow import trajectory
 from sim.instance import Instance
 from sim.objective import expected_reward, gradient, objective
-from theory.instances import random_kl_coefficient, random_logits, random_rewards
+from theory.instances import Source, random_kl_coefficient, random_logits, random_rewards
 from theory.statements import Margin, Statement, agreement
 
 ROUNDING = 1e-14  # of a sum of a few products, relative to their magnitudes
@@ -45,26 +45,24 @@ def _unregularized(instance: Instance) -> Instance:
     return eqx.tree_at(lambda i: i.regularizer, instance, None)
 
 
-def _tabular(key: Array) -> Instance:
-    of_rewards, of_start, of_reference, of_kl = jax.random.split(key, 4)
+def _tabular(source: Source) -> Instance:
     shape = (3, 4)
     return Instance(
-        random_rewards(of_rewards, shape),
-        initial_policy_weights=random_logits(of_start, shape),
-        reference_policy_logits=random_logits(of_reference, shape),
-        kl_coefficient=random_kl_coefficient(of_kl),
+        random_rewards(source, shape),
+        initial_policy_weights=random_logits(source, shape),
+        reference_policy_logits=random_logits(source, shape),
+        kl_coefficient=random_kl_coefficient(source),
     )
 
 
-def _linear(key: Array) -> Instance:
-    of_rewards, of_start, of_reference, of_kl, of_features = jax.random.split(key, 5)
+def _linear(source: Source) -> Instance:
     shape, dimension = (3, 4), 5
     return Instance(
-        random_rewards(of_rewards, shape),
-        initial_policy_weights=random_logits(of_start, (dimension,), high=5.0),
-        output_features=jax.random.normal(of_features, (*shape, dimension)),
-        reference_policy_logits=random_logits(of_reference, shape),
-        kl_coefficient=random_kl_coefficient(of_kl),
+        random_rewards(source, shape),
+        initial_policy_weights=random_logits(source, (dimension,), high=5.0),
+        output_features=source.normal((*shape, dimension)),
+        reference_policy_logits=random_logits(source, shape),
+        kl_coefficient=random_kl_coefficient(source),
     )
 
 
@@ -89,7 +87,7 @@ def _without_baseline(instance: Instance, parameters: Array) -> Array:
     return instance.policy.pullback(parameters, weights * instance.rewards)
 
 
-def _gradient_statement(name: str, policy: str, draw: Callable[[Array], Instance]) -> Statement:
+def _gradient_statement(name: str, policy: str, draw: Callable[[Source], Instance]) -> Statement:
     return Statement(
         name=name,
         title=f"Gradient in closed form, {policy} policy",
@@ -116,24 +114,22 @@ def _trajectories(instances: Instance) -> Array:
     return jnp.concatenate([instances.initial_parameters[:, None], flow], axis=1)
 
 
-def _moderate_tabular(key: Array) -> Instance:
-    of_rewards, of_start, of_kl = jax.random.split(key, 3)
+def _moderate_tabular(source: Source) -> Instance:
     shape = (2, 4)
     return Instance(
-        random_rewards(of_rewards, shape),
-        initial_policy_weights=random_logits(of_start, shape, high=4.0),
-        kl_coefficient=random_kl_coefficient(of_kl, high=1.0),
+        random_rewards(source, shape),
+        initial_policy_weights=random_logits(source, shape, high=4.0),
+        kl_coefficient=random_kl_coefficient(source, high=1.0),
     )
 
 
-def _moderate_linear(key: Array) -> Instance:
-    of_rewards, of_start, of_kl, of_features = jax.random.split(key, 4)
+def _moderate_linear(source: Source) -> Instance:
     shape, dimension = (2, 4), 3
     return Instance(
-        random_rewards(of_rewards, shape),
-        initial_policy_weights=random_logits(of_start, (dimension,), high=2.0),
-        output_features=jax.random.normal(of_features, (*shape, dimension)),
-        kl_coefficient=random_kl_coefficient(of_kl, high=1.0),
+        random_rewards(source, shape),
+        initial_policy_weights=random_logits(source, (dimension,), high=2.0),
+        output_features=source.normal((*shape, dimension)),
+        kl_coefficient=random_kl_coefficient(source, high=1.0),
     )
 
 

@@ -1,40 +1,100 @@
 """Random problems for statements: wide, with near-ties, nearly deterministic policies and rare outputs."""
 
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sim.instance import Instance
 
 
-def log_uniform(key: Array, low: ArrayLike, high: ArrayLike, shape: tuple[int, ...] = ()) -> Array:
-    """Numbers whose logarithm is uniform between those of ``low`` and ``high``."""
-    return jnp.exp(jax.random.uniform(key, shape, minval=jnp.log(low), maxval=jnp.log(high)))
+class Source:
+    """A point of the unit cube, handed out coordinate by coordinate: what a random instance is made of.
+
+    A uniformly random point gives a random instance; a search for the least favourable one moves the point.
+    """
+
+    def __init__(self, point: Float[Array, " dimension"]):
+        self._point = point
+        self.used = 0
+
+    def uniform(
+        self, low: ArrayLike = 0.0, high: ArrayLike = 1.0, shape: tuple[int, ...] = ()
+    ) -> Float[Array, "..."]:
+        """Numbers between ``low`` and ``high``."""
+        size = math.prod(shape)
+        part = self._point[self.used : self.used + size].reshape(shape)
+        self.used += size
+        return low + (high - jnp.asarray(low)) * part
+
+    def log_uniform(
+        self, low: ArrayLike, high: ArrayLike, shape: tuple[int, ...] = ()
+    ) -> Float[Array, "..."]:
+        """Numbers whose logarithm is uniform between those of ``low`` and ``high``."""
+        return jnp.exp(self.uniform(jnp.log(low), jnp.log(high), shape))
+
+    def normal(self, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Standard normal numbers, none beyond 8."""
+        return jax.scipy.special.ndtri(jnp.clip(self.uniform(shape=shape), 1e-15, 1.0 - 1e-15))
+
+    def bernoulli(self, probability: ArrayLike = 0.5, shape: tuple[int, ...] = ()) -> Bool[Array, "..."]:
+        """True with the given probability."""
+        return self.uniform(shape=shape) < probability
+
+    def integer(self, low: int, high: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+        """Whole numbers from ``low`` to ``high``, both included."""
+        number = jnp.floor(self.uniform(low, high + 1.0, shape))
+        return jnp.minimum(number, high).astype(int)
+
+    def permutation(self, length: int) -> Int[Array, " length"]:
+        """A random order of ``0 .. length - 1``."""
+        return jnp.argsort(self.uniform(shape=(length,)))
+
+
+def dimension(draw: Callable[[Source], Any]) -> int:
+    """How many coordinates a function takes from its source."""
+
+    def count(point: Array) -> Array:
+        source = Source(point)
+        draw(source)
+        return jnp.zeros(source.used)
+
+    return jax.eval_shape(count, jax.ShapeDtypeStruct((_MOST_COORDINATES,), float)).shape[0]
+
+
+_MOST_COORDINATES = 1 << 20
+
+
+class Task(NamedTuple):
+    """A problem, and an increase of the expected ground truth reward that is waited for at every prompt."""
+
+    instance: Instance
+    gamma: Float[Array, ""]
 
 
 def random_logits(
-    key: Array, shape: tuple[int, ...], low: float = 0.1, high: float = 20.0
+    source: Source, shape: tuple[int, ...], low: float = 0.1, high: float = 20.0
 ) -> Float[Array, "..."]:
     """Normal logits at a scale that is random too: policies from nearly uniform to nearly deterministic."""
-    of_scale, of_logits = jax.random.split(key)
-    return log_uniform(of_scale, low, high) * jax.random.normal(of_logits, shape)
+    return source.log_uniform(low, high) * source.normal(shape)
 
 
-def random_rewards(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
+def random_rewards(source: Source, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Rewards in ``[-1, 1]``; in half of the draws the first two outputs are nearly tied."""
-    of_rewards, of_tie, of_gap = jax.random.split(key, 3)
-    rewards = jax.random.uniform(of_rewards, shape, minval=-1.0, maxval=1.0)
-    gap = log_uniform(of_gap, 1e-9, 1e-1)
+    rewards = source.uniform(-1.0, 1.0, shape)
+    gap = source.log_uniform(1e-9, 1e-1)
     first = rewards[..., 0]
     tied = jnp.where(first > 0, first - gap, first + gap)
-    return rewards.at[..., 1].set(jnp.where(jax.random.bernoulli(of_tie), tied, rewards[..., 1]))
+    return rewards.at[..., 1].set(jnp.where(source.bernoulli(), tied, rewards[..., 1]))
 
 
-def random_kl_coefficient(key: Array, low: float = 1e-3, high: float = 10.0) -> Float[Array, ""]:
+def random_kl_coefficient(source: Source, low: float = 1e-3, high: float = 10.0) -> Float[Array, ""]:
     """Zero in a quarter of the draws."""
-    of_zero, of_size = jax.random.split(key)
-    return jnp.where(jax.random.bernoulli(of_zero, 0.25), 0.0, log_uniform(of_size, low, high))
+    return jnp.where(source.bernoulli(0.25), 0.0, source.log_uniform(low, high))
 
 
 def without(instance: Instance, exists: Bool[Array, "prompts outputs"]) -> Instance:

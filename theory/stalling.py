@@ -37,7 +37,7 @@ from jaxtyping import Array, Bool, Float
 from sim.flow import hitting_times
 from sim.goals import Goal
 from sim.instance import Instance
-from theory.instances import log_uniform, without
+from theory.instances import Source, without
 from theory.statements import Margin, Statement, agreement
 
 # Rates of arXiv:2604.25872: maximising the ground truth takes Omega(eps^-14/13) (Theorem 1), maximising a
@@ -182,18 +182,17 @@ class Stall(NamedTuple):
     goal: Goal
 
 
-def _stall(key: Array) -> Stall:
-    keys = jax.random.split(key, 9)
+def _stall(source: Source) -> Stall:
     index = jnp.arange(_MOST_OUTPUTS)
-    outputs = jax.random.randint(keys[0], (), 3, _MOST_OUTPUTS + 1)
+    outputs = source.integer(3, _MOST_OUTPUTS)
     exists = index < outputs
-    gap = log_uniform(keys[1], 0.02, 1.0)
-    best = jax.random.uniform(keys[2], minval=gap - 0.9, maxval=1.0)
-    drop = log_uniform(keys[3], 0.02, best - gap + 1.0, (_MOST_OUTPUTS,))
+    gap = source.log_uniform(0.02, 1.0)
+    best = source.uniform(gap - 0.9, 1.0)
+    drop = source.log_uniform(0.02, best - gap + 1.0, (_MOST_OUTPUTS,))
     rewards = jnp.where(index == 0, best, best - gap - jnp.where(index == 1, 0.0, drop))
 
     # The others' probabilities, then as rare a best output as law and integration are made for.
-    weights = jnp.where(exists & (index > 0), log_uniform(keys[4], 1e-4, 1.0, (_MOST_OUTPUTS,)), 0.0)
+    weights = jnp.where(exists & (index > 0), source.log_uniform(1e-4, 1.0, (_MOST_OUTPUTS,)), 0.0)
     others = jnp.log(weights / weights.sum())
 
     def start(log_eps: Array) -> Array:
@@ -203,15 +202,15 @@ def _stall(key: Array) -> Stall:
     most = jnp.log(_LARGEST_PARAMETER / small_parameter(common, rewards))
     least = (log_time(common, rewards) - jnp.log(_LATEST)) / (outputs - 1.0)
     least = jnp.minimum(jnp.maximum(least, jnp.log(_SMALLEST_START)), most)
-    logits = start(jax.random.uniform(keys[5], minval=least, maxval=most))
+    logits = start(source.uniform(least, most))
 
-    order = jax.random.permutation(keys[6], _MOST_OUTPUTS)
+    order = source.permutation(_MOST_OUTPUTS)
     exists, rewards, logits = exists[order], rewards[order], logits[order]
     instance = Instance(
         jnp.where(exists, rewards, 0.0), initial_policy_weights=jnp.where(exists, logits, 0.0)
     )
-    share = jax.random.uniform(keys[7], minval=0.05, maxval=0.95)
-    of_probability = jax.random.bernoulli(keys[8])
+    share = source.uniform(0.05, 0.95)
+    of_probability = source.bernoulli()
     indicator = (order == 0).astype(float)
     goal = Goal(
         jnp.where(of_probability, indicator, instance.rewards[0])[None],

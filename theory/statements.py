@@ -18,6 +18,8 @@ from jaxtyping import Array, ArrayLike, Float
 import theory
 from sim.files import to_dictionary
 from sim.instance import Instance
+from theory import instances as sources
+from theory.instances import Source
 
 Margin = Callable[[Any], Float[Array, " n"]]
 CHUNK = 2_000
@@ -32,7 +34,8 @@ class Statement:
         title: in a few words.
         citation: where it is stated and proved.
         formula: in plain text.
-        draw: from a random key to one instance that satisfies the assumptions, a pytree of arrays.
+        draw: from a source of random numbers to one instance that satisfies the assumptions, a pytree of
+            arrays: a :class:`sim.instance.Instance`, or a named tuple with one in its field ``instance``.
             Traceable: it is compiled and vmapped.
         margin: from a batch of instances to how clearly it holds on each, ``[n]``: positive where it holds,
             negative where it is violated, ``nan`` where it could not be evaluated, which counts as
@@ -40,15 +43,29 @@ class Statement:
             by whoever writes it, so that the sabotages share it.
         sabotages: by description, margins of false variants (another constant, a term or an
             assumption dropped). A check that does not catch them checks nothing.
+        bound: whether it is an inequality, whose margin then is the logarithm to base 10 of how many times
+            the larger side is the smaller one: its tightness.
+        smooth: whether the margin has a derivative, which a search for the tightest instance then follows.
     """
 
     name: str
     title: str
     citation: str
     formula: str
-    draw: Callable[[Array], Any]
+    draw: Callable[[Source], Any]
     margin: Margin
     sabotages: Mapping[str, Margin]
+    bound: bool = False
+    smooth: bool = False
+
+    @functools.cached_property
+    def dimension(self) -> int:
+        """How many numbers make an instance."""
+        return sources.dimension(self.draw)
+
+    def build(self, point: Float[Array, " dimension"]) -> Any:
+        """The instance at a point of the unit cube."""
+        return self.draw(Source(point))
 
     @partial(jax.jit, static_argnames=("self", "n"))
     def sample(self, key: Array, n: int, first: ArrayLike = 0) -> Any:
@@ -62,7 +79,11 @@ class Statement:
         Returns:
             A batch: the pytree of an instance with a leading axis.
         """
-        return jax.vmap(lambda index: self.draw(jax.random.fold_in(key, index)))(first + jnp.arange(n))
+
+        def one(index: Array) -> Any:
+            return self.build(jax.random.uniform(jax.random.fold_in(key, index), (self.dimension,)))
+
+        return jax.vmap(one)(first + jnp.arange(n))
 
 
 def agreement(error: ArrayLike, tolerance: ArrayLike) -> Array:

@@ -348,7 +348,9 @@ def test_list(capsys):
 
 
 def uniform(name, margin, sabotage):
-    return Statement(name, name, "", "", jax.random.uniform, margin, {"a": sabotage, "b": lambda x: -1 - x})
+    return Statement(
+        name, name, "", "", lambda source: source.uniform(), margin, {"a": sabotage, "b": lambda x: -1 - x}
+    )
 
 
 TRUE = uniform("true", lambda x: x, lambda x: x - 0.5)

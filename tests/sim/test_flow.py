@@ -11,9 +11,19 @@ import pytest
 from jaxtyping import Array
 from sim_strategies import beneficial_errors, random_data, random_tabular, stack
 
-from sim.flow import HittingTime, Status, hitting_time, hitting_times, trajectory
+from sim.flow import (
+    HORIZON,
+    SOLVER,
+    HittingTime,
+    Status,
+    final_policy,
+    hitting_time,
+    hitting_times,
+    trajectory,
+)
 from sim.goals import Goal, probability_level, reward_increase, reward_level
 from sim.instance import Instance
+from sim.integrator import prepare, run_many
 from sim.objective import expected_reward, gradient, objective
 
 REACHED, NOT_REACHED, NOT_CONVERGED = Status
@@ -312,9 +322,47 @@ def test_levels_about_the_optimum_of_a_regularized_objective():
     above = hitting_time(instance, reward_level(instance, limit + 1e-4))
     assert outcome(above) == (np.inf, NOT_REACHED)
     assert above.end < 1e6
-    np.testing.assert_allclose(np.exp(above.log_probabilities[0]), optimum / optimum.sum(), atol=1e-6)
+    last, time = final_policy(instance)
+    np.testing.assert_allclose(np.exp(last[0]), optimum / optimum.sum(), atol=1e-6)
+    assert time == HORIZON
     below = hitting_time(instance, reward_level(instance, limit - 1e-4))
     assert below.status[0] == REACHED
+
+
+def test_what_is_declared_unreachable_is():
+    """The certificate of a tabular policy against an integration that goes on until it rests."""
+
+    def build(key):
+        of_rewards, of_truth, of_start, of_kl = jax.random.split(key, 4)
+        rewards, truth = (jax.random.uniform(k, (2, 4), minval=-1.0) for k in (of_rewards, of_truth))
+        coefficient = jnp.exp(jax.random.uniform(of_kl, minval=-1.5, maxval=1.5))
+        start = jax.random.normal(of_start, (2, 4))
+        return Instance(rewards, truth, initial_policy_weights=start, kl_coefficient=coefficient)
+
+    instances = jax.vmap(build)(jax.random.split(jax.random.key(0), 200))
+    log_optimum = jax.nn.log_softmax(
+        instances.reference_log_probabilities + instances.rewards / instances.regularizer.kl[:, None, None]
+    )
+    limit = expected_reward(jnp.exp(log_optimum), instances.ground_truth_rewards)
+    offsets = np.random.default_rng(0).choice([-1e-2, -1e-5, 1e-5, 1e-2], limit.shape)
+    goals = jax.vmap(lambda i, level: reward_level(i, level))(instances, limit + offsets)
+    found = hitting_times(instances, goals)
+    assert (found.status != NOT_CONVERGED).all()
+
+    # A level above the limit may be passed on the way to it; then and only then is there a time.
+    problems = jax.vmap(prepare, in_axes=(0, 0, None))(instances, goals, HORIZON)
+
+    def reached(problems):
+        done, _ = run_many(problems, SOLVER, 1e-10, 5_000, 128)
+        return np.isfinite(done.hit_log_time[:, :-1]), done.steps.mean()
+
+    expected, steps = reached(problems._replace(limit=None))
+    np.testing.assert_array_equal(found.status == REACHED, expected)
+    assert found.steps.mean() < 0.5 * steps
+    assert (~expected).sum() > 50
+    assert (expected & (offsets > 0)).sum() > 50
+    rash = eqx.tree_at(lambda p: p.limit.divergence, problems, replace_fn=lambda bound: 2.0 * bound)
+    assert (reached(rash)[0] != expected).any()
 
 
 RESTING = {

@@ -132,7 +132,7 @@ def square_statement(margin, sabotages=None):
         title="Squares are small",
         citation="none",
         formula="x² ≤ bound",
-        draw=jax.random.uniform,
+        draw=lambda source: source.uniform(),
         margin=margin,
         sabotages=sabotages or {},
     )
