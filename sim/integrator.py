@@ -111,7 +111,13 @@ def _point(problem: Problem, state: _State, velocity: _State) -> _Point:
     probabilities = instance.probabilities(state.parameters)
     logit_velocity = instance.policy.pushforward(state.parameters, velocity.parameters)
     # The level is subtracted from every value, not from their expectation, for a level near the maximum.
-    gap = expected_reward(probabilities, goal.values - goal.level[:, None])
+    distance = goal.values - goal.level[:, None]
+    gap = expected_reward(probabilities, distance)
+    # No step is short enough to close a gap that is its own rounding error, or that of the logits.
+    logits = instance.logits(state.parameters)
+    size = jnp.where(probabilities > 0, jnp.abs(distance) * (1.0 + jnp.abs(logits)), 0.0)
+    rounding = jnp.finfo(float).eps * expected_reward(probabilities, size)
+    gap = jnp.where(jnp.abs(gap) <= rounding, 0.0, gap)
     slope = (probabilities * advantage(probabilities, goal.values) * logit_velocity).sum(-1)
     return _Point(
         state,
@@ -297,8 +303,9 @@ def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, toleran
     low = (jnp.where(taken, gap1, gap0), jnp.where(taken, slope1, slope0))
     bracketed = jnp.isfinite(bracket.ahead)
     root = _inverse_hermite(bracket.ahead, low, (bracket.gap, bracket.slope))
-    # No closer than what moves the parameters at all.
-    ulp = jnp.finfo(float).eps * (1.0 + jnp.abs(start.state.parameters).max())
+    # No closer than what moves the parameters at all, those that do move.
+    moving = jnp.abs(start.state.parameters * start.velocity.parameters).max()
+    ulp = jnp.finfo(float).eps * (1.0 + moving)
     near = _ROOT_TOLERANCE * jnp.minimum(jnp.minimum(1.0, cruise), travelled + root)
     close = jnp.maximum(near, 4.0 * ulp)
     at_end = crossed & (gap1 <= slope1 * close)
