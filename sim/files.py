@@ -6,10 +6,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sim.instance import Instance
+from sim.autoregressive import (
+    MLP,
+    Autoregressive,
+    Sequences,
+    TokenFunction,
+    TokenLinear,
+    TokenTable,
+    token_mlp,
+)
+from sim.instance import Instance, finite
 from sim.policies import LinearSoftmax, Tabular
 
 REQUIRED = ("rewards", "ground_truth_rewards")
@@ -17,6 +27,7 @@ START = ("initial_policy_weights", "initial_policy_probabilities")
 OPTIONAL = (
     "output_features",
     "temperature",
+    "token_policy",
     "reference_policy_logits",
     "kl_coefficient",
     "forward_kl_coefficient",
@@ -24,6 +35,7 @@ OPTIONAL = (
     "prompt_weights",
     "mask",
 )
+_TOKEN_POLICIES = {"table": (), "linear": ("features",), "mlp": ("width", "depth")}
 _KNOWN = (*REQUIRED, *START, *OPTIONAL)
 
 
@@ -35,6 +47,11 @@ def read_instance(path: str | os.PathLike[str], *, nearest: bool = False) -> Ins
     ``[prompts][outputs]``, and ``output_features`` ``[prompts][outputs][features]`` (without them the policy
     is tabular and weights are logits ``[prompts][outputs]``); and any of :data:`OPTIONAL`, as
     :class:`sim.instance.Instance` takes them.
+
+    An autoregressive policy (:mod:`sim.autoregressive`) stands under ``token_policy``: an object with
+    ``vocabulary``, ``length`` and a ``kind``: ``table``; ``linear``, with ``features``
+    ``[prompts][prefixes][vocabulary][features]``; or ``mlp``, with ``width`` and ``depth``. Then
+    ``initial_policy_weights`` are ``[[parameters]]``, flat.
 
     Args:
         path: the file.
@@ -69,11 +86,7 @@ def from_dictionary(data: Any, *, nearest: bool = False) -> Instance:
     """
     if not isinstance(data, dict):
         raise ValueError(f"the file holds a {type(data).__name__}, not an object with named fields")
-    for key in data:
-        if key not in _KNOWN:
-            close = difflib.get_close_matches(str(key), _KNOWN, 1)
-            hint = f"did you mean {close[0]}" if close else f"known keys are {', '.join(_KNOWN)}"
-            raise ValueError(f"key {key!r} is unknown; {hint}")
+    _check_keys(data, _KNOWN)
     for key in REQUIRED:
         if key not in data:
             raise ValueError(f"key {key} is missing; give rewards per prompt and output")
@@ -82,7 +95,64 @@ def from_dictionary(data: Any, *, nearest: bool = False) -> Instance:
     for key, value in data.items():
         if value is None:
             raise ValueError(f"{key} is null; give a value or leave the key out")
-    return Instance(**data, nearest=nearest)
+    if "token_policy" not in data:
+        return Instance(**data, nearest=nearest)
+    prompts = len(Instance(data["rewards"], mask=data.get("mask")).rewards)
+    policy = _token_policy(data["token_policy"], prompts)
+    rest = {key: value for key, value in data.items() if key != "token_policy"}
+    return Instance(**rest, policy=policy, nearest=nearest)
+
+
+def _check_keys(data: dict[Any, Any], known: tuple[str, ...]) -> None:
+    for key in data:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {close[0]}" if close else f"known keys are {', '.join(known)}"
+            raise ValueError(f"key {key!r} is unknown; {hint}")
+
+
+def _token_policy(data: Any, prompts: int) -> Autoregressive:
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in _TOKEN_POLICIES:
+        raise ValueError(
+            f"token_policy needs a kind; give an object with one of {', '.join(_TOKEN_POLICIES)}"
+        )
+    keys = ("kind", "vocabulary", "length", *_TOKEN_POLICIES[kind])
+    try:
+        _check_keys(data, keys)
+        for key in keys:
+            if key not in data:
+                raise ValueError(f"key {key} is missing; give {', '.join(keys)}")
+        sequences = Sequences(prompts, data["vocabulary"], data["length"])
+        match kind:
+            case "table":
+                return TokenTable(sequences)
+            case "linear":
+                return TokenLinear(sequences, finite("features", data["features"], ndim=4))
+            case _:
+                return token_mlp(sequences, data["width"], data["depth"], jax.random.key(0))[0]
+    except ValueError as error:
+        raise ValueError(f"token_policy: {error}") from error
+
+
+def _describe(policy: Autoregressive) -> dict[str, Any]:
+    """What stands under ``token_policy``.
+
+    Raises:
+        ValueError: for a function of one's own.
+    """
+    sequences = policy.sequences
+    common = {"vocabulary": sequences.vocabulary, "length": sequences.length}
+    match policy:
+        case TokenTable():
+            return {"kind": "table", **common}
+        case TokenLinear():
+            return {"kind": "linear", **common, "features": np.asarray(policy.features).tolist()}
+        case TokenFunction(apply=MLP(width=width, depth=depth)):
+            return {"kind": "mlp", **common, "width": width, "depth": depth}
+    raise ValueError(
+        "policy is a token function of one's own; instance files hold tables, linear ones and MLPs"
+    )
 
 
 def to_dictionary(instance: Instance) -> dict[str, Any]:
@@ -96,9 +166,10 @@ def to_dictionary(instance: Instance) -> dict[str, Any]:
         return np.asarray(array).tolist()
 
     policy = instance.policy
-    if not isinstance(policy, Tabular | LinearSoftmax):
+    if not isinstance(policy, Tabular | LinearSoftmax | Autoregressive):
         raise ValueError(
-            f"policy is a {type(policy).__name__}; instance files hold tabular and linear softmax ones"
+            f"policy is a {type(policy).__name__}; instance files hold tabular and linear softmax ones, and "
+            "token policies"
         )
     start = instance.initial_parameters
     data: dict[str, Any] = {
@@ -109,6 +180,8 @@ def to_dictionary(instance: Instance) -> dict[str, Any]:
     if isinstance(policy, LinearSoftmax):
         data["output_features"] = listed(policy.features)
         data["temperature"] = listed(policy.temperature)
+    if isinstance(policy, Autoregressive):
+        data["token_policy"] = _describe(policy)
     if instance.regularizer is not None:
         data["kl_coefficient"] = listed(instance.regularizer.kl)
         data["forward_kl_coefficient"] = listed(instance.regularizer.forward_kl)
@@ -138,6 +211,18 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"cannot write {path}: permission denied; give another path")
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder, and those that it is in, if it does not exist.
+
+    Raises:
+        ValueError: if that is not possible.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {path}: {error.strerror or error}; give another") from error
 
 
 def write_json(path: str | os.PathLike[str], data: Any, *, overwrite: bool = False) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from sim.autoregressive import Autoregressive
 from sim.policies import LinearSoftmax, Policy, Tabular
 
 # A number, an array, or numbers nested in lists: whatever it is, it is validated and refused in plain words.
@@ -36,7 +37,7 @@ class Instance(eqx.Module):
     Attributes:
         policy: how parameters become logits.
         initial_parameters: where every dynamics starts; ``[prompts, outputs]`` for a tabular policy,
-            ``[features]`` for a linear one.
+            ``[features]`` for a linear one, flat for an autoregressive one.
         rewards: the proxy that is trained on, ``[prompts, outputs]``.
         ground_truth_rewards: what one really wants, same shape.
         reference_log_probabilities: of the reference policy, same shape; by default of the initial one.
@@ -83,7 +84,7 @@ class Instance(eqx.Module):
                 logits. With neither, the start is uniform.
             output_features: ``[prompts, outputs, features]``; makes the policy linear softmax, else tabular.
             temperature: of a linear softmax policy, positive.
-            policy: any other policy; then ``initial_policy_weights`` must be given.
+            policy: any other policy (:mod:`sim.autoregressive`); needs ``initial_policy_weights``.
             reference_policy_logits: unnormalised log-probabilities of the reference, ``[prompts, outputs]``.
             kl_coefficient: of ``KL(pi || reference)``, not negative.
             forward_kl_coefficient: of ``KL(reference || pi)``, not negative.
@@ -106,11 +107,11 @@ class Instance(eqx.Module):
         exists = np.ones(shape, bool) if mask_array is None else mask_array
 
         self.mask = None if mask_array is None else jnp.asarray(mask_array)
-        self.rewards = jnp.where(exists, _finite("rewards", reward_array, exists), 0.0)
+        self.rewards = jnp.where(exists, finite("rewards", reward_array, exists), 0.0)
         truth = reward_array
         if ground_truth_rewards is not None:
             truth = _rows("ground_truth_rewards", ground_truth_rewards, shape)
-        self.ground_truth_rewards = jnp.where(exists, _finite("ground_truth_rewards", truth, exists), 0.0)
+        self.ground_truth_rewards = jnp.where(exists, finite("ground_truth_rewards", truth, exists), 0.0)
         self.prompt_weights = _weights(prompt_weights, shape[0])
         coefficients = {
             "kl_coefficient": kl_coefficient,
@@ -138,14 +139,16 @@ class Instance(eqx.Module):
                     "policy needs initial_policy_weights and takes no output_features; give just these"
                 )
             self.policy = policy
-            self.initial_parameters = _finite("initial_policy_weights", initial_policy_weights)
+            self.initial_parameters = finite("initial_policy_weights", initial_policy_weights)
+            if isinstance(policy, Autoregressive):
+                self.initial_parameters = _flat(self.initial_parameters, policy.size, "policy has size")
             logits_shape = jax.eval_shape(policy.logits, self.initial_parameters).shape
             if logits_shape != shape:
                 raise ValueError(
                     f"policy gives logits of shape {list(logits_shape)} but rewards has shape {list(shape)}"
                 )
         elif output_features is not None:
-            features = _finite("output_features", output_features, ndim=3)
+            features = finite("output_features", output_features, ndim=3)
             if features.shape[:2] != shape or features.shape[2] < 1:
                 raise ValueError(
                     f"output_features has shape {list(features.shape)} but rewards has shape {list(shape)}; "
@@ -166,7 +169,7 @@ class Instance(eqx.Module):
             self.reference_log_probabilities = self.log_probabilities(self.initial_parameters)
         else:
             reference = _rows("reference_policy_logits", reference_policy_logits, shape)
-            reference = jnp.where(exists, _finite("reference_policy_logits", reference, exists), -jnp.inf)
+            reference = jnp.where(exists, finite("reference_policy_logits", reference, exists), -jnp.inf)
             normalizer = jax.nn.logsumexp(reference, axis=-1, keepdims=True)
             normalized = jnp.abs(normalizer) <= _ROUNDING
             self.reference_log_probabilities = jnp.where(normalized, reference, jax.nn.log_softmax(reference))
@@ -191,13 +194,7 @@ class Instance(eqx.Module):
         features, temperature = self.policy.features, self.policy.temperature
         size = features.shape[-1]
         if weights is not None:
-            parameters = _finite("initial_policy_weights", weights)
-            if parameters.shape not in ((size,), (1, size)):
-                raise ValueError(
-                    f"initial_policy_weights has shape {list(parameters.shape)} but the features have "
-                    f"dimension {size}; give [[{size} numbers]]"
-                )
-            return parameters.reshape(size)
+            return _flat(finite("initial_policy_weights", weights), size, "features have dimension")
         if probabilities is None:
             return jnp.zeros(size)
         target = _probabilities(probabilities, exists)
@@ -224,11 +221,20 @@ class Instance(eqx.Module):
         return parameters
 
 
+def _flat(weights: Array, size: int, requirement: str) -> Float[Array, " parameters"]:
+    if weights.shape not in ((size,), (1, size)):
+        raise ValueError(
+            f"initial_policy_weights has shape {list(weights.shape)} but the {requirement} {size}; "
+            f"give [[{size} numbers]]"
+        )
+    return weights.reshape(size)
+
+
 def _tabular_start(weights: Any, probabilities: Any, exists: np.ndarray) -> Array:
     shape = exists.shape
     if weights is not None:
         logits = _rows("initial_policy_weights", weights, shape)
-        return jnp.where(exists, _finite("initial_policy_weights", logits, exists), 0.0)
+        return jnp.where(exists, finite("initial_policy_weights", logits, exists), 0.0)
     if probabilities is not None:
         target = _probabilities(probabilities, exists)
         return jnp.where(exists, jnp.log(jnp.where(exists, target, 1.0)), 0.0)
@@ -277,7 +283,19 @@ def _rows(name: str, value: Any, shape: tuple[int, ...] | None = None) -> Array:
     return array
 
 
-def _finite(name: str, value: Any, exists: np.ndarray | None = None, ndim: int | None = None) -> Array:
+def finite(name: str, value: Any, exists: np.ndarray | None = None, ndim: int | None = None) -> Array:
+    """An array of given numbers.
+
+    Args:
+        name: of the field, for the error.
+        value: an array, or numbers nested in lists.
+        exists: where they count; everywhere if not given.
+        ndim: how many dimensions it must have.
+
+    Raises:
+        ValueError: if it holds anything but numbers, rows of different lengths, or a number that counts and
+            is not finite.
+    """
     array = _array(name, value)
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} has {array.ndim} levels of nesting; give {ndim}")
@@ -293,7 +311,7 @@ def _finite(name: str, value: Any, exists: np.ndarray | None = None, ndim: int |
 
 
 def _scalar(name: str, value: Any, requirement: str) -> Array:
-    scalar = _finite(name, value)
+    scalar = finite(name, value)
     if scalar.ndim != 0:
         raise ValueError(f"{name} has shape {list(scalar.shape)}; give one number")
     if _is_concrete(scalar) and (scalar < 0 or (requirement == "positive" and scalar == 0)):
@@ -326,7 +344,7 @@ def _mask(value: Any, shape: tuple[int, ...]) -> np.ndarray:
 def _weights(value: Any, prompts: int) -> Array:
     if value is None:
         return jnp.full(prompts, 1.0 / prompts, float)
-    weights = _finite("prompt_weights", value)
+    weights = finite("prompt_weights", value)
     if weights.shape != (prompts,):
         raise ValueError(
             f"prompt_weights has shape {list(weights.shape)} but there are {prompts} prompts; give one each"
@@ -342,7 +360,7 @@ def _weights(value: Any, prompts: int) -> Array:
 
 def _probabilities(value: Any, exists: np.ndarray) -> Array:
     name = "initial_policy_probabilities"
-    rows = _finite(name, _rows(name, value, exists.shape), exists)
+    rows = finite(name, _rows(name, value, exists.shape), exists)
     if _is_concrete(rows):
         bad = exists & (np.asarray(rows) <= 0)
         if bad.any():

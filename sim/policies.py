@@ -1,13 +1,14 @@
 """Policies: from parameters to the logits of every output, exactly and by enumeration."""
 
 import abc
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_RANK_TOLERANCE = 1e-10  # relative; weights span 1e12, of which singular values see the root
+RANK_TOLERANCE = 1e-10  # relative; weights span 1e12, of which singular values see the root
 
 
 class Policy(eqx.Module):
@@ -19,6 +20,25 @@ class Policy(eqx.Module):
     @abc.abstractmethod
     def logits(self, parameters: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:
         """Unnormalised log-probabilities of every output of every prompt."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens an output has: one, unless the policy is autoregressive."""
+        return 1
+
+    def jacobian_norms(self, parameters: Float[Array, "..."]) -> Float[Array, "prompts prefixes"]:
+        """Spectral norm of the Jacobian of the next token's logits, for every prompt and prefix.
+
+        The norm of ``d f / d theta`` in arXiv:2503.15477, Proposition 2. With outputs of one token there is
+        one prefix, the empty one. Features of outputs that do not exist are zero in an instance and do
+        not count.
+        """
+        return spectral_norms(self._jacobian(parameters))[:, None]
+
+    def _jacobian(self, parameters: Array) -> Float[Array, "prompts outputs parameters"]:
+        shape = jax.eval_shape(self.logits, parameters).shape
+        mode = jax.jacfwd if parameters.size < math.prod(shape) else jax.jacrev
+        return mode(self.logits)(parameters).reshape(*shape, -1)
 
     def pullback(
         self, parameters: Float[Array, "..."], logit_gradient: Float[Array, "prompts outputs"]
@@ -51,12 +71,11 @@ class Policy(eqx.Module):
             probabilities: of the policy, about which the scores are centred.
             weights: of the outputs in the regression, zero where an output does not exist.
         """
-        jacobian = jax.jacobian(self.logits)(parameters)
-        jacobian = jacobian.reshape(*advantages.shape, -1)
+        jacobian = self._jacobian(parameters)
         scores = jacobian - jnp.einsum("xy,xyd->xd", probabilities, jacobian)[:, None]
         scale = jnp.sqrt(weights)
         rows = (scale[..., None] * scores).reshape(-1, jacobian.shape[-1])
-        solution = jnp.linalg.lstsq(rows, (scale * advantages).ravel(), rcond=_RANK_TOLERANCE)[0]
+        solution = jnp.linalg.lstsq(rows, (scale * advantages).ravel(), rcond=RANK_TOLERANCE)[0]
         return solution.reshape(parameters.shape)
 
 
@@ -66,6 +85,10 @@ class Tabular(Policy):
     def logits(self, parameters: Float[Array, "prompts outputs"]) -> Float[Array, "prompts outputs"]:
         """The parameters themselves."""
         return parameters
+
+    def jacobian_norms(self, parameters: Float[Array, "prompts outputs"]) -> Float[Array, "prompts prefixes"]:
+        """One."""
+        return jnp.ones((len(parameters), 1))
 
     def natural_direction(
         self,
@@ -87,3 +110,12 @@ class LinearSoftmax(Policy):
     def logits(self, parameters: Float[Array, " features"]) -> Float[Array, "prompts outputs"]:
         """Inner products of features and parameters over the temperature."""
         return self.features @ parameters / self.temperature
+
+    def jacobian_norms(self, parameters: Float[Array, " features"]) -> Float[Array, "prompts prefixes"]:
+        """Spectral norms of the features over the temperature."""
+        return spectral_norms(self.features / self.temperature)[:, None]
+
+
+def spectral_norms(matrices: Float[Array, "*batch rows columns"]) -> Float[Array, "*batch"]:
+    """The largest singular values."""
+    return jnp.linalg.norm(matrices, ord=2, axis=(-2, -1))

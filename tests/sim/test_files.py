@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from sim_strategies import beneficial_errors, instance_dictionaries
 from test_policies import Bigram
 
+from sim.autoregressive import Autoregressive, Sequences, token_function
 from sim.files import (
     OPTIONAL,
+    REQUIRED,
     check_writable,
     from_dictionary,
     read_instance,
@@ -81,7 +83,7 @@ def test_optional_keys_are_written_only_when_needed():
     }
     written = to_dictionary(Instance(**full))
     assert {*written} == {*full}
-    assert {*full, "prompt_weights"} == {*VALID, *OPTIONAL}
+    assert {*full, "prompt_weights", "token_policy"} == {*VALID, *OPTIONAL}
     two = Instance(**{key: value * 2 for key, value in VALID.items()}, prompt_weights=[1.0, 3.0])
     assert to_dictionary(two)["prompt_weights"] == [0.25, 0.75]
 
@@ -90,6 +92,93 @@ def test_a_policy_that_the_format_lacks():
     instance = Instance([[1.0, 0.0, 0.0, 0.0]], policy=Bigram(), initial_policy_weights=[0.0, 0.0, 0.0])
     with pytest.raises(ValueError, match="policy is a Bigram; instance files hold tabular and linear"):
         to_dictionary(instance)
+
+
+TOKENS: dict[str, Any] = {
+    "rewards": [[1.0, 0.0, 0.5, 0.2]] * 2,
+    "ground_truth_rewards": [[1.0, 0.0, 0.0, 0.0]] * 2,
+    "token_policy": {"kind": "table", "vocabulary": 2, "length": 2},
+    "initial_policy_weights": [[0.1 * k for k in range(12)]],
+}
+LINEAR = {
+    "kind": "linear",
+    "vocabulary": 2,
+    "length": 2,
+    "features": np.arange(36.0).reshape(2, 3, 2, 3).tolist(),
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "table": TOKENS,
+    "linear": TOKENS | {"token_policy": LINEAR, "initial_policy_weights": [[0.1, -0.2, 0.3]]},
+    "mlp": TOKENS
+    | {
+        "token_policy": {"kind": "mlp", "vocabulary": 2, "length": 2, "width": 2, "depth": 1},
+        "initial_policy_weights": [[0.1 * k for k in range(20)]],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_policies(path, kind):
+    data = KINDS[kind]
+    instance = from_dictionary(data)
+    assert isinstance(instance.policy, Autoregressive)
+    assert to_dictionary(instance) == data
+    write_instance(instance, path, overwrite=True)
+    again = read_instance(path)
+    assert eqx.tree_equal(again, instance)
+    assert not eqx.tree_equal(again, from_dictionary(TOKENS | {"kl_coefficient": 0.1}))
+    probabilities = instance.probabilities(instance.initial_parameters)
+    np.testing.assert_allclose(probabilities.sum(-1), 1.0, rtol=1e-14)
+
+
+def test_a_token_function_of_ones_own_cannot_be_written():
+    policy, flat = token_function(Sequences(1, 2, 1), lambda weights, *_: weights, np.zeros(2))
+    instance = Instance([[1.0, 0.0]], policy=policy, initial_policy_weights=flat)
+    with pytest.raises(
+        ValueError, match="policy is a token function of one's own; instance files hold tables"
+    ):
+        to_dictionary(instance)
+
+
+def tokens(**changes: Any) -> dict[str, Any]:
+    return TOKENS | {"token_policy": LINEAR | changes}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            TOKENS | {"token_policy": "mlp"},
+            "token_policy needs a kind; give an object with one of table, lin",
+        ),
+        (tokens(kind="tabel"), "token_policy needs a kind"),
+        (
+            tokens(width=3),
+            "token_policy: key 'width' is unknown; known keys are kind, vocabulary, length, fea",
+        ),
+        (tokens(kind="mlp", features=1), "token_policy: key 'features' is unknown"),
+        (
+            TOKENS | {"token_policy": {"kind": "table", "length": 2}},
+            "token_policy: key vocabulary is missing",
+        ),
+        (tokens(length=2.0), "token_policy: length is 2.0; give a whole number from 1"),
+        (tokens(length=40), r"token_policy: 2 \*\* 40 outputs for each of 2 prompts take 17,600 GB"),
+        (tokens(features=[[[[1.0]]]]), r"token_policy: features has shape \[1, 1, 1, 1\]; give \[2, 3, 2, "),
+        (tokens(features=[["a"]]), "token_policy: features must hold numbers only"),
+        (tokens(), r"initial_policy_weights has shape \[1, 12\] but the policy has size 3; give \[\[3 numb"),
+        (
+            TOKENS | dict.fromkeys(REQUIRED, [[1.0, 0.0]] * 2),
+            r"policy gives logits of shape \[2, 4\] but rewards has shape",
+        ),
+        (
+            TOKENS | {"output_features": [[[1.0]]]},
+            "policy needs initial_policy_weights and takes no output_feat",
+        ),
+    ],
+)
+def test_bad_token_policies(data, message):
+    with pytest.raises(ValueError, match=message):
+        from_dictionary(data)
 
 
 def without(*keys: str) -> dict[str, Any]:
@@ -275,6 +364,15 @@ def test_junk_under_every_key_raises_only_value_errors(path, key, features):
         data = {name: value for name, value in data.items() if name != "initial_policy_weights"}
     for junk in JUNK:
         path.write_text(json.dumps(data | {key: junk}))
+        loads_or_refuses(path)
+
+
+@pytest.mark.parametrize("key", ["kind", "vocabulary", "length", "features", "width", "depth"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_junk_in_a_token_policy_raises_only_value_errors(path, kind, key):
+    data = KINDS[kind]
+    for junk in JUNK:
+        path.write_text(json.dumps(data | {"token_policy": data["token_policy"] | {key: junk}}))
         loads_or_refuses(path)
 
 

@@ -1,3 +1,6 @@
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -8,7 +11,14 @@ from hypothesis import strategies as st
 from sim_strategies import PROMPTS, numbers, random_data
 
 from sim.instance import Instance
-from sim.metrics import METRICS, measure, pairwise_reward_variance, reward_variance
+from sim.metrics import (
+    METRICS,
+    accuracy,
+    measure,
+    pairwise_reward_variance,
+    product_accuracy,
+    reward_variance,
+)
 from sim.objective import gradient, objective
 
 rows = st.lists(numbers(1), min_size=6, max_size=6)
@@ -46,6 +56,55 @@ def test_reward_variance_near_a_vertex(exponent):
         assert abs(float(textbook) / exact - 1) > 0.1
 
 
+def accuracy_by_definition(rewards, truth, weights):
+    """Over unordered pairs, one after the other; ``weights`` of a pair of indices."""
+    right = total = 0.0
+    for i, j in itertools.combinations(range(len(rewards)), 2):
+        weight = weights(i, j)
+        total += weight
+        right += weight * (np.sign(rewards[i] - rewards[j]) == np.sign(truth[i] - truth[j]))
+    return right / total
+
+
+def test_accuracy_is_its_definition():
+    rng = np.random.default_rng(0)
+    rewards, truth = rng.integers(0, 3, (2, 4, 6)).astype(float)  # many ties of either kind
+    weights = rng.uniform(size=(4, 6, 6))
+    policy = np.asarray(jax.nn.softmax(5 * rng.normal(size=(4, 6))))
+    given = accuracy(*map(jnp.asarray, (rewards, truth, weights)))
+    uniform = product_accuracy(jnp.asarray(rewards), jnp.asarray(truth), jnp.ones((4, 6)))
+    on_policy = product_accuracy(*map(jnp.asarray, (rewards, truth, policy)))
+    for row, (r, g, w, p) in enumerate(zip(rewards, truth, weights, policy, strict=True)):
+        expected = accuracy_by_definition(r, g, lambda i, j, w=w: w[i, j] + w[j, i])
+        np.testing.assert_allclose(given[row], expected, rtol=1e-14)
+        assert uniform[row] == accuracy_by_definition(r, g, lambda i, j: 1.0)
+        expected = accuracy_by_definition(r, g, lambda i, j, p=p: p[i] * p[j])
+        np.testing.assert_allclose(on_policy[row], expected, rtol=1e-14)
+    assert not np.allclose(given, uniform, rtol=1e-3)
+    assert not np.allclose(on_policy, uniform, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"), [([3, 2, 2], 1), ([3, 2, 1], 2 / 3), ([2, 2, 2], 1 / 3), ([0, 1, 1], 1 / 3)]
+)
+def test_a_tie_is_right_only_against_a_tie(rewards, expected):
+    found = product_accuracy(jnp.asarray(rewards, float), jnp.array([1.0, 0.0, 0.0]), jnp.ones(3))
+    assert found == expected
+
+
+def test_accuracy_is_precise_where_pairs_are_rare():
+    policy = jnp.array([1.0, 1e-100, 3e-100])
+    found = product_accuracy(jnp.array([1.0, 0.0, 2.0]), jnp.array([2.0, 0.0, 1.0]), policy)
+    np.testing.assert_allclose(found, 0.25, rtol=1e-15)  # (0, 1) right, (0, 2) wrong, (1, 2) negligible
+
+
+def test_accuracy_needs_little_memory():
+    shape = jax.ShapeDtypeStruct((32, 4096), float)
+    memory = jax.jit(product_accuracy).lower(shape, shape, shape).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 64 * 2**20  # an array of pairs takes 4 GiB
+
+
 def test_metrics_are_their_definitions():
     instance = Instance(**random_data(2, features=True, regularized=True))
     parameters = instance.initial_parameters
@@ -54,11 +113,18 @@ def test_metrics_are_their_definitions():
     q = np.exp(instance.reference_log_probabilities)
     proxy, truth = np.asarray(instance.rewards), np.asarray(instance.ground_truth_rewards)
     mean = (p * proxy).sum(-1)
+
+    def accuracies(weights):
+        rows = zip(proxy, truth, p, strict=True)
+        return [accuracy_by_definition(r, g, functools.partial(weights, q)) for r, g, q in rows]
+
     expected = {
         "probabilities": p,
         "expected_proxy_reward": mean,
         "expected_ground_truth_reward": (p * truth).sum(-1),
         "proxy_reward_variance": (p * (proxy - mean[:, None]) ** 2).sum(-1),
+        "uniform_proxy_accuracy": accuracies(lambda p, i, j: 1.0),
+        "on_policy_proxy_accuracy": accuracies(lambda p, i, j: p[i] * p[j]),
         "kl_to_reference": (p * np.log(p / q)).sum(-1),
         "policy_entropy": -(p * np.log(p)).sum(-1),
         "gradient_norm": np.linalg.norm(jax.grad(objective, 1)(instance, parameters)),
@@ -75,6 +141,8 @@ def test_metrics_jit_and_vmap():
     assert found["probabilities"].shape == (2, *instance.rewards.shape)
     assert found["policy_entropy"].shape == (2, PROMPTS)
     assert all(jnp.isfinite(value).all() for value in found.values())
+    # Of the last prompt two outputs exist: one pair.
+    assert set(np.asarray(found["uniform_proxy_accuracy"][:, 2]).tolist()) <= {0.0, 1.0}
     np.testing.assert_allclose(found["gradient_norm"][1], jnp.linalg.norm(gradient(instance, batch[1])))
 
 

@@ -80,3 +80,30 @@ def test_a_policy_of_ones_own():
     fisher = np.einsum("y,yi,yj->ij", p, scores, scores)
     expected = np.linalg.solve(fisher, found)
     np.testing.assert_allclose(natural_gradient(instance, parameters), expected, rtol=1e-9)
+
+
+def test_jacobian_norms():
+    linear = Instance(**random_data(4, features=True, masked=True))
+    policy = linear.policy
+    assert isinstance(policy, LinearSoftmax)
+    jacobian = np.asarray(policy.features / policy.temperature)
+    expected = [
+        np.linalg.norm(rows[exists], 2)
+        for rows, exists in zip(jacobian, np.asarray(linear.mask), strict=True)
+    ]
+    np.testing.assert_allclose(policy.jacobian_norms(linear.initial_parameters)[:, 0], expected, rtol=1e-12)
+    tabular = Instance(**random_data(4))
+    np.testing.assert_array_equal(tabular.policy.jacobian_norms(tabular.initial_parameters), np.ones((3, 1)))
+    jacobian = jax.jacobian(Bigram().logits)(jnp.ones(3))[0]
+    np.testing.assert_allclose(
+        Bigram().jacobian_norms(jnp.ones(3)), [[np.linalg.norm(jacobian, 2)]], rtol=1e-12
+    )
+    assert Bigram().length == 1
+
+
+def test_the_mode_of_differentiation_does_not_matter():
+    """With more outputs than parameters the Jacobian is taken forwards, with fewer backwards."""
+    rng = np.random.default_rng(5)
+    for size in (3, 9):
+        policy = LinearSoftmax(jnp.asarray(rng.normal(size=(2, 4, size))), jnp.asarray(1.3))
+        np.testing.assert_allclose(policy._jacobian(jnp.ones(size)), policy.features / 1.3, rtol=1e-15)
