@@ -1,5 +1,7 @@
 """Array shapes and types of every annotated function of `sim` and `theory` are enforced in the tests."""
 
+from pathlib import Path
+
 import jax
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
@@ -7,7 +9,7 @@ from jaxtyping import install_import_hook
 install_import_hook(["sim", "theory"], "beartype.beartype")
 
 # Compilation is most of the suite's time: what one test or run has compiled, the next one reads.
-jax.config.update("jax_compilation_cache_dir", ".pytest_cache/jax")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 settings.register_profile("default", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -17,7 +17,7 @@ from sim.objective import gradient, kl_divergence, natural_gradient, objective
 from theory.closed_forms import kl_optimum, natural_gradient_flow, one_good_output_time
 from theory.gradients import ROUNDING, logit_gradient_magnitude
 from theory.instances import Source, random_logits, random_rewards, without
-from theory.statements import Margin, Statement, agreement
+from theory.statements import Claim, Sides, Statement
 
 HITTING_TIME_TOLERANCE = 1e-9  # relative, at the default tolerance of the integrator
 _MOST_OUTPUTS = 16
@@ -56,17 +56,18 @@ def _one_good_output(fewest: int, most: int, source: Source) -> Hitting:
     return Hitting(instance, probability_level(instance, 0, odds / (1.0 + odds)))
 
 
-def _one_good_output_margin(predicted: Callable[..., Array]) -> Margin:
+def _one_good_output_claim(predicted: Callable[..., Array]) -> Claim:
     """With probabilities, reward gap and number of outputs to the time."""
 
     @jax.jit
-    def compare(problem: Hitting, time: Array) -> Array:
+    def compare(problem: Hitting, time: Array) -> Sides:
         instance, goal = problem
         start = jax.vmap(lambda i: i.probabilities(i.initial_parameters))(instance)[:, 0]
         outputs = (start > 0).sum(-1)
         gap = instance.rewards[:, 0, 0] - instance.rewards[:, 0, 1]
         expected = predicted(start[:, 0], goal.level[:, 0], gap, outputs)
-        return agreement(jnp.abs(time / expected - 1.0), HITTING_TIME_TOLERANCE)
+        error = jnp.abs(time / expected - 1.0)
+        return Sides(error, jnp.full_like(error, HITTING_TIME_TOLERANCE))
 
     return lambda problem: compare(problem, _time(problem))
 
@@ -77,13 +78,13 @@ TWO_OUTPUTS = Statement(
     citation="theory.md, section 1",
     formula="t(p₀→p₁) = [F(p₁) − F(p₀)] / (2 (r₁−r₂)),  F(p) = −1/p + 1/(1−p) + 2 ln(p/(1−p))",
     draw=partial(_one_good_output, 2, 2),
-    margin=_one_good_output_margin(one_good_output_time),
+    claim=_one_good_output_claim(one_good_output_time),
     sabotages=MappingProxyType(
         {
-            "rate of a bandit with fixed baseline (constant doubled)": _one_good_output_margin(
+            "rate of a bandit with fixed baseline (constant doubled)": _one_good_output_claim(
                 lambda *arguments: 2.0 * one_good_output_time(*arguments)
             ),
-            "leading term 1/p alone": _one_good_output_margin(
+            "leading term 1/p alone": _one_good_output_claim(
                 lambda start, level, gap, outputs: (1.0 / start - 1.0 / level) / (2.0 * gap)
             ),
         }
@@ -96,13 +97,13 @@ ONE_GOOD_OUTPUT = Statement(
     citation="theory.md, section 1",
     formula="t(p₀→p₁) = (K−1)/K [F(p₁) − F(p₀)] / (r₁−r₂)",
     draw=partial(_one_good_output, 3, _MOST_OUTPUTS),
-    margin=_one_good_output_margin(one_good_output_time),
+    claim=_one_good_output_claim(one_good_output_time),
     sabotages=MappingProxyType(
         {
-            "factor (K-1)/K left out": _one_good_output_margin(
+            "factor (K-1)/K left out": _one_good_output_claim(
                 lambda start, level, gap, outputs: 2.0 * one_good_output_time(start, level, gap)
             ),
-            "factor of two outputs": _one_good_output_margin(
+            "factor of two outputs": _one_good_output_claim(
                 lambda start, level, gap, outputs: one_good_output_time(start, level, gap)
             ),
         }
@@ -129,10 +130,10 @@ def _elapsed(source: Source) -> Elapsed:
 _Solution = Callable[[Array, Array, Array], Array]
 
 
-def _natural_gradient_margin(solution: _Solution) -> Margin:
+def _natural_gradient_claim(solution: _Solution) -> Claim:
     """The velocity of the log-probabilities of a supposed solution against the natural gradient there."""
 
-    def margin(problem: Elapsed) -> Array:
+    def claim(problem: Elapsed) -> Sides:
         instance, time = problem
         start = instance.log_probabilities(instance.initial_parameters)
         now, velocity = jax.jvp(
@@ -145,9 +146,9 @@ def _natural_gradient_margin(solution: _Solution) -> Margin:
             jnp.abs(velocity - followed).max()
             + jnp.abs(solution(start, instance.rewards, jnp.zeros_like(time)) - start).max()
         )
-        return agreement(error, ROUNDING * (jnp.abs(instance.rewards).max() + jnp.abs(start).max()))
+        return Sides(error, ROUNDING * (jnp.abs(instance.rewards).max() + jnp.abs(start).max()))
 
-    return jax.jit(jax.vmap(margin))
+    return jax.jit(jax.vmap(claim))
 
 
 NATURAL_GRADIENT = Statement(
@@ -156,13 +157,13 @@ NATURAL_GRADIENT = Statement(
     citation="theory.md, section 1; Kakade (2001)",
     formula="π_t ∝ π₀ exp(r t)",
     draw=_elapsed,
-    margin=_natural_gradient_margin(natural_gradient_flow),
+    claim=_natural_gradient_claim(natural_gradient_flow),
     sabotages=MappingProxyType(
         {
-            "time divided by the number of prompts": _natural_gradient_margin(
+            "time divided by the number of prompts": _natural_gradient_claim(
                 lambda start, rewards, t: natural_gradient_flow(start, rewards, t / len(rewards))
             ),
-            "start forgotten": _natural_gradient_margin(
+            "start forgotten": _natural_gradient_claim(
                 lambda start, rewards, t: natural_gradient_flow(jnp.zeros_like(start), rewards, t)
             ),
         }
@@ -191,17 +192,17 @@ def _regularized(low: float, high: float, spread: float, source: Source) -> Inst
     )
 
 
-def _stationary_margin(optimum: _Optimum) -> Margin:
-    def margin(instance: Instance) -> Array:
+def _stationary_claim(optimum: _Optimum) -> Claim:
+    def claim(instance: Instance) -> Sides:
         best = optimum(instance)
         error = jnp.abs(gradient(instance, best))
-        return agreement(error, ROUNDING * logit_gradient_magnitude(instance, best)).min()
+        return Sides(error, ROUNDING * logit_gradient_magnitude(instance, best)).tightest()
 
-    return jax.jit(jax.vmap(margin))
+    return jax.jit(jax.vmap(claim))
 
 
-def _gap_margin(optimum: _Optimum) -> Margin:
-    def margin(instance: Instance) -> Array:
+def _gap_claim(optimum: _Optimum) -> Claim:
+    def claim(instance: Instance) -> Sides:
         assert instance.regularizer is not None
         here = instance.log_probabilities(instance.initial_parameters)
         best = optimum(instance)
@@ -210,9 +211,9 @@ def _gap_margin(optimum: _Optimum) -> Margin:
         # The terms of both objectives, and of the divergence.
         magnitude = sum(logit_gradient_magnitude(instance, at).sum() for at in (best, here))
         magnitude += instance.regularizer.kl * (jnp.exp(here) * jnp.abs(best)).sum()
-        return agreement(jnp.abs(shortfall - instance.regularizer.kl * distance), ROUNDING * magnitude)
+        return Sides(jnp.abs(shortfall - instance.regularizer.kl * distance), ROUNDING * magnitude)
 
-    return jax.jit(jax.vmap(margin))
+    return jax.jit(jax.vmap(claim))
 
 
 @jax.jit
@@ -229,9 +230,9 @@ def _relaxed(instance: Instance) -> Array:
     return instance.log_probabilities(trajectory(instance, (_RELAXATIONS / slowest)[None], tolerance=1e-8)[0])
 
 
-def _attraction_margin(optimum: _Optimum) -> Margin:
+def _attraction_claim(optimum: _Optimum) -> Claim:
     compare = jax.jit(
-        jax.vmap(lambda instance, end: agreement(jnp.abs(end - optimum(instance)).max(), _CONVERGED))
+        jax.vmap(lambda instance, end: Sides(jnp.abs(end - optimum(instance)).max(), jnp.asarray(_CONVERGED)))
     )
     return lambda instances: compare(instances, _relaxed(instances))
 
@@ -241,7 +242,7 @@ def _kl_statement(
     title: str,
     formula: str,
     draw: Callable[[Source], Instance],
-    check: Callable[[_Optimum], Margin],
+    check: Callable[[_Optimum], Claim],
 ) -> Statement:
     return Statement(
         name=name,
@@ -249,7 +250,7 @@ def _kl_statement(
         citation="theory.md, section 1",
         formula=formula,
         draw=draw,
-        margin=check(_optimum),
+        claim=check(_optimum),
         sabotages=MappingProxyType(
             {
                 "coefficient 1% larger": check(partial(_optimum, factor=1.01)),
@@ -273,20 +274,20 @@ STATEMENTS = (
         "The gradient vanishes at the KL-regularised optimum",
         "∇φ(θ*) = 0 at π* ∝ π_ref exp(r/λ)",
         partial(_regularized, 1e-2, 10.0, 20.0),
-        _stationary_margin,
+        _stationary_claim,
     ),
     _kl_statement(
         "kl_optimum_gap",
         "Every policy falls short of the KL-regularised optimum by its divergence from it",
         "φ(π*) − φ(π) = λ KL(π ‖ π*) ≥ 0",
         partial(_regularized, 1e-2, 10.0, 20.0),
-        _gap_margin,
+        _gap_claim,
     ),
     _kl_statement(
         "kl_optimum_attracts",
         "Gradient flow converges to the KL-regularised optimum",
         "π_t → π* ∝ π_ref exp(r/λ)",
         partial(_regularized, 1.0, 10.0, 0.6),
-        _attraction_margin,
+        _attraction_claim,
     ),
 )

@@ -13,7 +13,7 @@ from sim.flow import trajectory
 from sim.instance import Instance
 from sim.objective import expected_reward, gradient, objective
 from theory.instances import Source, random_kl_coefficient, random_logits, random_rewards
-from theory.statements import Margin, Statement, agreement
+from theory.statements import Claim, Sides, Statement
 
 ROUNDING = 1e-14  # of a sum of a few products, relative to their magnitudes
 _TIMES = np.geomspace(0.1, 100.0, 7)
@@ -69,17 +69,17 @@ def _linear(source: Source) -> Instance:
 # The gradient in closed form --------------------------------------------------
 
 
-def _gradient_margin(closed_form: _Gradient) -> Margin:
-    def margin(instance: Instance) -> Array:
+def _gradient_claim(closed_form: _Gradient) -> Claim:
+    def claim(instance: Instance) -> Sides:
         parameters = instance.initial_parameters
         error = jnp.abs(
             closed_form(instance, parameters) - jax.grad(objective, argnums=1)(instance, parameters)
         )
         jacobian = jnp.abs(jax.jacobian(instance.policy.logits)(parameters))
         magnitude = jnp.tensordot(logit_gradient_magnitude(instance, parameters), jacobian, axes=2)
-        return agreement(error, ROUNDING * magnitude).min()
+        return Sides(error, ROUNDING * magnitude).tightest()
 
-    return jax.jit(jax.vmap(margin))
+    return jax.jit(jax.vmap(claim))
 
 
 def _without_baseline(instance: Instance, parameters: Array) -> Array:
@@ -94,11 +94,11 @@ def _gradient_statement(name: str, policy: str, draw: Callable[[Source], Instanc
         citation="arXiv:2503.15477, Lemma 7 (tabular), and the chain rule",
         formula="∇φ(θ) = Σ_x w(x) Σ_y π(y|x) (r_KL(x,y) − E r_KL(x,·)) ∇θ logit(y|x)",
         draw=draw,
-        margin=_gradient_margin(gradient),
+        claim=_gradient_claim(gradient),
         sabotages=MappingProxyType(
             {
-                "KL term dropped": _gradient_margin(lambda i, p: gradient(_unregularized(i), p)),
-                "baseline dropped": _gradient_margin(_without_baseline),
+                "KL term dropped": _gradient_claim(lambda i, p: gradient(_unregularized(i), p)),
+                "baseline dropped": _gradient_claim(_without_baseline),
             }
         ),
     )
@@ -133,15 +133,16 @@ def _moderate_linear(source: Source) -> Instance:
     )
 
 
-def _conservation_margin(counted: Callable[[Array], Array]) -> Margin:
+def _conservation_claim(counted: Callable[[Array], Array]) -> Claim:
     """With the rewards ``[prompts, outputs]`` to the weight of each logit in the sum."""
 
     @jax.jit
-    def drift(instances: Instance, parameters: Array) -> Array:
+    def drift(instances: Instance, parameters: Array) -> Sides:
         weights = jax.vmap(counted)(instances.rewards)[:, None]
         change = parameters - parameters[:, :1]
         error = jnp.abs((weights * change).sum(-1))
-        return agreement(error, ROUNDING * jnp.abs(parameters).sum(-1)).min((-2, -1))
+        allowed = ROUNDING * jnp.abs(parameters).sum(-1)
+        return Sides(*(side.reshape(len(error), -1) for side in (error, allowed))).tightest(-1)
 
     return lambda instances: drift(instances, _trajectories(instances))
 
@@ -152,21 +153,21 @@ CONSERVATION = Statement(
     citation="arXiv:2503.15477, Lemma 7, summed over outputs",
     formula="Σ_y θ[y,x](t) = Σ_y θ[y,x](0)",
     draw=_moderate_tabular,
-    margin=_conservation_margin(jnp.ones_like),
+    claim=_conservation_claim(jnp.ones_like),
     sabotages=MappingProxyType(
         {
-            "best output left out": _conservation_margin(
+            "best output left out": _conservation_claim(
                 lambda r: (r < r.max(-1, keepdims=True)).astype(float)
             ),
-            "weighted by reward": _conservation_margin(lambda r: r),
+            "weighted by reward": _conservation_claim(lambda r: r),
         }
     ),
 )
 
 
-def _ascent_margin(value: _Value, factor: float = 1.0) -> Margin:
-    def at(instance: Instance, parameters: Array) -> tuple[Array, Array, Array]:
-        """The value, the margin of its rate along the flow, and the magnitude of the value's terms."""
+def _ascent_claim(value: _Value, factor: float = 1.0) -> Claim:
+    def at(instance: Instance, parameters: Array) -> tuple[Array, Array, Sides]:
+        """The value with the magnitude of its terms, and its rate along the flow: error and tolerance."""
         velocity = gradient(instance, parameters)
         phi, rate = jax.jvp(lambda p: value(instance, p), (parameters,), (velocity,))
         moving = jnp.abs(instance.policy.pushforward(parameters, velocity))
@@ -174,16 +175,16 @@ def _ascent_margin(value: _Value, factor: float = 1.0) -> Margin:
         # The rate sums products of these with velocities of log-probabilities, and |grad|^2 is as accurate.
         scale = (magnitude * (moving + moving.max(-1, keepdims=True))).sum()
         error = jnp.abs(rate - factor * (velocity**2).sum())
-        return phi, agreement(error, ROUNDING * scale), magnitude.sum()
+        return phi, magnitude.sum(), Sides(error, ROUNDING * scale)
 
     @jax.jit
     @jax.vmap
-    def margin(instance: Instance, parameters: Array) -> Array:
-        phi, of_rate, magnitude = jax.vmap(lambda p: at(instance, p))(parameters)
-        fall = jnp.maximum(phi[:-1] - phi[1:], 0.0)
-        return jnp.minimum(of_rate.min(), agreement(fall, ROUNDING * magnitude[1:]).min())
+    def claim(instance: Instance, parameters: Array) -> Sides:
+        phi, magnitude, of_rate = jax.vmap(lambda p: at(instance, p))(parameters)
+        of_value = Sides(jnp.maximum(phi[:-1] - phi[1:], 0.0), ROUNDING * magnitude[1:])
+        return Sides(*map(jnp.concatenate, zip(of_rate, of_value, strict=True))).tightest()
 
-    return lambda instances: margin(instances, _trajectories(instances))
+    return lambda instances: claim(instances, _trajectories(instances))
 
 
 ASCENT = Statement(
@@ -192,13 +193,13 @@ ASCENT = Statement(
     citation="chain rule; theory.md, section 1",
     formula="dφ/dt = |∇φ|² ≥ 0",
     draw=_moderate_linear,
-    margin=_ascent_margin(objective),
+    claim=_ascent_claim(objective),
     sabotages=MappingProxyType(
         {
-            "expected reward instead of objective": _ascent_margin(
+            "expected reward instead of objective": _ascent_claim(
                 lambda i, p: objective(_unregularized(i), p)
             ),
-            "rate 1% higher": _ascent_margin(objective, factor=1.01),
+            "rate 1% higher": _ascent_claim(objective, factor=1.01),
         }
     ),
 )

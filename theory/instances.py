@@ -29,7 +29,7 @@ class Source:
         size = math.prod(shape)
         part = self._point[self.used : self.used + size].reshape(shape)
         self.used += size
-        return low + (high - jnp.asarray(low)) * part
+        return jnp.asarray(low + (high - jnp.asarray(low)) * part)
 
     def log_uniform(
         self, low: ArrayLike, high: ArrayLike, shape: tuple[int, ...] = ()

@@ -38,7 +38,7 @@ from sim.flow import hitting_times
 from sim.goals import Goal
 from sim.instance import Instance
 from theory.instances import Source, without
-from theory.statements import Margin, Statement, agreement
+from theory.statements import Claim, Sides, Statement
 
 # Rates of arXiv:2604.25872: maximising the ground truth takes Omega(eps^-14/13) (Theorem 1), maximising a
 # proxy that gives the middling output the low reward O(eps^-1) (Theorem 2).
@@ -224,16 +224,16 @@ _log_escape = jax.jit(lambda stall: jnp.log(hitting_times(stall.instance, stall.
 _Law = Callable[[Array, Array], Array]
 
 
-def _margin(law: _Law, tolerance: Callable[[Array, Array], Array]) -> Margin:
+def _claim(law: _Law, tolerance: Callable[[Array, Array], Array]) -> Claim:
     """With a law for the logarithm of the time, and a tolerance from the small parameter and ``eps``."""
 
     @jax.jit
-    def compare(stall: Stall, log_escape: Array) -> Array:
+    def compare(stall: Stall, log_escape: Array) -> Sides:
         start = stall.instance.reference_log_probabilities[:, 0]
         rewards = stall.instance.rewards[:, 0]
         deviation = jnp.abs(jnp.expm1(log_escape - law(start, rewards)))
         allowed = tolerance(small_parameter(start, rewards), jnp.exp(_roles(start, rewards).log_best))
-        return agreement(deviation, jnp.maximum(allowed, _INTEGRATION))
+        return Sides(deviation, jnp.maximum(allowed, _INTEGRATION))
 
     return lambda stall: compare(stall, _log_escape(stall))
 
@@ -253,14 +253,14 @@ LAW = Statement(
     formula="t = (1 + O(ε)) π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)]; |O(ε)| ≤ 1.5 σ, "
     "σ = K ε [b mean_j 1/(a_j π₀(j)) + (1 + b mean_j 1/a_j)/π₀(m)] ≤ 0.02",
     draw=_stall,
-    margin=_margin(log_time, _first_order),
+    claim=_claim(log_time, _first_order),
     sabotages=MappingProxyType(
         {
-            "constant 10% larger": _margin(lambda p, r: log_time(p, r) + jnp.log(1.1), _first_order),
-            "K² for K (K-1)": _margin(
+            "constant 10% larger": _claim(lambda p, r: log_time(p, r) + jnp.log(1.1), _first_order),
+            "K² for K (K-1)": _claim(
                 lambda p, r: log_time(p, r) + jnp.log1p(-1.0 / jnp.isfinite(p).sum(-1)), _first_order
             ),
-            "published exponent 14/13": _margin(
+            "published exponent 14/13": _claim(
                 lambda p, r: float(PUBLISHED_GROUND_TRUTH_EXPONENT) * -_roles(p, r).log_best, _first_order
             ),
         }
@@ -274,11 +274,11 @@ NEXT_ORDER = Statement(
     formula="t = law · exp(κ ε + O(σ²)), κ = K [b mean_j 1/(a_j π₀(j)) − (1 + b mean_j 1/a_j)/π₀(m)]; "
     "|O(σ²)| ≤ (1 + ln(1/ε)) σ²",
     draw=_stall,
-    margin=_margin(lambda p, r: log_time(p, r) + correction(p, r), _second_order),
+    claim=_claim(lambda p, r: log_time(p, r) + correction(p, r), _second_order),
     sabotages=MappingProxyType(
         {
-            "correction dropped": _margin(log_time, _second_order),
-            "second term dropped": _margin(
+            "correction dropped": _claim(log_time, _second_order),
+            "second term dropped": _claim(
                 lambda p, r: log_time(p, r) + _correction_terms(p, r)[0], _second_order
             ),
         }

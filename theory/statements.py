@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,38 @@ from sim.instance import Instance
 from theory import instances as sources
 from theory.instances import Source
 
-Margin = Callable[[Any], Float[Array, " n"]]
 CHUNK = 2_000
+_ROUNDING = 1e-14  # decades within which two sides are equal
+
+
+class Sides(NamedTuple):
+    """What is claimed to be smaller, and what is claimed to be larger, or an error and its tolerance."""
+
+    smaller: Float[Array, "*batch"]
+    larger: Float[Array, "*batch"]
+
+    @property
+    def margin(self) -> Float[Array, "*batch"]:
+        """Decades from the smaller side to the larger one: how clearly the claim holds.
+
+        Negative where it is violated, ``nan`` where a side has no value, ``inf`` where the smaller side is
+        not positive. Sides that are equal up to rounding count as equal, for some bounds are attained.
+        """
+        trivial = self.smaller <= 0
+        decades = jnp.log10(self.larger / jnp.where(trivial, 1.0, self.smaller))
+        decades = jnp.where(jnp.abs(decades) <= _ROUNDING, 0.0, decades)
+        return jnp.where(trivial & ~jnp.isnan(self.larger), jnp.inf, decades)
+
+    def tightest(self, axis: int | None = None) -> "Sides":
+        """The two sides where the margin is smallest, along an axis or of all."""
+        smaller, larger = jnp.broadcast_arrays(self.smaller, self.larger)
+        if axis is None:
+            smaller, larger, axis = smaller.ravel(), larger.ravel(), 0
+        at = jnp.expand_dims(Sides(smaller, larger).margin.argmin(axis), axis)
+        return Sides(*(jnp.take_along_axis(side, at, axis).squeeze(axis) for side in (smaller, larger)))
+
+
+Claim = Callable[[Any], Sides]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +67,13 @@ class Statement:
         draw: from a source of random numbers to one instance that satisfies the assumptions, a pytree of
             arrays: a :class:`sim.instance.Instance`, or a named tuple with one in its field ``instance``.
             Traceable: it is compiled and vmapped.
-        margin: from a batch of instances to how clearly it holds on each, ``[n]``: positive where it holds,
-            negative where it is violated, ``nan`` where it could not be evaluated, which counts as
-            violated. In decades: see :func:`agreement`. Traceable; what is costly in it is compiled
-            by whoever writes it, so that the sabotages share it.
-        sabotages: by description, margins of false variants (another constant, a term or an
+        claim: from a batch of instances to the two sides on each, ``[n]``: those of a bound, or the error
+            of an identity and its tolerance. A side that could not be evaluated is ``nan``, which counts
+            as a violation. Traceable; what is costly in it is compiled by whoever writes it, so that
+            the sabotages share it.
+        sabotages: by description, false variants of the claim (another constant, a term or an
             assumption dropped). A check that does not catch them checks nothing.
-        bound: whether it is an inequality, whose margin then is the logarithm to base 10 of how many times
-            the larger side is the smaller one: its tightness.
+        bound: whether it is an inequality, not an identity: then the margin says how tight it is.
         smooth: whether the margin has a derivative, which a search for the tightest instance then follows.
     """
 
@@ -53,8 +82,8 @@ class Statement:
     citation: str
     formula: str
     draw: Callable[[Source], Any]
-    margin: Margin
-    sabotages: Mapping[str, Margin]
+    claim: Claim
+    sabotages: Mapping[str, Claim]
     bound: bool = False
     smooth: bool = False
 
@@ -66,6 +95,10 @@ class Statement:
     def build(self, point: Float[Array, " dimension"]) -> Any:
         """The instance at a point of the unit cube."""
         return self.draw(Source(point))
+
+    def margin(self, batch: Any) -> Float[Array, " n"]:
+        """How clearly the claim holds on each of a batch of instances, see :attr:`Sides.margin`."""
+        return self.claim(batch).margin
 
     @partial(jax.jit, static_argnames=("self", "n"))
     def sample(self, key: Array, n: int, first: ArrayLike = 0) -> Any:
@@ -83,13 +116,7 @@ class Statement:
         def one(index: Array) -> Any:
             return self.build(jax.random.uniform(jax.random.fold_in(key, index), (self.dimension,)))
 
-        return jax.vmap(one)(first + jnp.arange(n))
-
-
-def agreement(error: ArrayLike, tolerance: ArrayLike) -> Array:
-    """Margin of an identity: the decades by which an error is below its tolerance; ``inf`` for no error."""
-    exact = jnp.asarray(error) == 0.0
-    return jnp.where(exact, jnp.inf, jnp.log10(tolerance / jnp.where(exact, 1.0, error)))
+        return jax.vmap(one)(jnp.arange(n) + first)
 
 
 @functools.cache
@@ -141,6 +168,7 @@ class Report:
         seed: of the sequence of instances.
         violations: how many margins were not positive or zero.
         tightest_margin: the smallest; ``nan`` if one was.
+        tightest_sides: the smaller and the larger side there.
         tightest_index: the instance of that margin: its position in the sequence.
         tightest: that instance itself.
         sabotages: for each, how it fared.
@@ -151,6 +179,7 @@ class Report:
     seed: int
     violations: int
     tightest_margin: float
+    tightest_sides: tuple[float, float]
     tightest_index: int
     tightest: Any
     sabotages: Mapping[str, Trial]
@@ -169,6 +198,7 @@ class Report:
             "seed": self.seed,
             "violations": self.violations,
             "tightest_margin": plain(self.tightest_margin),
+            "tightest_sides": plain(self.tightest_sides),
             "tightest_index": self.tightest_index,
             "tightest_instance": plain(self.tightest),
             "sabotages": {
@@ -180,6 +210,18 @@ class Report:
                 for description, trial in self.sabotages.items()
             },
         }
+
+
+def problem(drawn: Any) -> Instance:
+    """The problem of policy gradient in what a statement draws.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = drawn if isinstance(drawn, Instance) else getattr(drawn, "instance", None)
+    if not isinstance(found, Instance):
+        raise ValueError("the statement is not about a problem of policy gradient; there is none to write")
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -235,27 +277,29 @@ def verify(
     key = jax.random.key(seed)
     size = min(chunk, instances)
 
-    def chunks(margin: Margin) -> Iterator[tuple[int, Any, np.ndarray]]:
+    def chunks(claim: Claim) -> Iterator[tuple[int, Any, Sides, np.ndarray]]:
         # The last chunk is as large as the others, so that it is not compiled again; its surplus is cut off.
         for first in range(0, instances, size):
             batch = statement.sample(key, size, first)
-            yield first, batch, np.asarray(margin(batch))[: instances - first]
+            sides = claim(batch)
+            yield first, batch, sides, np.asarray(sides.margin)[: instances - first]
 
-    def attempt(sabotage: Margin) -> Trial:
+    def attempt(sabotage: Claim) -> Trial:
         trial = Trial(0, 0)
-        for first, _, margins in chunks(sabotage):
+        for first, _, _, margins in chunks(sabotage):
             trial = Trial(_violations(margins), first + margins.size)
             if trial.caught:
                 break
         return trial
 
-    violations, least, index, tightest = 0, np.inf, -1, None
-    for first, batch, margins in chunks(statement.margin):
+    violations, least, index, tightest, ends = 0, np.inf, -1, None, (np.nan, np.nan)
+    for first, batch, sides, margins in chunks(statement.claim):
         violations += _violations(margins)
         here = int(margins.argmin())  # the first nan, if there is one
         if index < 0 or not (margins[here] >= least or np.isnan(least)):
             least, index = float(margins[here]), first + here
             tightest = jax.tree.map(itemgetter(here), batch)
+            ends = float(sides.smaller[here]), float(sides.larger[here])
         if progress is not None:
             progress(first + margins.size, instances)
     return Report(
@@ -264,6 +308,7 @@ def verify(
         seed=seed,
         violations=violations,
         tightest_margin=least,
+        tightest_sides=ends,
         tightest_index=index,
         tightest=tightest,
         sabotages={name: attempt(sabotage) for name, sabotage in statement.sabotages.items()},

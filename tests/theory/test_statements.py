@@ -17,7 +17,7 @@ from sim.goals import probability_level
 from sim.instance import Instance
 from theory.exact_flows import Elapsed, Hitting
 from theory.instances import without
-from theory.statements import Statement, agreement, collect, plain, registry, verify
+from theory.statements import Sides, Statement, collect, plain, registry, verify
 
 STATEMENTS = registry()
 INSTANCES = 200
@@ -109,13 +109,13 @@ def test_identity_holds_on_small_instances_and_its_sabotages_do_not(name):
     make, strategy = IDENTITIES[name]
     statement = STATEMENTS[name]
 
-    def margin_of(margin, fields):
-        return float(margin(jax.tree.map(lambda leaf: leaf[None], make(fields)))[0])
+    def margin_of(claim, fields):
+        return float(claim(jax.tree.map(lambda leaf: leaf[None], make(fields))).margin[0])
 
     @settings(max_examples=40)
     @given(strategy)
     def holds(fields):
-        assert margin_of(statement.margin, fields) >= 0
+        assert margin_of(statement.claim, fields) >= 0
 
     holds()
     for sabotage in statement.sabotages.values():
@@ -125,7 +125,7 @@ def test_identity_holds_on_small_instances_and_its_sabotages_do_not(name):
 # The driver -------------------------------------------------------------------
 
 
-def square_statement(margin, sabotages=None):
+def square_statement(claim, sabotages=None):
     """About numbers ``x`` uniform in [0, 1)."""
     return Statement(
         name="square",
@@ -133,13 +133,13 @@ def square_statement(margin, sabotages=None):
         citation="none",
         formula="x² ≤ bound",
         draw=lambda source: source.uniform(),
-        margin=margin,
+        claim=claim,
         sabotages=sabotages or {},
     )
 
 
 def below(bound):
-    return lambda x: agreement(x**2, bound)
+    return lambda x: Sides(x**2, jnp.full_like(x, bound))
 
 
 def test_a_false_statement_is_reported_with_its_tightest_instance():
@@ -150,6 +150,7 @@ def test_a_false_statement_is_reported_with_its_tightest_instance():
     assert false.tightest_index == drawn.argmax()
     assert false.tightest == drawn.max()
     assert false.tightest_margin == pytest.approx(np.log10(0.25 / drawn.max() ** 2))
+    assert false.tightest_sides == (pytest.approx(drawn.max() ** 2), 0.25)
     true = verify(square_statement(below(1.0)), 1000, seed=3)
     assert true.ok
     assert true.violations == 0
@@ -169,7 +170,7 @@ def test_sabotages_are_tried_until_caught_and_must_be():
 
 
 def test_nan_is_a_violation_and_the_tightest():
-    report = verify(square_statement(lambda x: jnp.where(x > 0.9, jnp.nan, 1.0)), 500, seed=0)
+    report = verify(square_statement(lambda x: Sides(x, jnp.where(x > 0.9, jnp.nan, 1.0))), 500, seed=0)
     assert 0 < report.violations < 100
     assert np.isnan(report.tightest_margin)
     assert report.tightest > 0.9

@@ -1,0 +1,92 @@
+"""The sufficient condition for a fast increase against a plain loop, and what it is worth without a part."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sim.flow import hitting_time
+from sim.goals import reward_increase
+from sim.instance import Instance
+from theory.fast_increase import FAST_INCREASE, fast_increase
+
+
+def plainly(rewards, truth, start, kl_coefficient, gamma, prompts):
+    """The conditions and the bound of one prompt, output by output."""
+    value = sum(p * r for p, r in zip(start, rewards, strict=True))
+    level = sum(p * g for p, g in zip(start, truth, strict=True)) + gamma
+    good = [y for y in range(len(rewards)) if truth[y] > level and rewards[y] > value]
+    rho = (level + 1) / (min(truth[y] for y in good) + 1)
+    spread = max(abs(rewards[y] - rewards[z]) for y in good for z in good)
+    delta = (1 - rho) * (max(rewards[y] for y in good) - value) - spread
+    mass = sum(start[y] for y in good)
+    bad = sum(start[y] for y in range(len(rewards)) if rewards[y] > value and y not in good)
+    wait = len(good) / ((1 - rho) * delta) * (1 / mass - 1 / rho)
+    most_kl = mass * (1 - rho) * delta / (8 * len(good) * (2 * np.log(1 / min(start)) + 1 / (2 * np.exp(1))))
+    most_bad = mass**2 * (1 - rho) * delta / (16 * len(good)) * np.exp(-20 * wait)
+    holds = delta > 0 and kl_coefficient <= most_kl and bad <= most_bad
+    return holds, 4 * prompts * wait, most_kl, most_bad
+
+
+CASES = {
+    "two good outputs": ([1.0, 0.9, -1.0, -1.0], [1.0, 0.8, 0.0, -1.0], [0.3, 0.2, 0.2, 0.3], 0.0),
+    "with KL": ([1.0, 0.9, -1.0, -1.0], [1.0, 0.8, 0.0, -1.0], [0.3, 0.2, 0.2, 0.3], 1e-4),
+    "too much KL": ([1.0, 0.9, -1.0, -1.0], [1.0, 0.8, 0.0, -1.0], [0.3, 0.2, 0.2, 0.3], 1.0),
+    "a likely bad output": ([1.0, -1.0, 0.8, -1.0], [1.0, 0.0, -1.0, -1.0], [0.3, 0.2, 0.1, 0.4], 0.0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_conditions_and_bound(case):
+    rewards, truth, start, kl_coefficient = CASES[case]
+    instance = Instance(
+        [rewards, rewards],
+        [truth, truth],
+        initial_policy_probabilities=[start, start],
+        kl_coefficient=kl_coefficient,
+    )
+    found = fast_increase(instance, 0.2)
+    holds, time, most_kl, most_bad = plainly(rewards, truth, start, kl_coefficient, 0.2, 2)
+    assert found.holds.tolist() == [holds] * 2
+    np.testing.assert_allclose(found.time, time, rtol=1e-12)
+    np.testing.assert_allclose(found.largest_kl_coefficient, most_kl, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(found.largest_bad_log_probability), most_bad, rtol=1e-9)
+    assert holds == (case in ("two good outputs", "with KL"))
+    reached = hitting_time(instance, reward_increase(instance, 0.2)).time
+    assert (reached <= found.time).all() or not holds
+
+
+def test_fewer_outputs_may_be_called_good():
+    rewards, truth, start, _ = CASES["two good outputs"]
+    instance = Instance(rewards, truth, initial_policy_probabilities=start)
+    both = fast_increase(instance, 0.2)
+    one = fast_increase(instance, 0.2, jnp.array([[True, False, False, False]]))
+    assert both.good_probability == pytest.approx(0.5)
+    assert one.good_probability == pytest.approx(0.3)
+    # What is left out counts as bad, and a bad output is not good.
+    assert one.bad_probability == pytest.approx(0.2)
+    assert not one.holds[0]
+    assert not fast_increase(instance, 0.2, jnp.array([[True, False, True, False]])).holds[0]
+
+
+def test_a_likely_bad_output_takes_the_policy_for_ever():
+    """Equal rewards, and the bad output twice as likely: without its condition Proposition 4 is false."""
+    instance = Instance([1.0, 1.0, -1.0], [1.0, -1.0, -0.5], initial_policy_probabilities=[0.2, 0.4, 0.4])
+    found = fast_increase(instance, 0.5)
+    assert found.delta > 0
+    assert not found.holds[0]
+    assert np.isfinite(found.time)
+    assert hitting_time(instance, reward_increase(instance, 0.5)).time[0] == np.inf
+
+
+def test_every_point_of_the_cube_satisfies_the_conditions():
+    corners = np.random.default_rng(0).choice([1e-9, 0.5, 1 - 1e-9], (500, FAST_INCREASE.dimension))
+    tasks = jax.vmap(FAST_INCREASE.build)(jnp.asarray(corners))
+    assert jax.vmap(fast_increase)(*tasks).holds.all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0, -0.1, np.nan])
+def test_gamma_out_of_range(gamma):
+    instance = Instance([1.0, -1.0])
+    with pytest.raises(ValueError, match="between 0 and 2"):
+        fast_increase(instance, gamma)

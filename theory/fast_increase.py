@@ -1,0 +1,255 @@
+"""What is sufficient for a reward model to teach fast, for a tabular policy (arXiv:2503.15477, Prop. 4)."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from sim.instance import Instance
+from sim.objective import expected_reward
+from theory.instances import Source, Task
+from theory.lower_bound import SHAPE, rise_times
+from theory.statements import Claim, Sides, Statement
+
+
+class FastIncrease(NamedTuple):
+    """The conditions of :func:`fast_increase` and its bound, for every prompt.
+
+    Attributes:
+        holds: whether all conditions do.
+        time: the bound; meaningless where they do not hold.
+        rho: ``(V_G(0) + gamma + 1) / (min r_G + 1)``, minimum over the good outputs.
+        delta: by how much the good outputs are ahead of the rest, less how much they differ.
+        good_probability: initial probability ``p+`` of the good outputs.
+        bad_probability: that of other outputs whose reward is above ``V_RM(0)``.
+        largest_bad_log_probability: logarithm of the most that this may be.
+        largest_kl_coefficient: the most that the KL coefficient may be.
+    """
+
+    holds: Bool[Array, " prompts"]
+    time: Float[Array, " prompts"]
+    rho: Float[Array, " prompts"]
+    delta: Float[Array, " prompts"]
+    good_probability: Float[Array, " prompts"]
+    bad_probability: Float[Array, " prompts"]
+    largest_bad_log_probability: Float[Array, " prompts"]
+    largest_kl_coefficient: Float[Array, " prompts"]
+
+
+def fast_increase(
+    instance: Instance, gamma: ArrayLike, good: Bool[Array, "prompts outputs"] | None = None
+) -> FastIncrease:
+    """``4 |S| |Y+| / ((1-rho) delta) (1/p+ - 1/rho)``: the ground truth rises by ``gamma`` no later.
+
+    ``Y+`` are outputs whose ground truth reward is above ``V_G(0) + gamma`` and whose reward is above
+    ``V_RM(0)``, ``p+`` is their probability, ``rho = (V_G(0) + gamma + 1) / (min_{Y+} r_G + 1)``, and
+    ``delta = (1-rho) (max_{Y+} r_RM - V_RM(0)) - max_{y,y' in Y+} |r_RM(y) - r_RM(y')|`` must be positive.
+    With ``wait = |Y+| / ((1-rho) delta) (1/p+ - 1/rho)``, the other outputs of rewards above ``V_RM(0)`` may
+    have a probability of at most ``p+^2 (1-rho) delta / (16 |Y+|) exp(-20 wait)``, and ``lambda`` may be at
+    most ``p+ (1-rho) delta / (8 |Y+| (2 ln(1/min pi_0) + 1/(2e)))``. Rewards in ``[-1, 1]``, a tabular policy
+    that starts from its reference, prompts of equal weight. arXiv:2503.15477, Proposition 4.
+
+    Args:
+        instance: the problem.
+        gamma: increase of the expected ground truth reward, in (0, 2).
+        good: ``Y+``; all outputs that qualify, if not given. The bound holds for any of them.
+
+    Raises:
+        ValueError: if ``gamma`` is not between 0 and 2.
+    """
+    if not isinstance(gamma, Tracer) and not 0 < np.asarray(gamma) < 2:
+        raise ValueError(f"gamma is {gamma}; give an increase between 0 and 2")
+    log_p = instance.log_probabilities(instance.initial_parameters)
+    probabilities = jnp.exp(log_p)
+    rewards, truth = instance.rewards, instance.ground_truth_rewards
+    proxy_value = expected_reward(probabilities, rewards)[:, None]
+    level = expected_reward(probabilities, truth)[:, None] + gamma
+    praised = (rewards > proxy_value) & (probabilities > 0)
+    qualifies = praised & (truth > level)
+    good = qualifies if good is None else good
+
+    def over_good(values: Array, pick: Callable[..., Array], other: float) -> Array:
+        return pick(values, axis=-1, where=good, initial=other)
+
+    count = good.sum(-1)
+    highest, lowest = over_good(rewards, jnp.max, -jnp.inf), over_good(rewards, jnp.min, jnp.inf)
+    rho = (level[:, 0] + 1.0) / (over_good(truth, jnp.min, jnp.inf) + 1.0)
+    delta = (1.0 - rho) * (highest - proxy_value[:, 0]) - (highest - lowest)
+    bad_probability = jnp.where(praised & ~good, probabilities, 0.0).sum(-1)
+
+    good_probability = jnp.where(good, probabilities, 0.0).sum(-1)
+    pace = (1.0 - rho) * delta / count
+    wait = (1.0 / good_probability - 1.0 / rho) / pace
+    largest_bad = jnp.log(good_probability**2 * pace / 16.0) - 20.0 * wait
+    rarest = jnp.where(jnp.isfinite(log_p), log_p, 0.0).min(-1)
+    largest_kl = good_probability * pace / (8.0 * (0.5 / np.e - 2.0 * rarest))
+    kl_coefficient = 0.0 if instance.regularizer is None else instance.regularizer.kl
+    holds = (
+        (qualifies | ~good).all(-1)
+        & (count > 0)
+        & (delta > 0)
+        & (jnp.log(bad_probability) <= largest_bad)
+        & (kl_coefficient <= largest_kl)
+    )
+    return FastIncrease(
+        holds=holds,
+        time=4.0 / instance.prompt_weights * wait,
+        rho=rho,
+        delta=delta,
+        good_probability=good_probability,
+        bad_probability=bad_probability,
+        largest_bad_log_probability=largest_bad,
+        largest_kl_coefficient=largest_kl,
+    )
+
+
+# Statement --------------------------------------------------------------------
+
+_FIRST, _SECOND, _BAD, _REST = range(SHAPE[1])  # the second output is good as well, or like the rest
+_ROUNDS = 8  # in which the probability of the bad output settles
+
+
+def _task(source: Source) -> Task:
+    prompts = SHAPE[:1]
+    two = source.bernoulli(shape=prompts)
+    both = jnp.stack([jnp.ones(prompts, bool), two], axis=-1)
+    rare = source.bernoulli(shape=prompts)
+    mass = jnp.where(
+        rare, source.log_uniform(1e-3, 0.9, prompts), 1.0 - source.log_uniform(1e-3, 0.5, prompts)
+    )
+    share = jnp.where(two, source.uniform(0.05, 0.95, prompts), 1.0)
+    rest = source.uniform(0.05, 0.95, prompts)
+
+    # Ground truth: that of the bad output is no better than the rest's, so that it does not count as good.
+    lowest_truth = source.uniform(-1.0, 0.9, prompts)
+    lead = (1.0 - lowest_truth) * source.log_uniform(1e-2, 1.0, prompts)
+    ahead = jnp.where(two, source.uniform(0.0, 0.5, prompts) * (1.0 - mass) * lead, 0.0)
+    good_truth = jnp.minimum(lowest_truth + lead, 1.0 - ahead)
+    bad_truth = -1.0 + source.uniform(0.0, 1.0, prompts) * (lowest_truth + 1.0)
+    truth = jnp.stack(
+        [good_truth + ahead, jnp.where(two, good_truth, lowest_truth), bad_truth, lowest_truth], axis=-1
+    )
+
+    # Rewards: the two good ones may differ by less than (1 - rho) of their lead.
+    low = source.uniform(-1.0, 0.9, prompts)
+    high = low + (1.0 - low) * source.log_uniform(1e-2, 1.0, prompts)
+    portion = source.uniform(0.0, 0.8, prompts)
+    bad_share, log_less = source.uniform(1e-3, 1.0, prompts), jnp.log(source.log_uniform(1e-6, 1.0, prompts))
+    part = source.log_uniform(1e-3, 0.99)
+
+    def instance(log_bad: Array, kl_coefficient: ArrayLike) -> tuple[Instance, Array]:
+        remaining = (1.0 - mass) * -jnp.expm1(log_bad)
+        second = jnp.where(two, jnp.log(mass) + jnp.log1p(-share), jnp.log(remaining) + jnp.log1p(-rest))
+        logits = jnp.stack(
+            [
+                jnp.log(mass) + jnp.log(share),
+                second,
+                log_bad + jnp.log1p(-mass),
+                jnp.log(remaining) + jnp.where(two, 0.0, jnp.log(rest)),
+            ],
+            axis=-1,
+        )
+        gap = good_truth - expected_reward(jnp.exp(logits), truth)
+        gamma = part * gap.min()
+        rho = (good_truth - gap + gamma + 1.0) / (good_truth + 1.0)
+        second_mass = jnp.where(two, mass * (1.0 - share), 0.0)
+        behind = portion * (1.0 - rho) * (1.0 - mass) * (high - low) / (1.0 - (1.0 - rho) * second_mass)
+        value = mass * high - second_mass * behind + (1.0 - mass) * low
+        top = jnp.minimum(1.0, value + bad_share * (2.0 - value))
+        rewards = jnp.stack([high, jnp.where(two, high - behind, low), top, low], axis=-1)
+        made = Instance(rewards, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
+        return made, gamma
+
+    log_bad = jnp.full(prompts, -jnp.inf)
+    good = jnp.concatenate([both, jnp.zeros_like(both)], axis=-1)
+
+    def limits(log_bad: Array) -> FastIncrease:
+        return fast_increase(*instance(log_bad, 0.0), good)
+
+    for _ in range(_ROUNDS):
+        allowed = limits(log_bad).largest_bad_log_probability + log_less - jnp.log1p(-mass)
+        log_bad = jnp.where(jnp.isneginf(log_bad), allowed, jnp.minimum(log_bad, allowed))
+    strength = jnp.where(source.bernoulli(0.25), 0.0, source.uniform(0.0, 0.999))
+    return Task(*instance(log_bad, strength * limits(log_bad).largest_kl_coefficient.min()))
+
+
+_checked = jax.jit(jax.vmap(fast_increase))
+
+
+def _claimed(found: FastIncrease) -> Array:
+    # The conditions must hold on what is drawn: else there is no bound.
+    return jnp.where(found.holds, found.time, jnp.nan)
+
+
+def _claim(
+    bound: Callable[[FastIncrease], Array] = _claimed, change: Callable[[Task], Task] = lambda tasks: tasks
+) -> Claim:
+    """With a bound, and a change of the batch of tasks."""
+
+    @jax.jit
+    def compare(found: FastIncrease, times: Array) -> Sides:
+        return Sides(times, jax.vmap(bound)(found)).tightest(-1)
+
+    def claim(tasks: Task) -> Sides:
+        tasks = change(tasks)
+        found = _checked(*tasks)
+        horizon = 2.0 * jnp.where(found.time > 0, found.time, 1.0).max(-1)
+        times = rise_times(tasks, horizon).time
+        return compare(found, jnp.minimum(times, horizon[:, None]))
+
+    return claim
+
+
+@jax.jit
+def _with_a_likely_bad_output(tasks: Task) -> Task:
+    """The bad output gets half of what the good ones leave, and the largest reward: a violation.
+
+    Where it is as rewarding as the good outputs and likelier, the flow takes it for the goal: the good ones
+    fade, the ground truth never rises, though the bound is finite.
+    """
+    instance = tasks.instance
+    logits, rewards = instance.initial_parameters, instance.rewards
+    likely = logits.at[..., _BAD].set(logits[..., _REST])
+    praised = rewards.at[..., _BAD].set(rewards[..., _FIRST])
+    changed = eqx.tree_at(
+        lambda i: (i.initial_parameters, i.rewards, i.reference_log_probabilities),
+        instance,
+        (likely, praised, jax.nn.log_softmax(likely)),
+    )
+    return tasks._replace(instance=changed)
+
+
+def _with_kl(tasks: Task) -> Task:
+    unit = jnp.ones(len(tasks.gamma))
+    return eqx.tree_at(lambda t: t.instance.regularizer.kl, tasks, unit)
+
+
+def _whatever_is_likely(found: FastIncrease) -> Array:
+    return jnp.where(found.delta > 0, found.time, jnp.inf)
+
+
+FAST_INCREASE = Statement(
+    name="fast_increase",
+    title="Likely good outputs far ahead of all likely others make learning fast",
+    citation="arXiv:2503.15477, Proposition 4",
+    formula="t_γ ≤ 4 |S| |Y₊| / ((1−ρ) δ) (1/p₊ − 1/ρ), with conditions on λ and on π₀(Y_bad)",
+    draw=_task,
+    claim=_claim(),
+    sabotages=MappingProxyType(
+        {
+            "without the condition on Y_bad": _claim(_whatever_is_likely, _with_a_likely_bad_output),
+            "without the condition on λ": _claim(_whatever_is_likely, _with_kl),
+            "constant 50 times smaller": _claim(lambda found: 0.02 * found.time),
+            "without 1/p₊": _claim(lambda found: found.good_probability * found.time),
+        }
+    ),
+    bound=True,
+)
+
+STATEMENTS = (FAST_INCREASE,)

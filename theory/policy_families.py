@@ -1,0 +1,347 @@
+"""For different initial policies different teachers are best (arXiv:2503.15477, Theorems 3 and 6).
+
+Two outputs are good, ``a`` and ``b``. From a policy that gives ``a`` a fair and ``b`` a tiny probability, the
+reward that praises ``a`` alone is fast and the reward that praises ``b`` alone is slow, as its variance is
+tiny; with ``a`` and ``b`` exchanged it is the other way round. Both kinds of policy have the same expected
+ground truth reward. The policy is tabular, and every time is proportional to the number of prompts.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from sim.instance import Instance, Numbers
+from theory.instances import Source, Task, random_kl_coefficient
+from theory.lower_bound import SHAPE, rise_times
+from theory.statements import Claim, Sides, Statement
+
+
+class Family(eqx.Module):
+    """The policies ``{V_G = value, pi(likely) >= c, pi(rare) <= T^-2}`` over outputs of one prompt.
+
+    :meth:`exchanged` is the other family of the theorem.
+
+    Attributes:
+        ground_truth_rewards: ``[outputs]``, in ``[-1, 1]``; at least three.
+        value: ``V_G`` of every policy of the family.
+        gamma: the increase of ``V_G`` that is waited for.
+        likely: index of the good output whose probability is at least ``c``.
+        rare: index of the good output whose probability is at most ``T^-2``.
+        T: at least 1; the time scale on which the wrong teacher is slow.
+        c: in ``(0, 1)``.
+    """
+
+    ground_truth_rewards: Float[Array, " outputs"]
+    value: Float[Array, ""]
+    gamma: Float[Array, ""]
+    likely: Int[Array, ""]
+    rare: Int[Array, ""]
+    T: Float[Array, ""]
+    c: Float[Array, ""]
+
+    def __init__(
+        self,
+        ground_truth_rewards: Numbers,
+        *,
+        value: Numbers,
+        gamma: Numbers,
+        likely: Numbers,
+        rare: Numbers,
+        T: Numbers,
+        c: Numbers,
+    ):
+        """Values are validated when they are concrete.
+
+        Raises:
+            ValueError: if there are not three outputs or more, a reward is outside ``[-1, 1]``, gamma outside
+                ``(0, 2)``, ``T`` below 1 or ``c`` outside ``(0, 1)``; if the two outputs are the same or
+                either is not above ``value + gamma`` in ground truth; if no policy has all the properties.
+        """
+        self.ground_truth_rewards = jnp.asarray(ground_truth_rewards, float)
+        self.value, self.gamma, self.T, self.c = (jnp.asarray(x, float) for x in (value, gamma, T, c))
+        self.likely, self.rare = jnp.asarray(likely), jnp.asarray(rare)
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self)):
+            self._check()
+
+    def _check(self) -> None:
+        rewards, count = np.asarray(self.ground_truth_rewards), self.ground_truth_rewards.size
+        value, gamma, T, c = (float(x) for x in (self.value, self.gamma, self.T, self.c))
+        likely, rare = int(self.likely), int(self.rare)
+        if count < 3:
+            raise ValueError(f"ground_truth_rewards has {count} outputs; give two good ones and a worse one")
+        if not np.all(np.abs(rewards) <= 1):
+            raise ValueError(f"ground_truth_rewards are {rewards.tolist()}; give numbers in [-1, 1]")
+        if not 0 < gamma < 2:
+            raise ValueError(f"gamma is {gamma}; an increase of a reward in [-1, 1] is above 0 and below 2")
+        if not 1 <= T < np.inf:
+            raise ValueError(f"T is {T}; give a finite number of at least 1")
+        if not 0 < c < 1:
+            raise ValueError(f"c is {c}; a probability that leaves room for other outputs is in (0, 1)")
+        if likely == rare or not {likely, rare} <= set(range(count)):
+            raise ValueError(
+                f"likely is {likely} and rare is {rare}; give two different outputs of 0 to {count - 1}"
+            )
+        for name, output in {"likely": likely, "rare": rare}.items():
+            if not rewards[output] > value + gamma:
+                raise ValueError(
+                    f"{name} output {output} has ground truth reward {rewards[output]:.6g}, which must "
+                    f"exceed value + gamma = {value + gamma:.6g}; take a better output or lower either"
+                )
+        lowest = float(self._lowest)
+        least = lowest + c * (rewards[likely] - lowest)
+        if not value > least:
+            most = rewards[[likely, rare]].min() - gamma
+            raise ValueError(
+                f"value is {value:.6g}, but no policy that gives output {likely} a probability of at least "
+                f"c = {c:.6g} has an expected ground truth reward of {least:.6g} or less; "
+                + (
+                    f"give a value between {least:.6g} and {most:.6g}"
+                    if least < most
+                    else "lower c: with this gamma it leaves no value at all"
+                )
+            )
+
+    @property
+    def exchanged(self) -> "Family":
+        """The family in which the two good outputs change places."""
+        return replace(self, likely=self.rare, rare=self.likely)
+
+    @property
+    def rho(self) -> Float[Array, ""]:
+        """``(V_G + gamma + 1) / (r_G(likely) + 1)``: at that probability of it the increase is certain."""
+        return (self.value + self.gamma + 1.0) / (self.ground_truth_rewards[self.likely] + 1.0)
+
+    @property
+    def _rest(self) -> Array:
+        index = jnp.arange(self.ground_truth_rewards.size)
+        return (index != self.likely) & (index != self.rare)
+
+    @property
+    def _lowest(self) -> Array:
+        return jnp.where(self._rest, self.ground_truth_rewards, jnp.inf).min()
+
+    def member(self, position: Float[Array, " outputs"]) -> Float[Array, " outputs"]:
+        """Probabilities of one policy of the family; every one has a position.
+
+        In excess of the reward of the worst output, ``sum_y pi(y) e(y) = e(V_G)`` with ``e >= 0``. First the
+        rare output takes a share of what the bounds on both leave it, then the likely one of what the others
+        can complete to ``V_G``; the others take the rest in given proportions, moved in a straight line
+        towards the worst or the best of them until their mean is right.
+
+        Args:
+            position: numbers in ``(0, 1)``: of the rare output, its probability as a share of the
+                largest it may have; of the likely output, how far it is from its least to its
+                largest probability; of the others, their proportions. One for the rare and zero for the
+                likely output put them at ``T^-2`` and ``c``, where these do not decide all the others.
+
+        Returns:
+            Positive probabilities that sum to one.
+        """
+        excess = self.ground_truth_rewards - self._lowest
+        wanted = self.value - self._lowest
+        of_likely, of_rare = excess[self.likely], excess[self.rare]
+        highest = jnp.where(self._rest, excess, -jnp.inf).max()
+
+        rare = position[self.rare] * jnp.minimum(self.T**-2.0, (wanted - self.c * of_likely) / of_rare)
+        # The others' mean is theirs at best, and zero at worst.
+        gap = of_likely - highest
+        at_best = (wanted - rare * of_rare - (1.0 - rare) * highest) / jnp.where(gap > 0, gap, 1.0)
+        least = jnp.maximum(self.c, jnp.where(gap > 0, at_best, 0.0))
+        most = (wanted - rare * of_rare) / of_likely
+        likely = least + position[self.likely] * (most - least)
+
+        others = 1.0 - rare - likely
+        mean = (wanted - rare * of_rare - likely * of_likely) / others
+        proportions = jnp.where(self._rest, position, 0.0)
+        proportions /= proportions.sum()
+        present = (proportions * excess).sum()
+        end = jnp.where(present > mean, 0.0, highest)
+        move = jnp.where(
+            present == end, 0.0, (present - mean) / jnp.where(present == end, 1.0, present - end)
+        )
+        extreme = self._rest & (excess == end)
+        proportions = (1.0 - move) * proportions + move * extreme / extreme.sum()
+
+        index = jnp.arange(excess.size)
+        return jnp.where(
+            index == self.likely, likely, jnp.where(index == self.rare, rare, others * proportions)
+        )
+
+
+def praise(output: ArrayLike, outputs: int) -> Float[Array, " outputs"]:
+    """The reward ``+1`` on one output and ``-1`` on all others.
+
+    On the likely output of a :class:`Family` it is the right teacher, on the rare one the wrong teacher.
+    """
+    return jnp.where(jnp.arange(outputs) == output, 1.0, -1.0)
+
+
+def right_teacher_time(family: Family, prompts: int = 1) -> Float[Array, ""]:
+    """Upper bound ``2 |S| / (1-rho)^3 (1/c - 1/rho)`` on ``t_gamma`` (arXiv:2503.15477, Theorem 6).
+
+    From any policy of the family, under :func:`praise` of the likely output, for a KL coefficient of at most
+    :func:`largest_kl_coefficient`. It is Proposition 4 for this one output: its probability ``p`` is at
+    least ``c``, and ``V_G >= p (r_G + 1) - 1`` makes it less than ``rho``, so ``delta >= 2 (1-rho)^2``.
+
+    Args:
+        family: of the initial policy.
+        prompts: ``|S|``, all of equal weight.
+    """
+    return 2.0 * prompts / (1.0 - family.rho) ** 3 * (1.0 / family.c - 1.0 / family.rho)
+
+
+def largest_kl_coefficient(family: Family, probabilities: Float[Array, " outputs"]) -> Float[Array, ""]:
+    """The ``lambda`` up to which :func:`right_teacher_time` is proved (arXiv:2503.15477, Theorem 6).
+
+    ``c (1-rho)^3 / [16 (1/(2e) + 2 ln(1 / min pi_0))]``.
+
+    Args:
+        family: of the initial policy.
+        probabilities: the initial policy.
+    """
+    rarest = 0.5 / jnp.e - 2.0 * jnp.log(probabilities.min())
+    return family.c * (1.0 - family.rho) ** 3 / (16.0 * rarest)
+
+
+def wrong_teacher_time(family: Family, prompts: int = 1) -> Float[Array, ""]:
+    """Lower bound ``|S| / sqrt(2) (1 - exp(-gamma/2)) T`` on ``t_gamma`` (arXiv:2503.15477, Theorem 6).
+
+    From any policy of the family, under :func:`praise` of the rare output, for every KL coefficient.
+
+    Args:
+        family: of the initial policy.
+        prompts: ``|S|``, all of equal weight.
+    """
+    return prompts / jnp.sqrt(2.0) * -jnp.expm1(-0.5 * family.gamma) * family.T
+
+
+# Statements -------------------------------------------------------------------
+
+_PROMPTS, _OUTPUTS = SHAPE  # one prompt for each family
+_A, _B = 0, 1
+_BEYOND = 1e3  # how many times a lower bound the flow is followed
+
+
+class Start(NamedTuple):
+    """A policy of a family and one of the family exchanged, as two prompts, each with its teacher."""
+
+    instance: Instance
+    families: Family  # with a leading axis of two
+
+
+def _start(right: bool, source: Source) -> Start:
+    # In excess of the lowest reward: that of the good outputs, then the value below both.
+    lowest = -1.0 + source.log_uniform(1e-3, 1.9)
+    good = (1.0 - lowest) * source.log_uniform(0.1, 1.0, (2,))
+    value = good.min() * source.log_uniform(1e-3, 0.99)
+    low = source.uniform(0.0, 1.0 - lowest, (_OUTPUTS - 3,))
+    rewards = lowest + jnp.concatenate([good, low, jnp.zeros(1)])
+    family = Family(
+        rewards,
+        value=lowest + value,
+        gamma=(good.min() - value) * source.log_uniform(1e-3, 0.999),
+        likely=_A,
+        rare=_B,
+        T=1.0 + source.log_uniform(1e-2, 1e6),
+        c=value / good.max() * source.log_uniform(1e-3, 0.999),
+    )
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), family, family.exchanged)
+    # The bounds are tight for a likely output near its least and a rare one near its largest probability.
+    position = (source.log_uniform if right else source.uniform)(1e-4, 0.99, (2, _OUTPUTS))
+    probabilities = jax.vmap(Family.member)(both, position)
+    if right:
+        most = jax.vmap(largest_kl_coefficient)(both, probabilities).min()
+        kl_coefficient = most * jnp.where(source.bernoulli(0.25), 0.0, source.uniform())
+    else:
+        # With KL a step is no longer than about its inverse, however long there is to wait.
+        kl_coefficient = random_kl_coefficient(source, high=1.0) / jnp.maximum(1.0, 1e-2 * family.T)
+    praised = both.likely if right else both.rare
+    instance = Instance(
+        jax.vmap(lambda output: praise(output, _OUTPUTS))(praised),
+        jnp.broadcast_to(rewards, probabilities.shape),
+        initial_policy_probabilities=probabilities,
+        kl_coefficient=kl_coefficient,
+    )
+    return Start(instance, both)
+
+
+_Bound = Callable[[Family, int], Array]
+
+
+@partial(jax.jit, static_argnums=0)
+def _bounds(bound: _Bound, start: Start) -> Array:
+    return jax.vmap(jax.vmap(lambda family: bound(family, _PROMPTS)))(start.families)
+
+
+def _exchange_teachers(start: Start) -> Start:
+    return start._replace(
+        instance=eqx.tree_at(lambda i: i.rewards, start.instance, start.instance.rewards[:, ::-1])
+    )
+
+
+def _times(start: Start, horizon: Array) -> Array:
+    return rise_times(Task(start.instance, start.families.gamma[:, 0]), horizon).time
+
+
+def _right_claim(bound: _Bound = right_teacher_time) -> Claim:
+    def claim(start: Start) -> Sides:
+        times = _times(start, _bounds(right_teacher_time, start).max(-1))
+        return Sides(times, _bounds(bound, start)).tightest(-1)
+
+    return claim
+
+
+def _wrong_claim(bound: _Bound = wrong_teacher_time) -> Claim:
+    def claim(start: Start) -> Sides:
+        horizon = _BEYOND * _bounds(wrong_teacher_time, start).max(-1)
+        times = jnp.minimum(_times(start, horizon), horizon[:, None])
+        return Sides(_bounds(bound, start), times).tightest(-1)
+
+    return claim
+
+
+RIGHT_TEACHER = Statement(
+    name="right_teacher",
+    title="A teacher that praises a likely good output is fast",
+    citation="arXiv:2503.15477, Theorem 6 (Theorem 3)",
+    formula="t_γ ≤ 2|S|/(1−ρ)³ (1/c − 1/ρ), ρ = (V₀+γ+1)/(r_G(y_a)+1), π₀(y_a) ≥ c, for r = ±1, +1 on y_a "
+    "alone, λ ≤ c (1−ρ)³ / [16 (1/(2e) + 2 ln(1/min π₀))]",
+    draw=partial(_start, True),
+    claim=_right_claim(),
+    sabotages=MappingProxyType(
+        {
+            "the wrong teacher": lambda start: RIGHT_TEACHER.claim(_exchange_teachers(start)),
+            "constant 20 times smaller": _right_claim(lambda f, n: 0.05 * right_teacher_time(f, n)),
+            "grows like the root of 1/c": _right_claim(lambda f, n: jnp.sqrt(f.c) * right_teacher_time(f, n)),
+        }
+    ),
+    bound=True,
+)
+
+WRONG_TEACHER = Statement(
+    name="wrong_teacher",
+    title="A teacher that praises a rare good output is slow",
+    citation="arXiv:2503.15477, Theorem 6 (Theorem 3)",
+    formula="t_γ ≥ |S|/√2 (1 − exp(−γ/2)) T, π₀(y_b) ≤ T⁻², for r = ±1, +1 on y_b alone, any λ",
+    draw=partial(_start, False),
+    claim=_wrong_claim(),
+    sabotages=MappingProxyType(
+        {
+            "the right teacher": lambda start: WRONG_TEACHER.claim(_exchange_teachers(start)),
+            "constant 20 times larger": _wrong_claim(lambda f, n: 20.0 * wrong_teacher_time(f, n)),
+            "square of T": _wrong_claim(lambda f, n: wrong_teacher_time(replace(f, T=f.T**2), n)),
+        }
+    ),
+    bound=True,
+)
+
+STATEMENTS = (RIGHT_TEACHER, WRONG_TEACHER)
