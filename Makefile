@@ -8,6 +8,7 @@ help:
 	@echo 'make figures   regenerate the gallery in figures/'
 	@echo 'make test      run the tests'
 	@echo 'make verify    check every statement of theory/ on many random instances'
+	@echo 'make tightest  search for the least favourable instance of every bound, for figures/tightness'
 	@echo 'make bench     measure speed and accuracy beside the alternatives'
 	@echo 'make lint      check style and types'
 
@@ -20,6 +21,10 @@ test: .venv/installed
 verify: .venv/installed
 	@mkdir -p build
 	$(RUN) -m experiments verify --output build/verification.json --overwrite
+
+tightest: .venv/installed
+	@mkdir -p build
+	$(RUN) -m experiments verify --adversarial --directory build/tightest --output theory/tightest.json --overwrite
 
 bench: .venv/installed
 	$(RUN) -m benchmarks
@@ -46,4 +51,4 @@ lint: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
-.PHONY: help figures test verify bench lint
+.PHONY: help figures test verify tightest bench lint

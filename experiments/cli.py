@@ -3,12 +3,16 @@
 What takes long to import is imported by the command that needs it.
 """
 
+import contextlib
 import difflib
 import importlib.metadata
+import json
+import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,6 +23,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
+    from theory.adversary import Finding
     from theory.statements import Report, Statement
 
 Names = Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help_behavior_hint="")]
@@ -115,16 +120,41 @@ def figures(
         directory: Where to.
     """
     from experiments.progress import Progress
-    from experiments.registry import find_experiment, find_experiments, save
+    from experiments.registry import find_experiment, find_experiments
 
-    chosen = [find_experiment(name) for name in dict.fromkeys(names or find_experiments())]
-    with Progress("figures:", len(chosen)) as progress:
-        for done, experiment in enumerate(chosen):
-            progress(done, experiment.name)
-            start = time.monotonic()
-            paths = save(experiment, directory)
-            print(*paths, f"({time.monotonic() - start:.1f} s)", flush=True)
+    chosen = [find_experiment(name).name for name in dict.fromkeys(names or find_experiments())]
+    with Progress("figures:", len(chosen)) as progress, _workers(len(chosen)) as each:
+        progress(0)
+        for done, line in enumerate(each(partial(_draw, directory), chosen), 1):
+            progress(done)
+            print(line, flush=True)
     return 0
+
+
+def _draw(directory: Path, name: str) -> str:
+    """Writes the files of an experiment; a line that says which, and how long that took."""
+    from experiments.registry import find_experiment, save
+
+    start = time.monotonic()
+    paths = save(find_experiment(name), directory)
+    return f"{' '.join(map(str, paths))} ({time.monotonic() - start:.1f} s)"
+
+
+@contextlib.contextmanager
+def _workers(tasks: int) -> Iterator[Callable[[Callable[[str], str], Sequence[str]], Iterator[str]]]:
+    """A ``map`` in as many processes as there are cores: compiling, which is most of the work, uses one.
+
+    In this process if there is a single task or core, or an accelerator, which is not shared.
+    """
+    import jax
+
+    count = min(tasks, os.cpu_count() or 1)
+    if count == 1 or jax.default_backend() != "cpu":
+        yield map
+        return
+    # Not a fork, which would share the locks of JAX's threads.
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        yield partial(pool.imap_unordered, chunksize=1)
 
 
 def list_() -> int:
@@ -145,44 +175,63 @@ def list_() -> int:
 def verify(
     names: Names = (),
     *,
-    instances: Annotated[int, arg(metavar="N")] = 10_000,
+    instances: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
     seed: Annotated[int, arg(metavar="S")] = 0,
+    adversarial: bool = False,
+    directory: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None,
     output: Annotated[Path | None, arg(metavar="OUT.json", help_behavior_hint="")] = None,
     overwrite: bool = False,
 ) -> int:
     """Check statements of theory on random instances, and that false variants of them are caught.
     $ goodteacher verify
     $ goodteacher verify stalling_law --instances 100000 --seed 1
+    $ goodteacher verify --adversarial gradient_variance_bound
 
     A statement holds on an instance if its margin is not negative: by how many decades a bound, or the
     tolerance of an identity, is kept. The exit code is 1 if one is violated or a false variant is not caught.
 
     Args:
-        names: Which ones, see goodteacher list; all if none is named.
-        instances: How many for each statement.
+        names: Which ones, see goodteacher list; all if none is named (with --adversarial, all bounds).
+        instances: How many for each statement (default: 10000, with --adversarial 100000).
         seed: Of the instances.
+        adversarial: Search for the instance with the smallest margin, instead of drawing all at random.
+        directory: Adversarial: where to write the instances found, each as NAME.json (default: tightest).
         output: Write the reports as JSON, with the instances of the tightest margins.
-        overwrite: Replace OUT.json if it exists.
+        overwrite: Replace files that exist.
     """
     from experiments.progress import Progress, interruptible
     from sim import files
-    from theory import statements
+    from theory import adversary, statements
 
+    if directory is not None and not adversarial:
+        raise ValueError("--directory does not apply without --adversarial; leave it out")
     if output is not None:
         files.check_writable(output, overwrite=overwrite)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed}; give a whole number from 0 to 2^63 - 1")
     known = statements.registry()
-    chosen = [_statement(name, known) for name in dict.fromkeys(names or known)]
+    every = [name for name, statement in known.items() if statement.bound or not adversarial]
+    chosen = [_statement(name, known) for name in dict.fromkeys(names or every)]
+    each = instances if instances is not None else 100_000 if adversarial else 10_000
+    folder = directory or Path("tightest")
+    if adversarial:
+        files.make_folder(folder)
+        for statement in chosen:
+            files.check_writable(folder / f"{statement.name}.json", overwrite=overwrite)
+    examine = adversary.search if adversarial else statements.verify
 
-    with Progress("verify", instances * len(chosen)) as progress:
+    with Progress("verify", each * len(chosen)) as progress:
 
-        def check(position: int, statement: "Statement") -> "Report":
+        def check(position: int, statement: "Statement") -> "Report | Finding":
             def tell(done: int, total: int) -> None:
                 progress(position * total + done, statement.name)
 
-            tell(0, instances)
-            return interruptible(lambda: statements.verify(statement, instances, seed, progress=tell))
+            tell(0, each)
+            report = interruptible(lambda: examine(statement, each, seed, progress=tell))
+            if isinstance(report, adversary.Finding):
+                path = folder / f"{statement.name}.json"
+                files.write_instance(statements.problem(report.instance), path, overwrite=overwrite)
+            return report
 
         reports = [check(*numbered) for numbered in enumerate(chosen)]
 
@@ -190,13 +239,25 @@ def verify(
     if output is not None:
         contents = {"ok": passed, "reports": [report.to_dictionary() for report in reports]}
         files.write_json(output, contents, overwrite=overwrite)
-    table = _table("statement", "instances", "violations", "tightest margin", "sabotages caught")
+    if adversarial:
+        table = _table("statement", "instances", "smallest margin", "factor", "instance found")
+        table.columns[-1].justify = "left"
+    else:
+        table = _table("statement", "instances", "violations", "tightest margin", "sabotages caught")
     for report in reports:
-        caught = sum(trial.caught for trial in report.sabotages.values())
-        counts = (f"{report.instances}", f"{report.violations}", f"{report.tightest_margin:.3g}")
-        style = None if report.ok else "bold red"
-        table.add_row(report.statement, *counts, f"{caught} of {len(report.sabotages)}", style=style)
+        if isinstance(report, adversary.Finding):
+            counts = (f"{report.evaluations}", f"{report.tightest_margin:.4g}", f"{report.factor:.4g}")
+            gamma = getattr(report.instance, "gamma", None)
+            last = f"{folder / report.statement}.json" + (f" --gamma {gamma}" if gamma is not None else "")
+        else:
+            caught = sum(trial.caught for trial in report.sabotages.values())
+            counts = (f"{report.instances}", f"{report.violations}", f"{report.tightest_margin:.3g}")
+            last = f"{caught} of {len(report.sabotages)}"
+        table.add_row(report.statement, *counts, last, style=None if report.ok else "bold red")
     _console().print(table)
+    for report in reports:
+        if not report.tightest_margin >= 0:
+            print(_violation(report))
     return 0 if passed else 1
 
 
@@ -260,6 +321,16 @@ def _table(*headers: str) -> Table:
         numbers = position > 0 and len(headers) > 2
         table.add_column(header, justify="right" if numbers else "left")
     return table
+
+
+def _violation(report: "Report | Finding") -> str:
+    """The instance that violates a statement most, the two sides there, and the difference."""
+    smaller, larger = report.tightest_sides
+    contents = report.to_dictionary()
+    return (
+        f"{report.statement} is violated: {smaller!r} should be at most {larger!r}, and exceeds it by "
+        f"{smaller - larger:.3g}, on the instance\n{json.dumps(contents['tightest_instance'])}"
+    )
 
 
 def _statement(name: str, known: "Mapping[str, Statement]") -> "Statement":

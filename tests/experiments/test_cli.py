@@ -24,8 +24,10 @@ from experiments.registry import Experiment
 from sim.ascent import OPTIMIZERS
 from sim.files import read_instance
 from sim.flow import HORIZON
+from sim.instance import Instance
 from theory import statements
-from theory.statements import Statement, collect
+from theory.instances import Task
+from theory.statements import Sides, Statement, collect
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -104,8 +106,21 @@ def test_hitting_time_of_the_published_instance(output, capsys):
 
 def test_output_file(output):
     result = run(TWO_PROMPTS, "--gamma", 0.1, output=output)
-    assert list(result) == ["status", "time", "hitting_time", "initial", "final"]
-    measures = ["probabilities", "expected_proxy_reward", "expected_ground_truth_reward", "reward_variance"]
+    assert list(result) == [
+        "status",
+        "time",
+        "hitting_time",
+        "hitting_time_lower_bound",
+        "initial",
+        "final",
+    ]
+    measures = [
+        "probabilities",
+        "expected_proxy_reward",
+        "expected_ground_truth_reward",
+        "reward_variance",
+        "accuracy",
+    ]
     assert list(result["initial"]) == list(result["final"]) == measures
     given = json.loads(TWO_PROMPTS.read_text())
     for state in (result["initial"], result["final"]):
@@ -199,11 +214,27 @@ def test_table_is_plain_and_whole_when_piped(capsys):
     assert "\x1b" not in captured.out + captured.err
     assert "…" not in captured.out
     header = next(line for line in lines if "prompt" in line and "policy" in line)
-    for column in ("proxy reward", "ground truth reward", "reward variance", "hitting time", "status"):
+    columns = ("proxy reward", "ground truth reward", "reward variance", "accuracy", "hitting time", "status")
+    for column in columns:
         assert column in header
     (final,) = (line.split() for line in lines if "3 (-0.0627)" in line)
-    assert final[4:8] == ["1", "(+0.0377)", "3", "(-0.0627)"]  # gained and lost most
+    assert final[5:9] == ["1", "(+0.0377)", "3", "(-0.0627)"]  # gained and lost most
     assert len({len(line) for line in lines[1:] if line.strip()}) == 1
+
+
+def test_the_lower_bound_of_the_hitting_time(output, write):
+    """It does not change when the ground truth is shifted and scaled; with an entropy bonus none is known."""
+
+    def times(gamma, **changes):
+        result = run(write(**changes), "--gamma", gamma, "--overwrite", output=output)
+        return result["hitting_time_lower_bound"][0], result["hitting_time"][0]
+
+    bound, time = times(0.1)
+    assert 0 < 2 * bound <= time
+    truth = np.asarray(json.loads(TWO_PROMPTS.read_text())["ground_truth_rewards"])
+    scaled = times(0.3, ground_truth_rewards=(3.0 * truth + 5.0).tolist())
+    assert scaled == (pytest.approx(bound, rel=1e-9), pytest.approx(time, rel=1e-7))
+    assert times(0.1, entropy_coefficient=0.1)[0] is None
 
 
 def test_nearest(output, write, capsys):
@@ -348,8 +379,17 @@ def test_list(capsys):
 
 
 def uniform(name, margin, sabotage):
+    def claim(margin):
+        return lambda x: Sides(jnp.ones_like(x), 10.0 ** margin(x))
+
     return Statement(
-        name, name, "", "", lambda source: source.uniform(), margin, {"a": sabotage, "b": lambda x: -1 - x}
+        name,
+        name,
+        "",
+        "",
+        lambda source: source.uniform(),
+        claim(margin),
+        {"a": claim(sabotage), "b": claim(lambda x: -1 - x)},
     )
 
 
@@ -382,14 +422,67 @@ def test_verify(statement, code, violations, caught, output, monkeypatch, capsys
         assert report["tightest_instance"] == x.min() == x[report["tightest_index"]]
         assert 200 < violations < 300
     assert report["violations"] == violations
-    row = capsys.readouterr().out.splitlines()[-2].split()
-    assert row == [
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert next(row for row in rows if row[:1] == [statement.name]) == [
         statement.name,
         "500",
         str(violations),
         f"{float(report['tightest_margin']):.3g}",
         *caught.split(),
     ]
+
+
+def gap(name, largest):
+    """A bound on reward gaps up to one, true if ``largest`` is at least that."""
+
+    def draw(source):
+        top = source.uniform()
+        instance = Instance(jnp.stack([top, 0.0 * top]), initial_policy_weights=jnp.zeros((1, 2)))
+        return Task(instance, 0.25 * top)
+
+    def claim(tasks):
+        gaps = tasks.instance.rewards[:, 0, 0]
+        return Sides(gaps, jnp.full_like(gaps, largest))
+
+    return Statement(name, name, "", "", draw, claim, {}, bound=True)
+
+
+def test_adversarial(tmp_path, monkeypatch, capsys):
+    known = collect([gap("sound", 2.0), gap("unsound", 0.75), TRUE])
+    monkeypatch.setattr(statements, "registry", lambda: known)
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "--adversarial", "sound", "--instances", "3000", "--output", "out.json"]) == 0
+    row = capsys.readouterr().out.splitlines()[-2].split()
+    assert row[0] == "sound"
+    assert float(row[3]) == pytest.approx(2.0, rel=1e-3)
+
+    (report,) = json.loads(Path("out.json").read_text())["reports"]
+    assert report["factor"] == pytest.approx(2.0, rel=1e-3)
+    assert len(report["point"]) == 1
+    # What was found can be run as the table says.
+    assert row[4] == "tightest/sound.json"
+    assert main(["run", *row[4:]]) == 0
+    assert "reached" in capsys.readouterr().out
+
+    assert "exists" in refused(capsys, "verify", "--adversarial", "sound", "--instances", 3000)
+    again = ["verify", "--adversarial", "--instances", "3000", "--overwrite", "--directory", "found"]
+    assert main(again) == 1  # all bounds, of which one is false
+    assert sorted(path.name for path in Path("found").iterdir()) == ["sound.json", "unsound.json"]
+    assert "unsound is violated" in capsys.readouterr().out
+    assert "--directory does not apply" in refused(capsys, "verify", "--directory", "found")
+    Path("file").touch()
+    assert "cannot make the folder" in refused(
+        capsys, "verify", "--adversarial", "sound", "--directory", "file/under"
+    )
+
+
+def test_a_violation_is_printed(monkeypatch, capsys):
+    monkeypatch.setattr(statements, "registry", lambda: collect([gap("unsound", 0.75)]))
+    assert main(["verify", "--instances", "100"]) == 1
+    *_, sentence, instance = capsys.readouterr().out.splitlines()
+    smaller, larger, excess = (float(word.strip(",")) for word in np.array(sentence.split())[[3, 8, 13]])
+    assert (larger, excess) == (0.75, pytest.approx(smaller - 0.75, rel=1e-2))
+    assert json.loads(instance)["instance"]["rewards"][0][0] == smaller > 0.75
 
 
 def test_verify_names(monkeypatch, capsys):
