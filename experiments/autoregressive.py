@@ -242,4 +242,5 @@ EXPERIMENT = Experiment(
     run=run,
     figure=figure,
     caption=caption,
+    slow=True,
 )

@@ -122,7 +122,8 @@ def figures(
     from experiments.progress import Progress
     from experiments.registry import find_experiment, find_experiments
 
-    chosen = [find_experiment(name).name for name in dict.fromkeys(names or find_experiments())]
+    experiments = [find_experiment(name) for name in dict.fromkeys(names or find_experiments())]
+    chosen = [experiment.name for experiment in sorted(experiments, key=lambda e: not e.slow)]
     with Progress("figures:", len(chosen)) as progress, _workers(len(chosen)) as each:
         progress(0)
         for done, line in enumerate(each(partial(_draw, directory), chosen), 1):

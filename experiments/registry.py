@@ -35,6 +35,7 @@ class Experiment:
             dimensions, and carries ``long_name`` and ``units``.
         figure: plots them and computes nothing.
         caption: what is seen, the settings and the source; numbers in it come from the data.
+        slow: whether it takes much longer than others, so that it is better started first.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Experiment:
     run: Callable[[Any], Data]
     figure: Callable[[Data], Figure]
     caption: Callable[[Data], str]
+    slow: bool = False
 
 
 @cache

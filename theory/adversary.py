@@ -129,7 +129,7 @@ def search(
         points = np.where(stuck[:, None], scatter(_CLIMBERS), points)
         spread = np.where(stuck, _FIRST_SPREAD, spread)
 
-    alone = _build(statement, champion[None])
+    alone = statement.build(jnp.asarray(champion[None]))
     smaller, larger = (float(side[0]) for side in statement.claim(alone))
     return Finding(
         statement=statement.name,
@@ -143,13 +143,8 @@ def search(
 
 
 def _margins(statement: Statement, points: np.ndarray) -> np.ndarray:
-    margins = np.asarray(statement.margin(_build(statement, points)))
+    margins = np.asarray(statement.margin(statement.build(jnp.asarray(points))))
     return np.where(np.isnan(margins), -np.inf, margins)  # nothing is worse than what has no value
-
-
-@partial(jax.jit, static_argnums=0)
-def _build(statement: Statement, points: Array) -> Any:
-    return jax.vmap(statement.build)(points)
 
 
 def _propose(random: np.random.Generator, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -170,7 +165,7 @@ def _descend(statement: Statement, points: Array) -> Array:
     adam = optax.adam(_LEARNING_RATE)
 
     def margins(odds: Array) -> tuple[Array, Array]:
-        values = statement.margin(jax.vmap(statement.build)(jax.nn.sigmoid(odds)))
+        values = statement.margin(statement.build(jax.nn.sigmoid(odds)))
         return jnp.where(jnp.isfinite(values), values, 0.0).sum(), values
 
     def step(carry: Any, _: None) -> tuple[Any, None]:

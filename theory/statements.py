@@ -92,9 +92,10 @@ class Statement:
         """How many numbers make an instance."""
         return sources.dimension(self.draw)
 
-    def build(self, point: Float[Array, " dimension"]) -> Any:
-        """The instance at a point of the unit cube."""
-        return self.draw(Source(point))
+    @partial(jax.jit, static_argnames="self")
+    def build(self, points: Float[Array, "n dimension"]) -> Any:
+        """The instances at points of the unit cube, as a batch."""
+        return jax.vmap(lambda point: self.draw(Source(point)))(points)
 
     def margin(self, batch: Any) -> Float[Array, " n"]:
         """How clearly the claim holds on each of a batch of instances, see :attr:`Sides.margin`."""
@@ -113,10 +114,10 @@ class Statement:
             A batch: the pytree of an instance with a leading axis.
         """
 
-        def one(index: Array) -> Any:
-            return self.build(jax.random.uniform(jax.random.fold_in(key, index), (self.dimension,)))
+        def point(index: Array) -> Array:
+            return jax.random.uniform(jax.random.fold_in(key, index), (self.dimension,))
 
-        return jax.vmap(one)(jnp.arange(n) + first)
+        return self.build(jax.vmap(point)(jnp.arange(n) + first))
 
 
 @functools.cache

@@ -98,8 +98,8 @@ def test_refuses_what_is_not_positive():
 @pytest.mark.parametrize("name", registry())
 def test_every_statement_is_about_a_problem(name):
     of = registry()[name]
-    drawn = jax.eval_shape(of.build, jax.ShapeDtypeStruct((of.dimension,), float))
-    assert problem(drawn).rewards.ndim == 2
+    drawn = jax.eval_shape(of.build, jax.ShapeDtypeStruct((1, of.dimension), float))
+    assert problem(drawn).rewards.ndim == 3
 
 
 def test_what_is_no_problem_cannot_be_written():
