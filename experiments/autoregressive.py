@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.dynamics import TIME, listed, variable
 from experiments.registry import Data, Experiment
 from figures.style import BLACK, BLUE, GREY, ORANGE, PAGE, decades, letter, paper
-from sim.autoregressive import Autoregressive, Sequences, TokenLinear, TokenTable, token_mlp
+from sim.autoregressive import Autoregressive, Sequences, TokenLinear, token_mlp
 from sim.flow import Status, hitting_time, trajectory
 from sim.goals import reward_increase
 from sim.instance import Instance
@@ -61,16 +61,22 @@ class Settings:
 
 
 def _policy(settings: Settings, kind: str) -> tuple[Autoregressive, Array]:
-    """A policy and its initial parameters."""
+    """A policy and its initial parameters.
+
+    A table is linear in features that tell its entries apart, and features of zeros change nothing: the table
+    and the linear policy then have one shape, and are compiled once.
+    """
     sequences = Sequences(1, settings.vocabulary, settings.length)
     of_features, of_start = jax.random.split(jax.random.key(settings.seed))
     if kind == "MLP":
         return token_mlp(sequences, settings.width, 1, of_start)
+    entries = sequences.prefixes * settings.vocabulary
     if kind == "table":
-        policy = TokenTable(sequences)
+        features = jnp.eye(entries)
     else:
-        shape = (1, sequences.prefixes, settings.vocabulary, settings.features)
-        policy = TokenLinear(sequences, jax.random.normal(of_features, shape) / settings.features**0.5)
+        shared = jax.random.normal(of_features, (entries, settings.features)) / settings.features**0.5
+        features = jnp.pad(shared, ((0, 0), (0, entries - settings.features)))
+    policy = TokenLinear(sequences, features.reshape(1, sequences.prefixes, settings.vocabulary, entries))
     return policy, 0.5 * jax.random.normal(of_start, (policy.size,))
 
 
@@ -82,45 +88,45 @@ def _truth(settings: Settings) -> np.ndarray:
     return np.clip(2.0 * right - 1.0 + 0.05 * random.standard_normal(len(right)), -1.0, 1.0)
 
 
-def _follow(settings: Settings, kind: str) -> dict[str, np.ndarray]:
-    policy, start = _policy(settings, kind)
-    truth = jnp.asarray(_truth(settings))
-
+@jax.jit
+def _measure(
+    policy: Autoregressive, start: Array, truth: Array, gamma: float, times: Array, scales: Array
+) -> dict[str, Array]:
     def instance(scale: Array) -> Instance:
         return Instance(scale * truth, truth, policy=policy, initial_policy_weights=start)
 
-    @jax.jit
-    def measure(times: Array, scales: Array) -> dict[str, Array]:
-        whole = instance(jnp.ones(()))
-        path = trajectory(whole, times, solver=SOLVER, tolerance=1e-8)
-        norms = jax.vmap(lambda parameters: policy.jacobian_norms(parameters).max())(path)
-        gradients = [
-            jax.vmap(partial(of, whole))(path)[:, 0]
-            for of in (gradient_norms, gradient_upper_bound, sharp_gradient_upper_bound)
-        ]
-        batch = jax.vmap(instance)(scales)
-        # One after the other: lanes for so few problems would only take longer to compile.
-        found = jax.lax.map(
-            lambda one: hitting_time(
-                one, reward_increase(one, settings.gamma), solver=SOLVER, tolerance=1e-8
-            ),
-            batch,
-        )
-        # Rewards on another scale are followed on the same way, only at another pace.
-        largest = norms.max(where=times <= found.time[-1, 0], initial=norms[0])
-        bounds = jax.vmap(lambda one: hitting_time_lower_bound(one, settings.gamma, largest))(batch)
-        variances = jax.vmap(lambda one: reward_variance(one.probabilities(start), one.rewards)[0])(batch)
-        return {
-            "time": found.time[:, 0],
-            "status": found.status[:, 0],
-            "bound": bounds,
-            "variance": variances,
-            "gradients": jnp.stack(gradients),
-            "jacobian_norm": norms,
-        }
+    whole = instance(jnp.ones(()))
+    path = trajectory(whole, times, solver=SOLVER, tolerance=1e-8)
+    norms = jax.vmap(lambda parameters: policy.jacobian_norms(parameters).max())(path)
+    gradients = [
+        jax.vmap(partial(of, whole))(path)[:, 0]
+        for of in (gradient_norms, gradient_upper_bound, sharp_gradient_upper_bound)
+    ]
+    batch = jax.vmap(instance)(scales)
+    # One after the other: lanes for so few problems would only take longer to compile.
+    found = jax.lax.map(
+        lambda one: hitting_time(one, reward_increase(one, gamma), solver=SOLVER, tolerance=1e-8), batch
+    )
+    # Rewards on another scale are followed on the same way, only at another pace.
+    largest = norms.max(where=times <= found.time[-1, 0], initial=norms[0])
+    bounds = jax.vmap(lambda one: hitting_time_lower_bound(one, gamma, largest))(batch)
+    variances = jax.vmap(lambda one: reward_variance(one.probabilities(start), one.rewards)[0])(batch)
+    return {
+        "time": found.time[:, 0],
+        "status": found.status[:, 0],
+        "bound": bounds,
+        "variance": variances,
+        "gradients": jnp.stack(gradients),
+        "jacobian_norm": norms,
+    }
 
+
+def _follow(settings: Settings, kind: str) -> dict[str, np.ndarray]:
+    policy, start = _policy(settings, kind)
     times = np.concatenate([[0.0], np.geomspace(1e-2, settings.last_time, settings.points)])
-    result = jax.device_get(measure(jnp.asarray(times), jnp.asarray(settings.scales)))
+    result = jax.device_get(
+        _measure(policy, start, _truth(settings), settings.gamma, times, np.array(settings.scales))
+    )
     if (result["status"] != Status.REACHED).any():
         raise RuntimeError(f"the {kind} policy does not rise by {settings.gamma}; lower gamma")
     return {**result, "times": times}

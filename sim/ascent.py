@@ -109,15 +109,23 @@ def ascend(
     Raises:
         ValueError: for update counts that are empty, negative or not ascending, or an unknown metric.
     """
+    counts = update_counts(updates)
+    records, parameters, first_update = _ascend(instance, counts, transformation, metrics, direction, goal)
+    return Ascent(counts, records, parameters, first_update)
+
+
+def update_counts(updates: int | Sequence[int] | np.ndarray) -> Int[Array, " records"]:
+    """Update counts at which to record, as an array.
+
+    Raises:
+        ValueError: if they are empty, not whole, negative or not ascending.
+    """
     counts = np.atleast_1d(np.asarray(updates))
     if counts.size == 0 or counts.dtype.kind not in "iu":
         raise ValueError(f"updates is {updates}; give whole numbers")
     if counts[0] < 0 or (np.diff(counts) < 0).any():
         raise ValueError("updates must be ascending and not negative")
-    records, parameters, first_update = _ascend(
-        instance, jnp.asarray(counts), transformation, metrics, direction, goal
-    )
-    return Ascent(jnp.asarray(counts), records, parameters, first_update)
+    return jnp.asarray(counts)
 
 
 @partial(jax.jit, static_argnames=("transformation", "metrics", "direction"))

@@ -99,7 +99,7 @@ def hitting_time(
         ValueError: if the tolerance, the horizon or the number of steps is not positive.
     """
     _check_control(tolerance, horizon, max_steps)
-    return _one(instance, goal, solver, tolerance, horizon, max_steps)
+    return _one(*_strong((instance, goal)), solver, tolerance, horizon, max_steps)
 
 
 def hitting_times(
@@ -135,7 +135,8 @@ def hitting_times(
         raise ValueError("instances holds no problem; give at least one")
     if jnp.shape(horizon) not in ((), (count,)):
         raise ValueError(f"horizon has shape {list(jnp.shape(horizon))}; give one number, or {count}")
-    horizon = jnp.broadcast_to(horizon, (count,))
+    horizon = jnp.broadcast_to(jnp.asarray(horizon, float), (count,))
+    instances, goals = _strong((instances, goals))
     return _many(instances, goals, solver, tolerance, horizon, max_steps, min(lanes, count))
 
 
@@ -222,6 +223,11 @@ def _trajectory(
     )
     assert solution.ys is not None
     return jnp.where(jnp.isfinite(solution.ys), solution.ys, jnp.nan)
+
+
+def _strong(tree: Any) -> Any:
+    """Without weak types (of what Python's numbers went into): they would compile everything anew."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), tree)
 
 
 @partial(jax.jit, static_argnames="solver")

@@ -247,7 +247,7 @@ def _is_concrete(value: Any) -> bool:
 
 def _array(name: str, value: Any) -> Array:
     if isinstance(value, jax.Array):
-        return value.astype(float)
+        return jnp.asarray(value, float)  # not weakly typed: that would compile everything anew
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -1,10 +1,156 @@
-"""What sampling from a policy gives, in law."""
+"""What sampling from a policy gives: the law of best-of-N, and policy gradients estimated from samples.
 
+An estimate weighs the scores of a group of sampled outputs, ``sum_i c_i (e_{y_i} - pi) / G`` by the logits
+of a prompt. Estimators differ in the weights ``c_i`` that they make of the rewards alone.
+"""
+
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from sim.instance import Instance
+from sim.objective import regularized_advantage
+
+Weigh = Callable[[Float[Array, "*batch group"], Float[Array, "*batch group"]], Float[Array, "*batch group"]]
+
+
+class Estimator(NamedTuple):
+    """How a group of samples becomes an estimate of the gradient.
+
+    Attributes:
+        weigh: from the rewards and the exact advantages of the sampled outputs, both ``[*batch, group]``,
+            to the weights of their scores, same shape.
+        least_group: the smallest group that it is made for.
+    """
+
+    weigh: Weigh
+    least_group: int
+
+
+def _centered(rewards: Array) -> Array:
+    # Of equal rewards exactly zero, which their mean need not be.
+    relative = rewards - rewards[..., :1]
+    return relative - relative.mean(-1, keepdims=True)
+
+
+def _leave_one_out(rewards: Array, advantages: Array) -> Array:
+    group = rewards.shape[-1]
+    return _centered(rewards) * (group / (group - 1))
+
+
+def _normalized(rewards: Array, advantages: Array) -> Array:
+    centered = _centered(rewards)
+    variance = (centered**2).mean(-1, keepdims=True)
+    return centered * jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+
+
+ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
+    {
+        # c_i = r_i
+        "reinforce": Estimator(lambda rewards, advantages: rewards, 1),
+        # c_i = r_i - V, with the exact expected reward as the baseline
+        "baseline": Estimator(lambda rewards, advantages: advantages, 1),
+        # c_i = r_i - mean of the others
+        "rloo": Estimator(_leave_one_out, 2),
+        # c_i = (r_i - mean) / standard deviation, both of the group; zero where all rewards are equal
+        "grpo": Estimator(_normalized, 2),
+        # c_i = r_i - mean
+        "grpo_unscaled": Estimator(lambda rewards, advantages: _centered(rewards), 2),
+    }
+)
+
+
+def estimator(name: str, group: int) -> Estimator:
+    """An estimator by name, for groups of a given size.
+
+    ``reinforce`` (Williams 1992), ``baseline`` (the same with the exact expected reward as its baseline),
+    ``rloo`` (leave-one-out baseline, arXiv:2402.14740), ``grpo`` (arXiv:2402.03300; the standard deviation
+    divides by the size of the group) and ``grpo_unscaled`` (the same without that division,
+    arXiv:2503.20783).
+
+    Raises:
+        ValueError: for a name that is not in :data:`ESTIMATORS`, or a group that is too small for it.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"estimator {name!r} is unknown; known are {', '.join(ESTIMATORS)}")
+    least = ESTIMATORS[name].least_group
+    if group < least:
+        raise ValueError(f"group is {group}; {name} needs at least {least} samples per prompt and update")
+    return ESTIMATORS[name]
+
+
+def inverse_cdf(
+    probabilities: Float[Array, "*batch outputs"], uniforms: Float[Array, "*batch group"]
+) -> Int[Array, "*batch group"]:
+    """Sampled outputs: for each uniform number in [0, 1) the output in whose share of [0, 1) it falls.
+
+    An output of probability zero is never sampled, whatever the rounding of the sums.
+    """
+    cumulative = jnp.cumsum(probabilities, -1)[..., None, :]
+    passed = uniforms[..., None] * cumulative[..., -1:] >= cumulative[..., :-1]
+    return passed.sum(-1)
+
+
+def logit_estimate(
+    instance: Instance,
+    logits: Float[Array, "prompts outputs"],
+    samples: Int[Array, "prompts group"],
+    estimator: Estimator,
+) -> Float[Array, "prompts outputs"]:
+    """Estimate of :func:`sim.objective.logit_gradient` from a group of sampled outputs per prompt.
+
+    KL to the reference and entropy are part of the sampled reward, ``r_KL(y) = r(y) - lambda ln(pi(y) /
+    ref(y)) - beta ln pi(y)``: its expectation with the scores is the exact gradient of the objective. Forward
+    KL is no expectation under the policy; its gradient ``lambda' (ref - pi)`` is added exactly.
+
+    Args:
+        instance: the problem.
+        logits: of the policy that was sampled from.
+        samples: indices of outputs.
+        estimator: see :func:`estimator`.
+    """
+    regularizer, probabilities = instance.regularizer, jax.nn.softmax(logits)
+    sampled = samples[..., None] == jnp.arange(logits.shape[-1])
+
+    def at(values: Array) -> Array:
+        return jnp.where(sampled, values[:, None], 0.0).sum(-1)
+
+    rewards = at(instance.rewards)
+    if regularizer is not None:
+        log_p, log_reference = at(jax.nn.log_softmax(logits)), at(instance.reference_log_probabilities)
+        rewards -= regularizer.kl * (log_p - log_reference) + regularizer.entropy * log_p
+    weights = estimator.weigh(rewards, at(regularized_advantage(instance, logits)))
+
+    estimate = jnp.where(sampled, weights[..., None], 0.0).mean(1)
+    estimate -= weights.mean(-1, keepdims=True) * probabilities
+    if regularizer is not None:
+        reference = jnp.exp(instance.reference_log_probabilities)
+        estimate += regularizer.forward_kl * (reference - probabilities)
+    return instance.prompt_weights[:, None] * estimate
+
+
+def sampled_gradient(
+    instance: Instance,
+    parameters: Float[Array, "..."],
+    uniforms: Float[Array, "prompts group"],
+    estimator: Estimator,
+) -> Float[Array, "..."]:
+    """Estimate of :func:`sim.objective.gradient` from outputs sampled from the policy itself.
+
+    Args:
+        instance: the problem.
+        parameters: of the policy.
+        uniforms: independent uniform numbers in [0, 1), one per sample: all the randomness there is.
+        estimator: see :func:`estimator`.
+    """
+    logits = instance.logits(parameters)
+    samples = inverse_cdf(jax.nn.softmax(logits), uniforms)
+    return instance.policy.pullback(parameters, logit_estimate(instance, logits, samples, estimator))
 
 
 def best_of_n(

@@ -171,6 +171,7 @@ def natural_gradient_time(
 
 _MOST_OUTPUTS = 8
 _SMALLEST_START, _LATEST = 1e-12, 1e50
+_HORIZON = 1e120  # of the simulations
 _LARGEST_PARAMETER = 0.02  # of :func:`small_parameter`
 _INTEGRATION = 1e-9  # relative error of a simulated time
 
@@ -219,7 +220,9 @@ def _stall(source: Source) -> Stall:
     return Stall(without(instance, exists[None]), goal)
 
 
-_log_escape = jax.jit(lambda stall: jnp.log(hitting_times(stall.instance, stall.goal).time[:, 0]))
+_log_escape = jax.jit(
+    lambda stall: jnp.log(hitting_times(stall.instance, stall.goal, horizon=_HORIZON).time[:, 0])
+)
 
 _Law = Callable[[Array, Array], Array]
 
@@ -285,4 +288,43 @@ NEXT_ORDER = Statement(
     ),
 )
 
-STATEMENTS = (LAW, NEXT_ORDER)
+_MORE_OUTPUTS = 12
+_EPS, _ERROR = 1e-7, 1e-4
+
+
+def _many_outputs(source: Source) -> Stall:
+    """Up to twelve outputs, none of them so rare or so close to the middling one that 1e-7 is not small."""
+    index = jnp.arange(_MORE_OUTPUTS)
+    exists = index < source.integer(3, _MORE_OUTPUTS)
+    gap = source.uniform(0.05, 0.6)
+    drop = source.uniform(gap, 1.4, (_MORE_OUTPUTS,))
+    rewards = (1.0 - gap - drop).at[:2].set(jnp.stack([jnp.ones(()), 1.0 - gap]))
+    weights = jnp.where(exists & (index > 0), source.uniform(0.4, 1.0, (_MORE_OUTPUTS,)), 0.0)
+    probabilities = ((1.0 - _EPS) * weights / weights.sum()).at[0].set(_EPS)
+    logits = jnp.log(jnp.where(exists, probabilities, 1.0))
+    goal = Goal((index == 0).astype(float)[None], source.uniform(0.05, 0.95, (1,)))
+    return Stall(without(Instance(rewards, initial_policy_weights=logits[None]), exists[None]), goal)
+
+
+def _to_four_digits(parameter: Array, eps: Array) -> Array:
+    return jnp.full_like(parameter, _ERROR)
+
+
+MANY_OUTPUTS = Statement(
+    name="stalling_law_many_outputs",
+    title="The stalling law at a rarity of 1e-7, for up to twelve outputs",
+    citation="theory.md, section 3 (derived for this project)",
+    formula="t = π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)] to below 1e-4 relative",
+    draw=_many_outputs,
+    claim=_claim(log_time, _to_four_digits),
+    sabotages=MappingProxyType(
+        {
+            "0.1 % more": _claim(lambda p, r: log_time(p, r) + 1e-3, _to_four_digits),
+            "one output less": _claim(
+                lambda p, r: log_time(p, r) + jnp.log((r.max(-1) - r[:, 1]) * 1e-7), _to_four_digits
+            ),
+        }
+    ),
+)
+
+STATEMENTS = (LAW, NEXT_ORDER, MANY_OUTPUTS)

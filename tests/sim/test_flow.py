@@ -361,23 +361,23 @@ def test_what_is_declared_unreachable_is():
     limit = expected_reward(jnp.exp(log_optimum), instances.ground_truth_rewards)
     offsets = np.random.default_rng(0).choice([-1e-2, -1e-5, 1e-5, 1e-2], limit.shape)
     goals = jax.vmap(lambda i, level: reward_level(i, level))(instances, limit + offsets)
-    found = hitting_times(instances, goals)
-    assert (found.status != NOT_CONVERGED).all()
-
-    # A level above the limit may be passed on the way to it; then and only then is there a time.
     problems = jax.vmap(prepare, in_axes=(0, 0, None))(instances, goals, HORIZON)
 
-    def reached(problems):
-        done, _ = run_many(problems, SOLVER, 1e-10, 2_000, 128)
-        return np.isfinite(done.hit_log_time[:, :-1]), done.steps.mean()
+    @jax.jit
+    def follow(problems):
+        done, _ = run_many(problems, diffrax.Tsit5(), 1e-10, 2_000, 128)
+        return jnp.isfinite(done.hit_log_time[:, :-1]), done.steps
 
-    expected, steps = reached(problems._replace(limit=None))
-    np.testing.assert_array_equal(found.status == REACHED, expected)
-    assert found.steps.mean() < 0.5 * steps
+    # A level above the limit may be passed on the way to it; then and only then is there a time.
+    found, steps = follow(problems)
+    expected, all_steps = follow(problems._replace(limit=None))
+    np.testing.assert_array_equal(found, expected)
+    assert steps.max() < 2_000
+    assert steps.mean() < 0.5 * all_steps.mean()
     assert (~expected).sum() > 50
     assert (expected & (offsets > 0)).sum() > 50
     rash = eqx.tree_at(lambda p: p.limit.divergence, problems, replace_fn=lambda bound: 100.0 * bound)
-    assert (reached(rash)[0] != expected).any()
+    assert (follow(rash)[0] != expected).any()
 
 
 RESTING = {
@@ -435,7 +435,7 @@ def test_derivative_of_the_hitting_time():
 
     @jax.jit
     def total(problem: tuple[Instance, Goal]) -> Array:
-        found = hitting_time(*problem, solver=diffrax.Tsit5(), tolerance=1e-11)
+        found = hitting_time(*problem, solver=diffrax.Bosh3(), tolerance=1e-10)
         return (jnp.array([1.0, 0.5]) * found.time).sum()
 
     slopes = jax.tree.leaves(jax.grad(total)((instance, goal)))

@@ -8,6 +8,7 @@ import pytest
 from sim.flow import hitting_times
 from sim.goals import reward_increase
 from sim.instance import Instance
+from theory.lower_bound import SOLVER
 from theory.rankings import attainable_accuracies
 from theory.teachers import (
     fast_teacher,
@@ -58,7 +59,8 @@ def test_teachers_of_every_attainable_accuracy():
         float(time[0])
         for time in (slow_teacher_time(plain, GAMMA, T), fast_teacher_time(plain, GAMMA, OUTPUT))
     )
-    times = hitting_times(instances, goals, horizon=1e2 * lower + 2 * upper).time[:, 0]
+    horizon = 1e2 * lower + 2 * upper
+    times = hitting_times(instances, goals, horizon=horizon, solver=SOLVER, tolerance=1e-6).time[:, 0]
     assert (times[: len(slow)] >= lower).all()
     assert (times[len(slow) :] <= upper).all()
 

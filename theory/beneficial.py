@@ -1,0 +1,352 @@
+"""Beneficial reward errors: a proxy under which no middling output holds the flow up (arXiv:2604.25872).
+
+The ground truth has a best output ``*``, rare at first, ``eps = pi_0(*)``, and a middling one on which the
+flow stalls. The proxy errs at the middling output: it gives it a low reward. Theorems 1 and 2 of the paper
+say that the time to maximise the ground truth is ``Omega(eps^-14/13)`` when one trains on it, and
+``O(1/eps)`` when one trains on the proxy. Here are the rates with their constants: an explicit upper bound
+for the proxy that is ``+1`` on ``*`` and ``-1`` elsewhere, and, as ``eps -> 0``, the gain itself.
+"""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from sim.flow import hitting_times
+from sim.goals import probability_level, reward_increase
+from sim.instance import Instance
+from sim.objective import expected_reward
+from theory.instances import Source, Task, random_logits, without
+from theory.stalling import PUBLISHED_GROUND_TRUTH_EXPONENT, PUBLISHED_PROXY_EXPONENT
+from theory.stalling_extensions import log_escape_time, with_rare_best
+from theory.statements import Claim, Sides, Statement
+
+
+def ideal_proxy(
+    ground_truth_rewards: Float[Array, "*batch outputs"],
+) -> Float[Array, "*batch outputs"]:
+    """``+1`` on the best output and ``-1`` on every other."""
+    best = ground_truth_rewards.argmax(-1, keepdims=True)
+    return jnp.where(jnp.arange(ground_truth_rewards.shape[-1]) == best, 1.0, -1.0)
+
+
+def ideal_proxy_time_bound(
+    initial_probability: Float[ArrayLike, "*batch"],
+    best_reward: Float[ArrayLike, "*batch"],
+    target: Float[ArrayLike, "*batch"],
+    prompts: int = 1,
+) -> Float[Array, "*batch"]:
+    """Time by which training on :func:`ideal_proxy` brings the expected ground truth reward to a target.
+
+    arXiv:2503.15477, Proposition 4, with ``Y+ = {*}`` and ``Y_bad`` empty, since every other reward is
+    below ``V_RM(0) = 2 eps - 1``. Then ``delta = 2 (1 - rho) (1 - eps)``, and
+
+        ``t <= 2 |S| / ((1 - rho)^2 (1 - eps)) (1/eps - 1/rho)``, ``rho = (target + 1) / (r_* + 1)``.
+
+    Tabular. It holds for KL coefficients up to :func:`ideal_proxy_kl_limit`.
+
+    Args:
+        initial_probability: ``eps`` of the best output.
+        best_reward: ``r_*``, its ground truth reward.
+        target: ``V_G(0) + gamma``, below ``r_*``; not below ``V_G(0)``.
+        prompts: ``|S|``, over which the objective is the mean.
+    """
+    eps, rho = jnp.asarray(initial_probability), (jnp.asarray(target) + 1.0) / (best_reward + 1.0)
+    return 2.0 * prompts / ((1.0 - rho) ** 2 * (1.0 - eps)) * (1.0 / eps - 1.0 / rho)
+
+
+def ideal_proxy_kl_limit(
+    initial_probability: Float[ArrayLike, "*batch"],
+    smallest_probability: Float[ArrayLike, "*batch"],
+    best_reward: Float[ArrayLike, "*batch"],
+    target: Float[ArrayLike, "*batch"],
+) -> Float[Array, "*batch"]:
+    """Largest KL coefficient for :func:`ideal_proxy_time_bound`: that of Proposition 4.
+
+    ``eps (1 - rho)^2 (1 - eps) / (4 (2 ln(1/min pi_0) + 1/(2e)))``. Args as there, and:
+        smallest_probability: of any output, initially.
+    """
+    eps, rho = jnp.asarray(initial_probability), (jnp.asarray(target) + 1.0) / (best_reward + 1.0)
+    spread = 2.0 * jnp.log(1.0 / jnp.asarray(smallest_probability)) + 0.5 / jnp.e
+    return eps * (1.0 - rho) ** 2 * (1.0 - eps) / (4.0 * spread)
+
+
+def log_gain(
+    log_probabilities: Float[Array, "*batch outputs"],
+    ground_truth_rewards: Float[Array, "*batch outputs"],
+    proxy_rewards: Float[Array, "*batch outputs"],
+    squared_norms: Float[ArrayLike, "..."] = 1.0,
+) -> Float[Array, "*batch"]:
+    """Natural logarithm of the predicted gain ``t*(ground truth) / t*(proxy)`` as ``eps -> 0``.
+
+    How many times sooner the best output wins when one trains on the proxy. Both times are those of
+    :func:`theory.stalling_extensions.log_escape_time`: with a stall, of order ``eps^-(K-1)``, unless all
+    outputs but the best share one reward. So an error at the middling output changes the exponent only if it
+    leaves nothing in its place: otherwise the best of the low outputs is the middling one of the proxy, and
+    the gain is a finite factor, which may be below one.
+
+    Args:
+        log_probabilities: of the initial policy, normalised; ``-inf`` for an output that does not exist.
+        ground_truth_rewards, proxy_rewards: with one and the same best output.
+        squared_norms: of orthogonal features over the squared temperature; one if tabular.
+    """
+    truth, proxy = (
+        log_escape_time(log_probabilities, rewards, squared_norms)
+        for rewards in (ground_truth_rewards, proxy_rewards)
+    )
+    return truth - proxy
+
+
+# Statements -------------------------------------------------------------------
+
+_HORIZON = 1e150
+
+
+def _trained_on(instance: Instance, rewards: Array) -> Instance:
+    return eqx.tree_at(lambda i: i.rewards, instance, rewards)
+
+
+# The upper bound ---------------------------------------------------------------
+
+_PROMPTS, _BOUND_OUTPUTS = 2, 5
+
+
+def _task(source: Source) -> Task:
+    shape = (_PROMPTS, _BOUND_OUTPUTS)
+    truth = source.uniform(-1.0, 1.0, shape)
+    best = truth.argmax(-1, keepdims=True) == jnp.arange(_BOUND_OUTPUTS)
+    rarity = source.log_uniform(1e-8, 0.5, (_PROMPTS, 1))
+    others = jax.nn.log_softmax(jnp.where(best, -jnp.inf, random_logits(source, shape, high=3.0)))
+    start = jnp.where(best, jnp.log(rarity), others + jnp.log1p(-rarity))
+    top = truth.max(-1)
+    initial = expected_reward(jnp.exp(start), truth)
+    # One increase for all prompts, below the smallest that is possible.
+    gamma = source.uniform(0.01, 0.99) * (top - initial).min()
+    limit = ideal_proxy_kl_limit(rarity[:, 0], jnp.exp(start).min(-1), top, initial + gamma).min()
+    kl = jnp.where(source.bernoulli(), 0.0, limit * source.uniform())
+    instance = Instance(ideal_proxy(truth), truth, initial_policy_weights=start, kl_coefficient=kl)
+    return Task(instance, gamma)
+
+
+@jax.jit
+def _task_times(tasks: Task, instances: Instance) -> Array:
+    """``[n, prompts]``; followed no further than ten times the bound."""
+    goals = jax.vmap(lambda task: reward_increase(task.instance, task.gamma))(tasks)
+    horizon = jnp.maximum(10.0 * jax.vmap(_bounds)(tasks).max(-1), 1.0)
+    return hitting_times(instances, goals, horizon=horizon).time
+
+
+def _bounds(task: Task) -> Array:
+    start = jnp.exp(task.instance.reference_log_probabilities)
+    truth = task.instance.ground_truth_rewards
+    best = jnp.take_along_axis(start, truth.argmax(-1, keepdims=True), -1)[:, 0]
+    target = expected_reward(start, truth) + task.gamma
+    return ideal_proxy_time_bound(best, truth.max(-1), target, _PROMPTS)
+
+
+def _bound_claim(
+    factor: float = 1.0, power: float = 1.0, change: Callable[[Instance], Instance] = lambda i: i
+) -> Claim:
+    """The bound times a factor, to a power, of the time when training on something else."""
+
+    @jax.jit
+    def compare(tasks: Task, times: Array) -> Sides:
+        return Sides(times, factor * jax.vmap(_bounds)(tasks) ** power).tightest(-1)
+
+    return lambda tasks: compare(tasks, _task_times(tasks, jax.vmap(change)(tasks.instance)))
+
+
+PROXY_BOUND = Statement(
+    name="beneficial_proxy_bound",
+    title="Upper bound of the time on the ideal proxy",
+    citation="arXiv:2604.25872, Theorem 2; arXiv:2503.15477, Proposition 4, with Y+ = {y*} and Y_bad empty",
+    formula="t_γ ≤ 2|S| / ((1−ρ)² (1−ε)) (1/ε − 1/ρ), ρ = (V_G(0)+γ+1)/(r*+1), "
+    "for λ ≤ ε (1−ρ)² (1−ε) / (4 (2 ln(1/min π₀) + 1/(2e)))",
+    draw=_task,
+    claim=_bound_claim(),
+    sabotages=MappingProxyType(
+        {
+            "a tenth of it": _bound_claim(factor=0.1),
+            "its square root": _bound_claim(power=0.5),
+            "trained on the ground truth": _bound_claim(
+                change=lambda i: _trained_on(i, i.ground_truth_rewards)
+            ),
+        }
+    ),
+    bound=True,
+)
+
+# Rates -------------------------------------------------------------------------
+
+_RATE_OUTPUTS = 8
+_DECADES = 4.0
+
+
+class Rarer(NamedTuple):
+    """A problem with a middling output, and the same with the best output four decades rarer."""
+
+    instance: Instance
+    rarer: Instance
+    proxy_rewards: Float[Array, "prompts outputs"]
+
+
+def _rarer(source: Source) -> Rarer:
+    index = jnp.arange(_RATE_OUTPUTS)
+    exists = index < source.integer(3, _RATE_OUTPUTS)
+    middling, low = source.uniform(-0.5, 0.9), -1.0
+    truth = jnp.full(_RATE_OUTPUTS, low, float).at[:2].set(jnp.stack([jnp.ones(()), middling]))
+    proxy = truth.at[1].set(low)
+    weights = jnp.where(exists, source.uniform(jnp.log(0.05), 0.0, (_RATE_OUTPUTS,)), -jnp.inf)
+    # So rare a best output that pi_0(*) is negligible against pi_0(y_med), as the theorems ask.
+    log_eps = jnp.log(source.log_uniform(1e-8, 1e-4))
+
+    def build(log_eps: Array) -> Instance:
+        start = jnp.where(exists, with_rare_best(log_eps, weights), 0.0)
+        return without(Instance(truth, initial_policy_weights=start[None]), exists[None])
+
+    return Rarer(build(log_eps), build(log_eps - _DECADES * jnp.log(10.0)), proxy[None])
+
+
+def _exponents(drawn: Rarer, rewards: Array) -> Array:
+    """Powers ``[n]`` of ``1/eps`` with which the time to ``pi(*) = 1/2`` grows over four decades."""
+
+    def log_time(instances: Instance) -> Array:
+        training = jax.vmap(_trained_on)(instances, rewards)
+        goals = jax.vmap(lambda i: probability_level(i, 0, 0.5))(training)
+        return jnp.log(hitting_times(training, goals, horizon=1e120).time[:, 0])
+
+    return (log_time(drawn.rarer) - log_time(drawn.instance)) / (_DECADES * jnp.log(10.0))
+
+
+def _lower_claim(exponent: float, rewards: Callable[[Rarer], Array]) -> Claim:
+    return lambda drawn: Sides(
+        *jnp.broadcast_arrays(jnp.asarray(exponent), _exponents(drawn, rewards(drawn)))
+    )
+
+
+def _rate_claim(exponent: float, rewards: Callable[[Rarer], Array]) -> Claim:
+    """That the exponent is as given, up to what ``eps ln(1/eps)`` still is at the start of the decades."""
+
+    def claim(drawn: Rarer) -> Sides:
+        deviation = jnp.abs(_exponents(drawn, rewards(drawn)) - exponent)
+        log_eps = drawn.instance.reference_log_probabilities[:, 0, 0]
+        return Sides(deviation, -_RATE_OUTPUTS * jnp.exp(log_eps) * log_eps)
+
+    return claim
+
+
+_Rewards = Callable[[Rarer], Array]
+_ON_TRUTH: _Rewards = lambda d: d.instance.rewards  # noqa: E731
+_ON_PROXY: _Rewards = lambda d: d.proxy_rewards  # noqa: E731
+
+GROUND_TRUTH_RATE = Statement(
+    name="beneficial_rate_on_truth",
+    title="Rate of the time on the ground truth, over four decades of the best output's probability",
+    citation="arXiv:2604.25872, Theorem 1",
+    formula="t = Ω(ε^(−14/13))",
+    draw=_rarer,
+    claim=_lower_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _ON_TRUTH),
+    sabotages=MappingProxyType(
+        {
+            "on the proxy": _lower_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _ON_PROXY),
+            "exponent 2.1": _lower_claim(2.1, _ON_TRUTH),
+        }
+    ),
+    bound=True,
+)
+
+PROXY_RATE = Statement(
+    name="beneficial_rate_on_proxy",
+    title="Rate of the time on the proxy, over four decades of the best output's probability",
+    citation="arXiv:2604.25872, Theorem 2",
+    formula="t = O(1/ε); the exponent is 1 up to 8 ε ln(1/ε)",
+    draw=_rarer,
+    claim=_rate_claim(float(PUBLISHED_PROXY_EXPONENT), _ON_PROXY),
+    sabotages=MappingProxyType(
+        {
+            "on the ground truth": _rate_claim(float(PUBLISHED_PROXY_EXPONENT), _ON_TRUTH),
+            "exponent 14/13": _rate_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _ON_PROXY),
+        }
+    ),
+)
+
+# The gain ----------------------------------------------------------------------
+
+_LARGEST_GAIN_ERROR = 0.01
+
+
+class Gain(NamedTuple):
+    """A problem trained on its ground truth, the proxy, and the level that counts as escape."""
+
+    instance: Instance
+    proxy_rewards: Float[Array, "prompts outputs"]
+    level: Float[Array, ""]
+
+
+def _gain(source: Source) -> Gain:
+    """In half of the draws the low outputs differ, so that one of them is the middling one of the proxy."""
+    index = jnp.arange(_RATE_OUTPUTS)
+    exists = index < source.integer(3, _RATE_OUTPUTS)
+    gap, first, more = source.uniform(0.1, 0.6), source.uniform(0.1, 0.5), source.uniform(0.1, 0.6)
+    differ = source.bernoulli()
+    steps = jnp.where(differ & (index > 2), more * source.uniform(0.5, 1.0, index.shape), 0.0)
+    low = 1.0 - gap - first
+    truth = (low - steps).at[:2].set(jnp.stack([jnp.ones(()), 1.0 - gap]))
+    proxy = truth.at[1].set(jnp.where(exists, truth, jnp.inf).min())
+    weights = jnp.where(exists, source.uniform(jnp.log(0.05), 0.0, index.shape), -jnp.inf)
+    start = with_rare_best(jnp.log(source.log_uniform(1e-8, 1e-5)), weights)
+    start = jnp.where(exists, start, 0.0)
+    instance = without(Instance(truth, initial_policy_weights=start[None]), exists[None])
+    return Gain(instance, proxy[None], source.uniform(0.1, 0.9))
+
+
+def _log_simulated_gain(drawn: Gain) -> Array:
+    def log_time(rewards: Array) -> Array:
+        training = jax.vmap(_trained_on)(drawn.instance, rewards)
+        goals = jax.vmap(lambda i, level: probability_level(i, 0, level))(training, drawn.level)
+        return jnp.log(hitting_times(training, goals, horizon=_HORIZON).time[:, 0])
+
+    return log_time(drawn.instance.rewards) - log_time(drawn.proxy_rewards)
+
+
+_Gain = Callable[[Array, Array, Array], Array]
+
+
+def _gain_claim(predicted: _Gain) -> Claim:
+    def claim(drawn: Gain) -> Sides:
+        start, truth = drawn.instance.reference_log_probabilities[:, 0], drawn.instance.rewards[:, 0]
+        log_gains = predicted(start, truth, drawn.proxy_rewards[:, 0])
+        error = jnp.abs(jnp.expm1(log_gains - _log_simulated_gain(drawn)))
+        return Sides(error, jnp.full_like(error, _LARGEST_GAIN_ERROR))
+
+    return claim
+
+
+GAIN = Statement(
+    name="beneficial_gain",
+    title="The predicted gain of a beneficial error",
+    citation="derived here, theory/beneficial.py; after arXiv:2604.25872, Theorems 1 and 2",
+    formula="t*(ground truth) / t*(proxy), both by the law, to below 1 %",
+    draw=_gain,
+    claim=_gain_claim(log_gain),
+    sabotages=MappingProxyType(
+        {
+            "rates alone": _gain_claim(lambda p, r, _: -(jnp.isfinite(p).sum(-1) - 2.0) * p[:, 0]),
+            "proxy as if its outputs were equally likely": _gain_claim(
+                lambda p, r, q: (
+                    log_escape_time(p, r, 1.0)
+                    - jnp.log1p(-1.0 / jnp.isfinite(p).sum(-1))
+                    + jnp.log(r[:, 0] - q[:, 1])
+                    + p[:, 0]
+                )
+            ),
+            "2 % off": _gain_claim(lambda p, r, q: log_gain(p, r, q) + 0.02),
+        }
+    ),
+)
+
+STATEMENTS = (PROXY_BOUND, GROUND_TRUTH_RATE, PROXY_RATE, GAIN)

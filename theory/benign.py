@@ -1,0 +1,194 @@
+"""A reward error at an output that is rare at first is benign: a bound on what it can do in a given time.
+
+Two tabular flows from one initial policy, under rewards that differ at one output ``y`` of a prompt only,
+by ``e``; both with values in a range of width ``D``; no regularisation. After time ``T``, the prompt's
+logits have parted, in Euclidean norm, by at most
+
+    ``sqrt(2) |e| (w T) pi_0(y) exp((8/27) D w T)``,
+
+where ``w`` is the weight of the prompt, ``1/|S|``. The total variation between the two policies is at most
+``1 / (2 sqrt 2)`` times that. So what a proxy says about ``y`` matters only once ``pi_0(y) exp((8/27) D w
+T)`` is not negligible. This is what arXiv:2604.25872, Section 3, concludes from arXiv:2503.15477, Lemma 10,
+with constants; they are derived here.
+
+1. Growth. ``d ln pi(y)/dt = w Cov(r, h)`` with ``h = 1_y - pi`` (arXiv:2503.15477, Lemma 9), which is
+   linear in ``r``, so at most ``w D q (1-q) (E[h|B] - E[h|B'])`` for a set ``B`` of outputs, ``q = pi(B)``,
+   and the others ``B'``. On ``B'``, ``h >= -(1-q)``. If ``B`` does not have ``y``, ``h <= 0`` on it, and
+   the product is at most ``q (1-q)^2 <= 4/27``. If it has, ``E[h|B] <= pi(y) (1 - pi(y)) / q`` with ``pi(y)
+   <= q``: for ``q <= 1/2`` at most ``1 - q``, and the product at most ``2 q (1-q)^2 <= 8/27``; beyond, at
+   most ``1/(4q)``, and the product at most 1/4. Hence ``pi_t(y) <= pi_0(y) exp((8/27) D w t)``. (Lemma 10
+   has 4 for ``(8/27) D``, which is at most 16/27; 8/27 is attained by two outputs.)
+2. Forcing. At the same policy the two velocities differ by ``w e
+   pi(y) (1 - pi(y))`` at ``y`` and ``-w e pi(y) pi(z)`` at ``z``, in norm at most ``sqrt(2) w |e| pi(y)``.
+3. Lipschitz constant. The Hessian of ``V`` is the third joint cumulant: ``E[A (v - E v)^2]`` along a unit
+   vector ``v``. Linear in ``r`` again: at most ``D q (1-q) [Var(v|B) + (1 - 2q) d^2]``, ``d = E[v|B] -
+   E[v|B']``, when one drops ``-Var(v|B')``. A variance of a unit vector is at most 1/2, and ``Var(v|B) +
+   d^2 = E[(v - E[v|B'])^2|B] <= 2``. So the bracket is at most ``2 - 3q`` for ``q <= 1/2`` (at most 1/2
+   beyond), and ``q (1-q) (2 - 3q) < 1/4``: the field is Lipschitz with ``w D / 4``. (Numerically the best
+   constant is ``w D / (3 sqrt 3)``, which two outputs attain.)
+4. Gronwall: the distance is at most ``int_0^T exp(w D (T-s)/4) sqrt(2) w |e| pi_0(y) exp((8/27) w D s)
+   ds``, and 1/4 < 8/27.
+5. ``|d pi|_1 = E|v - E v| <= sqrt(Var v) <= |v|/sqrt(2)`` when the logits move by ``v``; total variation is
+   half of it.
+"""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from sim.flow import trajectory
+from sim.instance import Instance
+from theory.instances import Source, random_logits, random_rewards
+from theory.statements import Claim, Sides, Statement
+
+GROWTH = 8.0 / 27.0  # most of d ln pi(y) / dt, per weight of the prompt and range of the rewards
+
+
+def largest_probability(
+    initial_probability: Float[ArrayLike, "*batch"],
+    time: Float[ArrayLike, "*batch"],
+    weight: Float[ArrayLike, "*batch"] = 1.0,
+    reward_range: Float[ArrayLike, "*batch"] = 2.0,
+) -> Float[Array, "*batch"]:
+    """``pi_0(y) exp((8/27) D w T)``: what no output's probability exceeds by time ``T``.
+
+    Args:
+        initial_probability: ``pi_0(y)``.
+        time: ``T``, of the gradient flow.
+        weight: ``w``, of the prompt; ``1/|S|`` for the mean over prompts.
+        reward_range: ``D``, largest minus smallest reward at the prompt.
+    """
+    return jnp.asarray(initial_probability * jnp.exp(GROWTH * reward_range * weight * time))
+
+
+def logits_apart(
+    initial_probability: Float[ArrayLike, "*batch"],
+    error: Float[ArrayLike, "*batch"],
+    time: Float[ArrayLike, "*batch"],
+    weight: Float[ArrayLike, "*batch"] = 1.0,
+    reward_range: Float[ArrayLike, "*batch"] = 2.0,
+) -> Float[Array, "*batch"]:
+    """How far, in Euclidean norm, a reward error at one output can move the logits of its prompt by ``T``.
+
+    Args:
+        initial_probability, time, weight: as for :func:`largest_probability`.
+        error: ``e``, of the reward.
+        reward_range: ``D``, of the rewards with the error and without it together.
+    """
+    reached = largest_probability(initial_probability, time, weight, reward_range)
+    return jnp.sqrt(2.0) * jnp.abs(jnp.asarray(error)) * weight * time * reached
+
+
+def policies_apart(
+    initial_probability: Float[ArrayLike, "*batch"],
+    error: Float[ArrayLike, "*batch"],
+    time: Float[ArrayLike, "*batch"],
+    weight: Float[ArrayLike, "*batch"] = 1.0,
+    reward_range: Float[ArrayLike, "*batch"] = 2.0,
+) -> Float[Array, "*batch"]:
+    """The total variation to which a reward error at one output can lead by ``T``.
+
+    The expected value of any reward then differs by at most its range times this. Args as for
+    :func:`logits_apart`.
+    """
+    return logits_apart(initial_probability, error, time, weight, reward_range) / (2.0 * jnp.sqrt(2.0))
+
+
+# Statements -------------------------------------------------------------------
+
+_OUTPUTS = 5
+_TRAJECTORY_TOLERANCE = 1e-12
+
+
+class Error(NamedTuple):
+    """A problem, what its proxy should say about its first output, and how long it is trained on."""
+
+    instance: Instance
+    correct_reward: Float[Array, ""]
+    time: Float[Array, ""]
+
+
+def _error(source: Source) -> Error:
+    """The output's initial probability is between 1e-5 and 1/2, so that differences are seen."""
+    rare = source.log_uniform(1e-5, 0.5)
+    rest = jax.nn.log_softmax(random_logits(source, (_OUTPUTS - 1,), high=4.0)) + jnp.log1p(-rare)
+    rewards = random_rewards(source, (_OUTPUTS,))[::-1]
+    wrong = source.log_uniform(0.01, 1.0)
+    correct = jnp.where(rewards[0] > 0, rewards[0] - wrong, rewards[0] + wrong)
+    instance = Instance(rewards, initial_policy_weights=jnp.append(jnp.log(rare), rest)[None])
+    return Error(instance, correct, source.log_uniform(0.1, 30.0))
+
+
+def _corrected(drawn: Error) -> Instance:
+    return eqx.tree_at(
+        lambda i: i.rewards, drawn.instance, drawn.instance.rewards.at[0, 0].set(drawn.correct_reward)
+    )
+
+
+@jax.jit
+@jax.vmap
+def _ends(instance: Instance, time: Array) -> Array:
+    """Logits ``[outputs]`` at a time."""
+    return trajectory(instance, time[None], tolerance=_TRAJECTORY_TOLERANCE)[0, 0]
+
+
+_Bound = Callable[[Array, Array, Array, Array], Array]  # of pi_0(y), error, time and range
+
+
+def _claim(bound: _Bound, correct: Callable[[Error], Instance] = _corrected) -> Claim:
+    """With a bound on the distance of the logits, and what is compared with."""
+
+    @jax.jit
+    @jax.vmap
+    def compare(drawn: Error, right: Instance, wrong_end: Array, right_end: Array) -> Sides:
+        rewards = jnp.append(drawn.instance.rewards[0], drawn.correct_reward)
+        error = drawn.instance.rewards[0, 0] - drawn.correct_reward
+        initial = jnp.exp(drawn.instance.reference_log_probabilities[0, 0])
+        distance = bound(initial, error, drawn.time, jnp.ptp(rewards))
+        logits = jnp.sqrt(((wrong_end - right_end) ** 2).sum())
+        policies = 0.5 * jnp.abs(jax.nn.softmax(wrong_end) - jax.nn.softmax(right_end)).sum()
+        apart = jnp.stack([logits, policies])
+        return Sides(apart, distance / jnp.array([1.0, 2.0 * jnp.sqrt(2.0)])).tightest()
+
+    def claim(drawn: Error) -> Sides:
+        right = jax.vmap(correct)(drawn)
+        return compare(drawn, right, _ends(drawn.instance, drawn.time), _ends(right, drawn.time))
+
+    return claim
+
+
+def _another_error(drawn: Error) -> Instance:
+    """Without the error, but with the rewards of the others in the opposite order."""
+    rewards = _corrected(drawn).rewards
+    return eqx.tree_at(lambda i: i.rewards, drawn.instance, rewards.at[0, 1:].set(rewards[0, :0:-1]))
+
+
+def _logits_apart(initial: Array, error: Array, time: Array, reward_range: Array) -> Array:
+    return logits_apart(initial, error, time, 1.0, reward_range)
+
+
+BENIGN_RARE_OUTPUT = Statement(
+    name="benign_rare_output",
+    title="What an error at a rare output can do in a given time",
+    citation="derived here, theory/benign.py; after arXiv:2604.25872, Section 3; arXiv:2503.15477, Lemma 10",
+    formula="|θ_T − θ'_T| ≤ √2 |e| (T/|S|) π₀(y) exp((8/27) D T/|S|), and TV(π_T, π'_T) ≤ this / (2√2)",
+    draw=_error,
+    claim=_claim(_logits_apart),
+    sabotages=MappingProxyType(
+        {
+            "growth of the output's probability dropped": _claim(
+                lambda p, e, t, d: jnp.sqrt(2.0) * jnp.abs(e) * t * p
+            ),
+            "initial probability squared": _claim(lambda p, e, t, d: _logits_apart(p**2, e, t, d)),
+            "other rewards changed too": _claim(_logits_apart, _another_error),
+        }
+    ),
+    bound=True,
+)
+
+STATEMENTS = (BENIGN_RARE_OUTPUT,)
