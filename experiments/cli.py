@@ -106,6 +106,82 @@ def run(
     return 0
 
 
+def metrics(
+    file: Annotated[Positional[Path], arg(metavar="FILE.json")],
+    *,
+    output: Annotated[Path | None, arg(metavar="OUT.json", help_behavior_hint="")] = None,
+    overwrite: bool = False,
+    nearest: bool = False,
+) -> int:
+    """Measure a reward before any training: its variance, and how often it ranks outputs rightly.
+    $ goodteacher metrics examples/proxy.json
+
+    Acc, HAcc (harm-aware) and their weighted forms compare the best output by ground truth with the others.
+
+    Args:
+        file: The instance.
+        output: Write the result as JSON.
+        overwrite: Replace OUT.json if it exists.
+        nearest: If features cannot realise the initial probabilities, start from the nearest that they can.
+    """
+    from experiments import measures
+    from sim import files
+
+    if output is not None:
+        files.check_writable(output, overwrite=overwrite)
+    result = measures.report(files.read_instance(file, nearest=nearest))
+    if output is not None:
+        files.write_json(output, result, overwrite=overwrite)
+    _console().print(measures.table(result))
+    return 0
+
+
+def errors(
+    file: Annotated[Positional[Path], arg(metavar="FILE.json")],
+    *,
+    gamma: Annotated[float | None, arg(metavar="G", help_behavior_hint="")] = None,
+    low: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None,
+    high: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None,
+    negligible: Annotated[float | None, arg(metavar="P", help_behavior_hint="")] = None,
+    output: Annotated[Path | None, arg(metavar="OUT.json", help_behavior_hint="")] = None,
+    overwrite: bool = False,
+    nearest: bool = False,
+) -> int:
+    """Say of every error of a proxy reward whether it is harmful, benign or beneficial.
+    $ goodteacher errors examples/proxy.json --gamma 0.9
+    $ goodteacher errors examples/errors.json
+
+    By rule, and by what it does: the hitting time on the proxy over that with this one error corrected.
+
+    Args:
+        file: The instance.
+        gamma: Goal: the expected ground truth reward rises by G (default: nine tenths of what is possible).
+        low: Ground truth reward from 0 (worst) to 1 (y*) below which an output is low (default: 0.25).
+        high: Proxy reward from 0 (initial mean) to 1 (y*) from which on it is high (default: 0.95).
+        negligible: Initial probability over that of y* up to which an error does not matter (default: 0.3).
+        output: Write the result as JSON.
+        overwrite: Replace OUT.json if it exists.
+        nearest: If features cannot realise the initial probabilities, start from the nearest that they can.
+    """
+    from experiments import errors
+    from experiments.progress import Progress, interruptible
+    from sim import files
+    from theory.errors import Thresholds
+
+    if output is not None:
+        files.check_writable(output, overwrite=overwrite)
+    given = {"low": low, "high": high, "negligible": negligible}
+    thresholds = Thresholds(**{name: value for name, value in given.items() if value is not None})
+    instance = files.read_instance(file, nearest=nearest)
+    with Progress("errors"):
+        result = interruptible(lambda: errors.report(instance, gamma, thresholds))
+    if output is not None:
+        files.write_json(output, result, overwrite=overwrite)
+    _console().print(errors.table(result))
+    print(errors.summary(result))
+    return 0
+
+
 def figures(
     names: Names = (),
     *,
@@ -262,7 +338,14 @@ def verify(
     return 0 if passed else 1
 
 
-COMMANDS = {"run": run, "figures": figures, "list": list_, "verify": verify}
+COMMANDS = {
+    "run": run,
+    "errors": errors,
+    "metrics": metrics,
+    "figures": figures,
+    "list": list_,
+    "verify": verify,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

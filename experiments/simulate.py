@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from rich import box
 from rich.table import Table
 
+from experiments.text import digits, plain, reward_text
 from sim.ascent import Direction, ascend
 from sim.flow import Status, final_policy, hitting_time
 from sim.goals import Goal, check_reachable, reward_increase
@@ -76,7 +77,7 @@ def follow_flow(instance: Instance, goal: Goal | None, horizon: float) -> Outcom
         last, time = jax.device_get(final_policy(instance, horizon=horizon))
         policy = np.where(np.isfinite(result.time)[:, None], policy, last)
     bound = _lower_bound(instance, goal)
-    return Outcome({"time": float(time)}, status, _finite(result.time), bound, jnp.exp(policy))
+    return Outcome({"time": float(time)}, status, plain(result.time), bound, jnp.exp(policy))
 
 
 def _lower_bound(instance: Instance, goal: Goal) -> list[float | None]:
@@ -98,7 +99,7 @@ def _lower_bound(instance: Instance, goal: Goal) -> list[float | None]:
         values.max(-1, where=exists, initial=-jnp.inf) - values.min(-1, where=exists, initial=jnp.inf)
     )
     rise = goal.level - expected_reward(jnp.exp(initial), values)
-    return _finite(hitting_time_lower_bound(instance, rise / half_range))
+    return plain(hitting_time_lower_bound(instance, rise / half_range))
 
 
 def _moves_like_a_table(policy: Policy) -> bool:
@@ -122,7 +123,7 @@ def follow_ascent(
     probabilities = instance.probabilities(result.parameters)
     first: list[float | None] = [None] * len(probabilities)
     if result.first_update is not None:
-        first = [None if update is None else int(update) for update in _finite(result.first_update)]
+        first = [None if update is None else int(update) for update in plain(result.first_update)]
     unmet = "finished" if goal is None else "not reached"
     if not jnp.isfinite(probabilities).all():
         unmet = "not converged"
@@ -163,27 +164,19 @@ def table(result: Mapping[str, Any], status: list[str]) -> Table:
 
     def measures(state: str, prompt: int) -> list[str]:
         proxy, truth, variance, accuracy = (result[state][name][prompt] for name in _MEASURES)
-        return [_reward(proxy), _reward(truth), _digits(variance), _digits(accuracy, 3)]
+        return [reward_text(proxy), reward_text(truth), digits(variance), digits(accuracy, 3)]
 
     times = zip(status, result["hitting_time"], result["hitting_time_lower_bound"], strict=True)
     for prompt, (value, time, bound) in enumerate(times):
         before, after = (result[state]["probabilities"][prompt] for state in ("initial", "final"))
         change = np.asarray(after, float) - np.asarray(before, float)
         moved = [f"{y} ({change[y]:+.3g})" if change[y] else "-" for y in (change.argmax(), change.argmin())]
-        at_least = [] if bound is None else ["", "", f"≥ {_digits(bound)}"]
+        at_least = [] if bound is None else ["", "", f"≥ {digits(bound)}"]
         columns.add_row(str(prompt), "initial", *measures("initial", prompt), *at_least)
         columns.add_row(
-            "", "final", *measures("final", prompt), *moved, *[_digits(time, 9), value][: 2 * aims]
+            "", "final", *measures("final", prompt), *moved, *[digits(time, 9), value][: 2 * aims]
         )
     return columns
-
-
-def _digits(value: float | None, digits: int = 5) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def _reward(value: float | None) -> str:
-    return _digits(value if value is None else round(value, 15) + 0.0)  # without rounding errors and -0
 
 
 def _state(instance: Instance, probabilities: Float[Array, "prompts outputs"]) -> dict[str, list[Any]]:
@@ -194,12 +187,4 @@ def _state(instance: Instance, probabilities: Float[Array, "prompts outputs"]) -
         reward_variance(probabilities, instance.rewards),
         product_accuracy(instance.rewards, instance.ground_truth_rewards, probabilities),
     ]
-    return dict(zip(("probabilities", *_MEASURES), map(_finite, measured), strict=True))
-
-
-def _finite(values: Any) -> list[Any]:
-    """An array as lists, with ``None`` for what is not finite."""
-    array = np.asarray(values)
-    plain = array.astype(object)
-    plain[~np.isfinite(array)] = None
-    return plain.tolist()
+    return dict(zip(("probabilities", *_MEASURES), map(plain, measured), strict=True))

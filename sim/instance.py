@@ -245,7 +245,12 @@ def _is_concrete(value: Any) -> bool:
     return not isinstance(value, Tracer)
 
 
-def _array(name: str, value: Any) -> Array:
+def as_array(name: str, value: Any) -> Array:
+    """An array of given numbers, finite or not.
+
+    Raises:
+        ValueError: naming the field, if it holds anything but numbers, or rows of different lengths.
+    """
     if isinstance(value, jax.Array):
         return jnp.asarray(value, float)  # not weakly typed: that would compile everything anew
     try:
@@ -271,7 +276,7 @@ def _offender(value: Any) -> str:
 
 
 def _rows(name: str, value: Any, shape: tuple[int, ...] | None = None) -> Array:
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2:
@@ -296,7 +301,7 @@ def finite(name: str, value: Any, exists: np.ndarray | None = None, ndim: int | 
         ValueError: if it holds anything but numbers, rows of different lengths, or a number that counts and
             is not finite.
     """
-    array = _array(name, value)
+    array = as_array(name, value)
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} has {array.ndim} levels of nesting; give {ndim}")
     if _is_concrete(array):

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
 
-from sim.instance import Instance
+from sim.instance import Instance, Numbers, as_array
 from sim.objective import advantage, entropy, expected_reward, gradient, kl_divergence
 
 Metric = Callable[[Instance, Float[Array, "..."]], Float[Array, "..."]]
@@ -78,6 +82,193 @@ def _accuracy(rewards: Array, truth: Array, weights_with: Callable[[Array], Arra
 
     right, total = jax.lax.map(with_output, jnp.arange(rewards.shape[-1]))
     return right.sum(0) / total.sum(0)
+
+
+class Comparisons(eqx.Module):
+    """Preferred outputs against dispreferred ones, a row per prompt, and what a reward says of them.
+
+    Attributes:
+        preferred_rewards: ``[prompts]``, of the reward that is judged.
+        dispreferred_rewards: ``[prompts, dispreferred]``.
+        expected_rewards: ``[prompts]``, its mean under the policy: ``V_hat``.
+        preferred_log_probabilities: ``[prompts]``, of the policy; per token if lengths were given.
+        dispreferred_log_probabilities: ``[prompts, dispreferred]``.
+        mask: ``[prompts, dispreferred]``, true where there is a dispreferred output.
+    """
+
+    preferred_rewards: Float[Array, " prompts"]
+    dispreferred_rewards: Float[Array, "prompts dispreferred"]
+    expected_rewards: Float[Array, " prompts"]
+    preferred_log_probabilities: Float[Array, " prompts"]
+    dispreferred_log_probabilities: Float[Array, "prompts dispreferred"]
+    mask: Bool[Array, "prompts dispreferred"]
+
+    def __init__(
+        self,
+        preferred_rewards: Numbers,
+        dispreferred_rewards: Numbers,
+        expected_rewards: Numbers,
+        preferred_log_probabilities: Numbers,
+        dispreferred_log_probabilities: Numbers,
+        *,
+        preferred_lengths: Numbers = 1.0,
+        dispreferred_lengths: Numbers = 1.0,
+        mask: Numbers = True,
+    ):
+        """Validates what is given, of the attributes' shapes; what the mask hides may hold anything.
+
+        Args:
+            preferred_rewards, dispreferred_rewards, expected_rewards: see the attributes.
+            preferred_log_probabilities: at most zero, ``-inf`` for what the policy never says.
+            dispreferred_log_probabilities: likewise.
+            preferred_lengths: numbers of tokens by which to divide the log-probabilities.
+            dispreferred_lengths: likewise.
+            mask: true where there is a dispreferred output.
+
+        Raises:
+            ValueError: naming the entry, for shapes that do not fit, rewards that are not finite,
+                log-probabilities above zero, lengths that are not positive, or a prompt without a
+                dispreferred output.
+        """
+        shape = as_array("dispreferred_rewards", dispreferred_rewards).shape
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(f"dispreferred_rewards has shape {list(shape)}; give [prompts, dispreferred]")
+        given_mask = jnp.asarray(mask, bool)
+        if given_mask.shape not in ((), shape):
+            raise ValueError(f"mask has shape {list(given_mask.shape)}; give {list(shape)}")
+        self.mask = jnp.broadcast_to(given_mask, shape)
+        empty = ~self.mask.any(1)
+        if not isinstance(empty, Tracer) and empty.any():
+            prompt = int(empty.argmax())
+            raise ValueError(f"mask leaves prompt {prompt} without a dispreferred output; leave it out")
+
+        def checked(name: str, value: Numbers, ok: Callable[[Array], Array], fix: str) -> Array:
+            paired = name.startswith("dispreferred")
+            expected = shape if paired else shape[:1]
+            given = as_array(name, value)
+            if given.shape not in ((), expected):
+                raise ValueError(f"{name} has shape {list(given.shape)}; give {list(expected)}")
+            array = jnp.broadcast_to(given, expected)
+            bad = ~ok(array) & (self.mask if paired else True)
+            if not isinstance(bad, Tracer) and bad.any():
+                at = np.argwhere(bad)[0].tolist()
+                raise ValueError(f"{name}{at} is {float(array[tuple(at)])}; {fix}")
+            return array
+
+        def rewards(name: str, value: Numbers) -> Array:
+            return checked(name, value, jnp.isfinite, "give a finite number")
+
+        def log_probabilities(kind: str, value: Numbers, lengths: Numbers) -> Array:
+            # Not a number is refused too.
+            logs = checked(
+                f"{kind}_log_probabilities", value, lambda x: x <= 0, "that of a probability is at most 0"
+            )
+            return logs / checked(f"{kind}_lengths", lengths, lambda x: x > 0, "give a number of tokens")
+
+        self.preferred_rewards = rewards("preferred_rewards", preferred_rewards)
+        self.dispreferred_rewards = rewards("dispreferred_rewards", dispreferred_rewards)
+        self.expected_rewards = rewards("expected_rewards", expected_rewards)
+        self.preferred_log_probabilities = log_probabilities(
+            "preferred", preferred_log_probabilities, preferred_lengths
+        )
+        self.dispreferred_log_probabilities = log_probabilities(
+            "dispreferred", dispreferred_log_probabilities, dispreferred_lengths
+        )
+
+
+class RankingAccuracy(NamedTuple):
+    """Accuracies of a reward by which outputs are ranked (arXiv:2604.25872, Section 4), from 0 to 1.
+
+    Attributes:
+        acc: ``Acc``, the share of comparisons that the reward decides rightly: the preferred output gets
+            strictly more, so a tie is wrong.
+        acc_w: ``Acc-W``, the same weighted by the probability that the policy gives to all outputs that are
+            compared.
+        hacc: ``HAcc``, harm-aware: also right are comparisons in which the dispreferred output does no harm,
+            because its reward is below the mean reward of the policy, ``V_hat``.
+        hacc_w: ``HAcc-W``, harm-aware and weighted.
+    """
+
+    acc: Float[Array, ""]
+    acc_w: Float[Array, ""]
+    hacc: Float[Array, ""]
+    hacc_w: Float[Array, ""]
+
+
+def pairwise_accuracy(comparisons: Comparisons) -> RankingAccuracy:
+    """Every dispreferred output is compared by itself; means are over all pairs of the data set.
+
+    The weight of a pair is ``pi(y+) pi(y-)``, normalised over the data set. The weighted ones are ``nan`` if
+    every weight is zero.
+    """
+    correct = comparisons.preferred_rewards[:, None] > comparisons.dispreferred_rewards
+    harmless = comparisons.dispreferred_rewards < comparisons.expected_rewards[:, None]
+    log_weights = (
+        comparisons.preferred_log_probabilities[:, None] + comparisons.dispreferred_log_probabilities
+    )
+    return _ranking_accuracy(correct, harmless, log_weights, comparisons.mask)
+
+
+def one_vs_many_accuracy(comparisons: Comparisons) -> RankingAccuracy:
+    """All dispreferred outputs of a prompt are one comparison: above them all, or all of them harmless.
+
+    The weight of a prompt is ``pi(y+) prod_k pi(y-_k)``, normalised over the data set.
+    """
+    mask = comparisons.mask
+    correct = comparisons.preferred_rewards[:, None] > comparisons.dispreferred_rewards
+    harmless = comparisons.dispreferred_rewards < comparisons.expected_rewards[:, None]
+    log_weights = comparisons.preferred_log_probabilities + jnp.where(
+        mask, comparisons.dispreferred_log_probabilities, 0.0
+    ).sum(1)
+    return _ranking_accuracy(
+        (correct | ~mask).all(1), (harmless | ~mask).all(1), log_weights, jnp.ones(len(mask), bool)
+    )
+
+
+def _ranking_accuracy(correct: Array, harmless: Array, log_weights: Array, exists: Array) -> RankingAccuracy:
+    plain = exists / exists.sum()
+    # Weights of many rare outputs underflow; their logarithms do not.
+    weights = jax.nn.softmax(jnp.where(exists, log_weights, -jnp.inf), axis=None)
+    judged = (correct, correct | harmless)
+    shares = [(right * of).sum() for right in judged for of in (plain, weights)]
+    return RankingAccuracy(*shares)
+
+
+def comparisons(instance: Instance, parameters: Float[Array, "..."]) -> Comparisons:
+    """Of every prompt the best output against all others, with the proxy reward and a policy's parameters.
+
+    The best is that of the largest ground truth reward, the first of them if there are several; the others
+    that tie with it are left out, as neither is preferred. Log-probabilities are per token.
+
+    Raises:
+        ValueError: if all outputs of a prompt tie.
+    """
+    log_p = instance.log_probabilities(parameters)
+    exists = jnp.isfinite(log_p)
+    truth = jnp.where(exists, instance.ground_truth_rewards, -jnp.inf)
+    best = truth.argmax(1)[:, None]
+    worse = exists & (truth < truth.max(1, keepdims=True))
+    some = worse.any(1)
+    if not isinstance(some, Tracer) and not some.all():
+        raise ValueError(
+            f"ground_truth_rewards of prompt {int(some.argmin())} are all equal: no output is preferred; "
+            "leave the prompt out"
+        )
+
+    def of_best(values: Array) -> Array:
+        return jnp.take_along_axis(values, best, axis=1)[:, 0]
+
+    length = float(instance.policy.length)
+    return Comparisons(
+        of_best(instance.rewards),
+        instance.rewards,
+        expected_reward(jnp.exp(log_p), instance.rewards),
+        of_best(log_p),
+        log_p,
+        preferred_lengths=length,
+        dispreferred_lengths=length,
+        mask=worse,
+    )
 
 
 def probabilities(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:

@@ -13,7 +13,6 @@ from sim_strategies import beneficial_errors, random_data, random_tabular, stack
 
 from sim.flow import (
     HORIZON,
-    SOLVER,
     HittingTime,
     Status,
     final_policy,

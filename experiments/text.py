@@ -1,0 +1,23 @@
+"""Numbers as the command line prints them and as its JSON files hold them."""
+
+from typing import Any
+
+import numpy as np
+
+
+def digits(value: float | None, count: int = 5) -> str:
+    """A number to so many digits, ``-`` for none."""
+    return "-" if value is None else f"{value:.{count}g}"
+
+
+def reward_text(value: float | None) -> str:
+    """A reward, without rounding errors and ``-0``."""
+    return digits(value if value is None else round(value, 15) + 0.0)
+
+
+def plain(values: Any) -> list[Any]:
+    """An array as lists, with ``None`` for what is not finite."""
+    array = np.asarray(values)
+    nested = array.astype(object)
+    nested[~np.isfinite(array)] = None
+    return nested.tolist()
