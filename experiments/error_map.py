@@ -200,9 +200,10 @@ def caption(data: Data) -> str:
         "of its way, over that with the error corrected; beyond +-6 it no longer changes. Lines: the "
         "regions of the rule, after arXiv:2604.25872, Section 3; benign II up to "
         f"{data['plane'].attrs['negligible']:g} times the probability of y*. (c) {total} random errors, "
-        "each in a random problem with four outputs, by rule (rows) and by effect (columns; benign: a factor of at most 1.26). The rule "
-        f"foretells {100 * found['agreement']:.0f} % (mean over the three effects; guessing: 33 %) with the "
-        f"thresholds as they are (low {found['low']:g}, high {found['high']:g}, negligible "
+        "each in a random problem with four outputs, by rule (rows) and by effect (columns; benign: a factor "
+        f"of at most 1.26). The rule foretells {100 * found['agreement']:.0f} % (mean over the three "
+        f"effects; guessing: 33 %) "
+        f"with the thresholds as they are (low {found['low']:g}, high {found['high']:g}, negligible "
         f"{found['negligible']:g}), and {100 * found['best_agreement']:.0f} % with the best of a grid "
         f"({found['best_low']:g}, {found['best_high']:g}, {found['best_negligible']:g})."
     )

@@ -226,11 +226,12 @@ def one_vs_many_accuracy(comparisons: Comparisons) -> RankingAccuracy:
 
 
 def _ranking_accuracy(correct: Array, harmless: Array, log_weights: Array, exists: Array) -> RankingAccuracy:
-    plain = exists / exists.sum()
-    # Weights of many rare outputs underflow; their logarithms do not.
-    weights = jax.nn.softmax(jnp.where(exists, log_weights, -jnp.inf), axis=None)
-    judged = (correct, correct | harmless)
-    shares = [(right * of).sum() for right in judged for of in (plain, weights)]
+    logs = jnp.where(exists, log_weights, -jnp.inf)
+    # Weights of many rare outputs underflow; relative to the largest they do not.
+    weights = exists.astype(float), jnp.exp(logs - logs.max())
+    judged = correct, correct | harmless
+    # Divided last: where all is right, the share is exactly one.
+    shares = [jnp.where(right, of, 0.0).sum() / of.sum() for right in judged for of in weights]
     return RankingAccuracy(*shares)
 
 
@@ -255,15 +256,17 @@ def comparisons(instance: Instance, parameters: Float[Array, "..."]) -> Comparis
             "leave the prompt out"
         )
 
-    def of_best(values: Array) -> Array:
-        return jnp.take_along_axis(values, best, axis=1)[:, 0]
+    def of(output: Array, values: Array) -> Array:
+        return jnp.take_along_axis(values, output, axis=1)[:, 0]
 
+    # A reward less its advantage: no rounding puts the mean of equal rewards above them.
+    means = instance.rewards - advantage(jnp.exp(log_p), instance.rewards)
     length = float(instance.policy.length)
     return Comparisons(
-        of_best(instance.rewards),
+        of(best, instance.rewards),
         instance.rewards,
-        expected_reward(jnp.exp(log_p), instance.rewards),
-        of_best(log_p),
+        of(log_p.argmax(1)[:, None], means),
+        of(best, log_p),
         log_p,
         preferred_lengths=length,
         dispreferred_lengths=length,

@@ -106,6 +106,16 @@ def test_metrics(tmp_path, capsys):
     assert "HAcc-W" in capsys.readouterr().out
 
 
+def test_metrics_of_the_published_proxy(tmp_path):
+    """With its one beneficial error it still ranks the best output above all others."""
+    output = tmp_path / "out.json"
+    assert main(["metrics", "examples/proxy.json", "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    for kind in ("pairwise", "one_vs_many"):
+        assert list(result["mean"][kind].values()) == [1.0] * 4
+    assert result["mean"]["reward_variance"] == pytest.approx(4 * 0.05 * 0.95)
+
+
 def test_bad_input_of_metrics(write, capsys):
     assert main(["metrics", write(ground_truth_rewards=[[0.5, 0.5, 0.5]])]) == 2
     assert "no output is preferred; leave the prompt out" in capsys.readouterr().err

@@ -173,3 +173,13 @@ def test_bad_masks_and_lengths():
     # What the mask hides is not looked at.
     hidden = Comparisons([1.0], [[0.0, np.nan]], [0.0], [-1.0], [[-1.0, 3.0]], mask=[[True, False]])
     assert float(pairwise_accuracy(hidden).acc_w) == 1
+
+
+@pytest.mark.parametrize("reward", [0.9, 0.1])
+def test_a_constant_reward_is_never_right(reward):
+    """Its mean is itself, not what rounding makes of it: no output is below the mean."""
+    chances = np.random.default_rng(0).dirichlet(np.ones(7), 20)
+    truth = np.tile(np.arange(7) / 7, (20, 1))
+    problem = Instance(np.full((20, 7), reward), truth, initial_policy_probabilities=chances)
+    found = pairwise_accuracy(comparisons(problem, problem.initial_parameters))
+    assert [float(value) for value in found] == [0, 0, 0, 0]
