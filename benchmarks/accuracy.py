@@ -1,4 +1,4 @@
-"""Hitting times at the default tolerance against the closed forms (theory.md, section 1)."""
+"""Hitting times at the default tolerance against the closed forms."""
 
 import jax
 import jax.numpy as jnp

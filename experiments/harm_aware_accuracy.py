@@ -166,7 +166,7 @@ def figure(data: Data) -> Figure:
     left.axvline(0.0, color=GREY, lw=0.6)
     left.set(xlabel="Rank correlation with the increase", yticks=rows, yticklabels=list(_TITLES.values()))
     left.set(xlim=(min(-0.05, float(correlations["low"].min()) - 0.05), 1.0))
-    left.legend(loc="center left", bbox_to_anchor=(0.17, 0.55), handletextpad=0.3, borderaxespad=0.0)
+    left.legend(loc="lower right", handletextpad=0.3, borderaxespad=0.0)
     left.set_title("what foretells the teaching")
 
     panels = ((middle, "hacc", "scales differ", BLACK), (right, "variance", "one scale", ORANGE))

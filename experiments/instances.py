@@ -1,4 +1,4 @@
-"""The published instances (theory.md, section 4) as functions of their scalar parameters.
+"""The published instances (arXiv:2604.25872) as functions of their scalar parameters.
 
 Outputs are always in the order ``y*``, ``y_med``, low ones. Under ``jax.vmap`` over scalar parameters each
 builder gives a batch; values are checked when they are concrete.

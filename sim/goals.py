@@ -35,7 +35,7 @@ def reward_level(instance: Instance, level: Numbers, rewards: Numbers | None = N
 
 
 def reward_increase(instance: Instance, gamma: Numbers, rewards: Numbers | None = None) -> Goal:
-    """The goal that the expected reward rises by ``gamma`` over its initial value (``t_gamma`` of theory.md).
+    """The goal that the expected reward rises by ``gamma`` over its initial value (``t_gamma``).
 
     Args and shapes as for :func:`reward_level`.
     """

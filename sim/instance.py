@@ -29,7 +29,7 @@ class Regularizer(eqx.Module):
 
 
 class Instance(eqx.Module):
-    """A problem of policy gradient on finitely many prompts and outputs (theory.md, section 0).
+    """A problem of policy gradient on finitely many prompts and outputs.
 
     Immutable and a pytree: ``jax.vmap`` of a function that makes one gives a batch of instances.
     Values are validated when they are concrete, shapes always.

@@ -65,7 +65,7 @@ def objective(instance: Instance, parameters: Float[Array, "..."]) -> Float[Arra
 def regularized_advantage(
     instance: Instance, logits: Float[Array, "prompts outputs"]
 ) -> Float[Array, "prompts outputs"]:
-    """Advantage of the reward minus ``lambda ln(pi / ref)`` minus ``beta ln pi`` (theory.md: ``r_KL``).
+    """Advantage of the reward minus ``lambda ln(pi / ref)`` minus ``beta ln pi``.
 
     The forward divergence is no expectation under the policy and enters in :func:`logit_gradient`.
     """

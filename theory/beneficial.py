@@ -163,7 +163,7 @@ def _bound_claim(
 PROXY_BOUND = Statement(
     name="beneficial_proxy_bound",
     title="Upper bound of the time on the ideal proxy",
-    citation="arXiv:2604.25872, Theorem 2; arXiv:2503.15477, Proposition 4, with Y+ = {y*} and Y_bad empty",
+    citation="arXiv:2503.15477, Proposition 4 (the case of arXiv:2604.25872, Theorem 2)",
     formula="t_γ ≤ 2|S| / ((1−ρ)² (1−ε)) (1/ε − 1/ρ), ρ = (V_G(0)+γ+1)/(r*+1), "
     "for λ ≤ ε (1−ρ)² (1−ε) / (4 (2 ln(1/min π₀) + 1/(2e)))",
     draw=_task,

@@ -1,4 +1,4 @@
-"""Exactly solved dynamics of a tabular policy: oracles for every simulation (theory.md, section 1).
+"""Exactly solved dynamics of a tabular policy: oracles for every simulation.
 
 All functions are for one prompt of weight one and batch over leading axes by broadcasting; with prompt
 weight ``w`` (``1 / |S|`` for the plain mean over prompts) a time of gradient flow is divided by ``w``.

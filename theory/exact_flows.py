@@ -1,4 +1,4 @@
-"""Simulated dynamics against their solutions in :mod:`theory.closed_forms` (theory.md, section 1)."""
+"""Simulated dynamics against their solutions in :mod:`theory.closed_forms`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -75,7 +75,7 @@ def _one_good_output_claim(predicted: Callable[..., Array]) -> Claim:
 TWO_OUTPUTS = Statement(
     name="two_output_flow",
     title="Hitting times of two outputs",
-    citation="theory.md, section 1",
+    citation="theory/closed_forms.py",
     formula="t(p₀→p₁) = [F(p₁) − F(p₀)] / (2 (r₁−r₂)),  F(p) = −1/p + 1/(1−p) + 2 ln(p/(1−p))",
     draw=partial(_one_good_output, 2, 2),
     claim=_one_good_output_claim(one_good_output_time),
@@ -94,7 +94,7 @@ TWO_OUTPUTS = Statement(
 ONE_GOOD_OUTPUT = Statement(
     name="one_good_output_flow",
     title="Hitting times with one good output among K",
-    citation="theory.md, section 1",
+    citation="theory/closed_forms.py",
     formula="t(p₀→p₁) = (K−1)/K [F(p₁) − F(p₀)] / (r₁−r₂)",
     draw=partial(_one_good_output, 3, _MOST_OUTPUTS),
     claim=_one_good_output_claim(one_good_output_time),
@@ -154,7 +154,7 @@ def _natural_gradient_claim(solution: _Solution) -> Claim:
 NATURAL_GRADIENT = Statement(
     name="natural_gradient_flow",
     title="Natural policy gradient flow is an exponential tilt",
-    citation="theory.md, section 1; Kakade (2001)",
+    citation="Kakade (2001); theory/closed_forms.py",
     formula="π_t ∝ π₀ exp(r t)",
     draw=_elapsed,
     claim=_natural_gradient_claim(natural_gradient_flow),
@@ -247,7 +247,7 @@ def _kl_statement(
     return Statement(
         name=name,
         title=title,
-        citation="theory.md, section 1",
+        citation="theory/closed_forms.py",
         formula=formula,
         draw=draw,
         claim=check(_optimum),

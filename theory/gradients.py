@@ -1,4 +1,4 @@
-"""The gradient in closed form, and what holds along every gradient flow (theory.md, sections 0 and 1)."""
+"""The gradient in closed form, and what holds along every gradient flow."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -190,7 +190,7 @@ def _ascent_claim(value: _Value, factor: float = 1.0) -> Claim:
 ASCENT = Statement(
     name="ascent",
     title="The objective never decreases along its flow; its rate is the squared gradient norm",
-    citation="chain rule; theory.md, section 1",
+    citation="chain rule",
     formula="dφ/dt = |∇φ|² ≥ 0",
     draw=_moderate_linear,
     claim=_ascent_claim(objective),

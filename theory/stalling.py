@@ -1,4 +1,4 @@
-"""The stalling law: how long a middling output holds gradient flow up (theory.md, section 3).
+"""The stalling law: how long a middling output holds gradient flow up.
 
 Tabular policy, no regularisation, one prompt of weight one (with weight ``w``, divide times by it). One
 output ``*`` has the best reward, one ``m`` the second best, the ``K - 2`` others ``j`` are worse. The best is
@@ -252,7 +252,7 @@ def _second_order(parameter: Array, eps: Array) -> Array:
 LAW = Statement(
     name="stalling_law",
     title="The stalling law",
-    citation="theory.md, section 3 (derived for this project)",
+    citation="theory/stalling.py (derived for this project)",
     formula="t = (1 + O(ε)) π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)]; |O(ε)| ≤ 1.5 σ, "
     "σ = K ε [b mean_j 1/(a_j π₀(j)) + (1 + b mean_j 1/a_j)/π₀(m)] ≤ 0.02",
     draw=_stall,
@@ -313,7 +313,7 @@ def _to_four_digits(parameter: Array, eps: Array) -> Array:
 MANY_OUTPUTS = Statement(
     name="stalling_law_many_outputs",
     title="The stalling law at a rarity of 1e-7, for up to twelve outputs",
-    citation="theory.md, section 3 (derived for this project)",
+    citation="theory/stalling.py (derived for this project)",
     formula="t = π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)] to below 1e-4 relative",
     draw=_many_outputs,
     claim=_claim(log_time, _to_four_digits),
