@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
+
+from experiments.sweep_commands import plot, show, sweep
+from experiments.text import console
 
 if TYPE_CHECKING:
     from theory.adversary import Finding
@@ -102,7 +104,7 @@ def run(
     if gamma is not None:
         described += f", ground truth reward to rise by {gamma:g}"
     print(f"{file}: {described}: {result['status']}")
-    _console().print(simulate.table(result, outcome.status))
+    console().print(simulate.table(result, outcome.status))
     return 0
 
 
@@ -132,7 +134,7 @@ def metrics(
     result = measures.report(files.read_instance(file, nearest=nearest))
     if output is not None:
         files.write_json(output, result, overwrite=overwrite)
-    _console().print(measures.table(result))
+    console().print(measures.table(result))
     return 0
 
 
@@ -177,7 +179,7 @@ def errors(
         result = interruptible(lambda: errors.report(instance, gamma, thresholds))
     if output is not None:
         files.write_json(output, result, overwrite=overwrite)
-    _console().print(errors.table(result))
+    console().print(errors.table(result))
     print(errors.summary(result))
     return 0
 
@@ -245,7 +247,7 @@ def list_() -> int:
         table = _table(title, "title")
         for name, entry in entries.items():
             table.add_row(name, entry.title)
-        _console().print(table)
+        console().print(table)
     return 0
 
 
@@ -331,7 +333,7 @@ def verify(
             counts = (f"{report.instances}", f"{report.violations}", f"{report.tightest_margin:.3g}")
             last = f"{caught} of {len(report.sabotages)}"
         table.add_row(report.statement, *counts, last, style=None if report.ok else "bold red")
-    _console().print(table)
+    console().print(table)
     for report in reports:
         if not report.tightest_margin >= 0:
             print(_violation(report))
@@ -342,6 +344,9 @@ COMMANDS = {
     "run": run,
     "errors": errors,
     "metrics": metrics,
+    "sweep": sweep,
+    "show": show,
+    "plot": plot,
     "figures": figures,
     "list": list_,
     "verify": verify,
@@ -391,11 +396,6 @@ def _dispatch(argv: Sequence[str]) -> int:
         "goodteacher COMMAND --help says more; goodteacher --version the version.",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-
-
-def _console() -> Console:
-    """Standard output; as wide as need be where it is not a terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 
 
 def _table(*headers: str) -> Table:

@@ -50,8 +50,12 @@ class Experiment:
 @cache
 def find_experiments() -> Mapping[str, Experiment]:
     """All experiments by name: every module of this package that defines ``EXPERIMENT``."""
-    names = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
-    modules = [importlib.import_module(f"experiments.{name}") for name in names if not name.startswith("_")]
+    names = sorted(
+        module.name
+        for module in pkgutil.iter_modules(experiments.__path__)
+        if not (module.ispkg or module.name.startswith("_"))
+    )
+    modules = [importlib.import_module(f"experiments.{name}") for name in names]
     found = [module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")]
     return MappingProxyType({experiment.name: experiment for experiment in found})
 

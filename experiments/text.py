@@ -1,8 +1,15 @@
-"""Numbers as the command line prints them and as its JSON files hold them."""
+"""What the command line prints, and numbers as it prints them and as its JSON files hold them."""
 
+import sys
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+
+
+def console() -> Console:
+    """Standard output; as wide as need be where it is not a terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 
 
 def digits(value: float | None, count: int = 5) -> str:
