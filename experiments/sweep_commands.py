@@ -24,6 +24,7 @@ def sweep(
     option: Annotated[Texts, arg(metavar="NAME=VALUE", help_behavior_hint="")] = (),
     chunk: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
     lanes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
+    distributed: Annotated[str | None, arg(metavar="HOST:PORT,I,N", help_behavior_hint="")] = None,
     dry_run: bool = False,
     repair: bool = False,
     overwrite: bool = False,
@@ -49,13 +50,15 @@ def sweep(
         dynamics: flow (default), ascent, or an estimator: reinforce, baseline, rloo, grpo, grpo_unscaled.
         option: Of the dynamics: horizon, tolerance, max_steps; steps, learning_rate, optimizer; group, seed.
         chunk: Points that are computed and written at once (default: by the size of a problem).
-        lanes: Problems under way at a time (default: by the device).
+        lanes: Problems under way at a time on a device (default: by the device and the number of outputs).
+        distributed: Share the work with other processes on one file system: auto under Slurm and the like; or
+            where the first process listens, the number of this one from 0 on, and how many there are.
         dry_run: Say what would be done and how long it would take, and write nothing.
         repair: Compute chunks again that are damaged.
         overwrite: Discard what the store holds.
     """
     from experiments.progress import Progress, interruptible
-    from experiments.sweeps import reports, runner, specification
+    from experiments.sweeps import processes, reports, runner, specification
 
     given = {"axis": axis, "measure": measure, "zip": zip, "set": set, "dynamics": dynamics, "option": option}
     if what.endswith(".toml"):
@@ -74,8 +77,11 @@ def sweep(
         }
     sizes = {"chunk": contents.pop("chunk", None), "lanes": contents.pop("lanes", None)}
     sizes |= {name: value for name, value in {"chunk": chunk, "lanes": lanes}.items() if value is not None}
-    chosen = specification.specify(**contents)
+    processes.use_all_cores()
     runner.keep_compiled()
+    if distributed is not None:
+        processes.start(distributed)
+    chosen = specification.specify(**contents)
     cut = runner.plan(chosen, store, **sizes, overwrite=overwrite)
     if dry_run:
         with Progress("trial"):
@@ -88,12 +94,13 @@ def sweep(
                 progress(done, f"{done} of {total} chunks")
 
             control = {**sizes, "repair": repair, "overwrite": overwrite, "progress": tell}
-            outcome = interruptible(lambda: runner.run(chosen, store, **control))
+            outcome = interruptible(lambda: runner.run(chosen, store, **control, apart=processes.end))
     except KeyboardInterrupt:
         print(f"what is complete is safe in {store}; run the same command again to go on", file=sys.stderr)
         raise
-    print(f"{store}: {reports.completeness(outcome)}, {chosen.points:,} points")
-    console().print(reports.status_table(outcome.statuses))
+    if processes.first():
+        print(f"{store}: {reports.completeness(outcome)}, {chosen.points:,} points")
+        console().print(reports.status_table(outcome.statuses))
     return 0 if outcome.complete(chosen) else 1
 
 

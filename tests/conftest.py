@@ -8,6 +8,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["sim", "theory"], "beartype.beartype")
 
+# What a test finds does not depend on the machine.
+jax.config.update("jax_num_cpu_devices", 1)
+
 # Compilation is most of the suite's time: what one test or run has compiled, the next one reads.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

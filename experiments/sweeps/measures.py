@@ -3,7 +3,7 @@
 import enum
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, partial
 from types import MappingProxyType
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from experiments.dynamics import TIME
@@ -167,6 +166,13 @@ def _increase(instance: Instance, gamma: float) -> Goal:
     return reward_increase(instance, gamma)
 
 
+def _share(instance: Instance, share: float) -> Goal:
+    log_p = instance.log_probabilities(instance.initial_parameters)
+    value = expected_reward(jnp.exp(log_p), instance.ground_truth_rewards)
+    best = jnp.where(jnp.isfinite(log_p), instance.ground_truth_rewards, -jnp.inf).max(-1)
+    return reward_increase(instance, share * (best - value))
+
+
 def _rare(instance: Instance, output: int, level: float) -> Goal:
     return probability_level(instance, output, level)
 
@@ -185,6 +191,9 @@ KINDS: Mapping[str, _Kind] = MappingProxyType(
         "hitting_time": _Kind(_level, True, "time at which the expected ground truth reward reaches {level}"),
         "increase_time": _Kind(
             _increase, True, "time at which the expected ground truth reward has risen by {gamma}"
+        ),
+        "share_time": _Kind(
+            _share, True, "time at which the expected ground truth reward has risen by {share} of what it can"
         ),
         "probability_time": _Kind(
             _rare, True, "time at which the probability of output {output} reaches {level}"
@@ -214,13 +223,18 @@ class Measure:
 
     text: str
     kind: str
-    arguments: Mapping[str, float]
+    arguments: tuple[tuple[str, float], ...]
     time: float
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """Of an instance, and for a function of the policy its log-probabilities."""
+        return partial(KINDS[self.kind].function, **dict(self.arguments))
 
     def variables(self, name: str, dynamics: Dynamics) -> dict[str, Variable]:
         """The arrays that it gives, by name; the status comes last."""
         kind = KINDS[self.kind]
-        long_name = kind.long_name.format(**self.arguments)
+        long_name = kind.long_name.format(**dict(self.arguments))
         if not kind.hits:
             long_name += f" at time {self.time:g}" if self.time else " of the initial policy"
         units = dynamics.units if kind.hits else kind.units
@@ -242,7 +256,8 @@ def measure(text: str, dynamics: Dynamics, outputs: int) -> Measure:
     """A measure from its text.
 
     Hitting times, under flow or ascent: ``hitting_time:LEVEL`` and ``increase_time:GAMMA`` of the expected
-    ground truth reward, ``probability_time:OUTPUT:LEVEL``. Functions of the policy: ``probability:OUTPUT``,
+    ground truth reward, ``share_time:SHARE`` of the increase up to the highest reward,
+    ``probability_time:OUTPUT:LEVEL``. Functions of the policy: ``probability:OUTPUT``,
     ``expected_reward`` (of the proxy), ``ground_truth``, ``variance``, ``accuracy``, ``on_policy_accuracy``,
     ``kl`` and ``entropy``; of the initial one, or with a further ``:TIME`` (updates, if discrete) or
     ``:final`` of the policy then.
@@ -277,25 +292,27 @@ def measure(text: str, dynamics: Dynamics, outputs: int) -> Measure:
         raise ValueError(f"measure {text!r}: give a level strictly between 0 and 1")
     if name == "increase_time" and not arguments["gamma"] > 0:
         raise ValueError(f"measure {text!r}: give a positive increase")
+    if name == "share_time" and not 0 < arguments["share"] < 1:
+        raise ValueError(f"measure {text!r}: give a share strictly between 0 and 1")
     if kind.hits and dynamics.name not in ("flow", "ascent"):
         raise ValueError(f"measure {text!r} does not apply to dynamics {dynamics.name}; take flow or ascent")
-    return Measure(text, name, arguments, time)
+    return Measure(text, name, tuple(arguments.items()), time)
 
 
 # Measuring ------------------------------------------------------------------------
 
 
 def evaluate(
-    measures: Mapping[str, Measure],
+    measures: Sequence[tuple[str, Measure]],
     dynamics: Dynamics,
     instances: Instance,
-    positions: np.ndarray,
+    positions: Array,
     lanes: int,
 ) -> dict[str, Array]:
-    """All variables of all measures.
+    """All variables of all measures; traceable.
 
     Args:
-        measures: by the name of their variables.
+        measures: with the names of their variables.
         dynamics: how the policies evolve.
         instances: a batch of ``n``.
         positions: ``[n]``, the numbers of the points in the sweep: they choose the samples of estimators.
@@ -304,47 +321,34 @@ def evaluate(
     Returns:
         By variable, ``[n, prompts]``.
     """
-    instances, valid = _repair(instances)
-    times = dict.fromkeys(m.time for m in measures.values() if not KINDS[m.kind].hits)
+    instances, valid = jax.vmap(_harmless)(instances)
+    times = dict.fromkeys(m.time for _, m in measures if not KINDS[m.kind].hits)
     policies = {time: _policies(dynamics, time, instances, positions) for time in times}
     found: dict[str, Array] = {}
-    for name, one in measures.items():
-        arguments = tuple(one.arguments.items())
+    for name, one in measures:
         if KINDS[one.kind].hits:
-            values = _hit(dynamics, _each(one.kind, arguments, instances), instances, lanes)
+            values = _hit(dynamics, jax.vmap(one.function)(instances), instances, lanes)
         else:
             log_p, arrived = policies[one.time]
-            value = _each(one.kind, arguments, instances, log_p)
+            value = jax.vmap(one.function)(instances, log_p)
             status = jnp.where(arrived[:, None], int(Status.REACHED), int(Status.NOT_CONVERGED))
             values = {"": value, "_status": jnp.broadcast_to(status, value.shape)}
         found |= {name + suffix: array for suffix, array in _settle(values, valid).items()}
     return found
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _each(kind: str, arguments: tuple[tuple[str, float], ...], *batches: Any) -> Any:
-    """A measure's function, of each instance of a batch."""
-    return jax.vmap(partial(KINDS[kind].function, **dict(arguments)))(*batches)
+def _harmless(instance: Instance) -> tuple[Instance, Array]:
+    """The same with zeros for what is not finite, and whether all was."""
+    reference = jnp.exp(instance.reference_log_probabilities)  # zero where no output exists
+    checked = (instance.initial_parameters, instance.rewards, instance.ground_truth_rewards, reference)
+    valid = jnp.stack([jnp.isfinite(leaf).all() for leaf in checked]).all()
+
+    def harmless(leaf: Array) -> Array:
+        return jnp.where(valid | jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(harmless, instance), valid
 
 
-@jax.jit
-def _repair(instances: Instance) -> tuple[Instance, Array]:
-    """The same with instances that are not finite made harmless, and which ones are: ``[n]``."""
-
-    def one(instance: Instance) -> tuple[Instance, Array]:
-        reference = jnp.exp(instance.reference_log_probabilities)  # zero where no output exists
-        checked = (instance.initial_parameters, instance.rewards, instance.ground_truth_rewards, reference)
-        valid = jnp.stack([jnp.isfinite(leaf).all() for leaf in checked]).all()
-
-        def harmless(leaf: Array) -> Array:
-            return jnp.where(valid | jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf))
-
-        return jax.tree.map(harmless, instance), valid
-
-    return jax.vmap(one)(instances)
-
-
-@jax.jit
 def _settle(values: dict[str, Array], valid: Array) -> dict[str, Array]:
     """Without numbers where there is no problem, or where it failed."""
     status = jnp.where(valid[:, None], values["_status"], int(Status.INVALID)).astype(jnp.int8)
@@ -380,22 +384,15 @@ def _hit(dynamics: Dynamics, goals: Goal, instances: Instance, lanes: int) -> di
     return {"": first, "_status": jnp.where(jnp.isfinite(first), int(Status.REACHED), unmet)}
 
 
-@jax.jit
-def _initial(instances: Instance) -> Array:
-    return jax.vmap(lambda instance: instance.log_probabilities(instance.initial_parameters))(instances)
-
-
 @cache  # an optimiser that is made anew would be compiled anew
 def _optimizer(dynamics: Dynamics) -> Any:
     return optimizer(dynamics.optimizer, dynamics.learning_rate)
 
 
-def _policies(
-    dynamics: Dynamics, time: float, instances: Instance, positions: np.ndarray
-) -> tuple[Array, Array]:
+def _policies(dynamics: Dynamics, time: float, instances: Instance, positions: Array) -> tuple[Array, Array]:
     """Log-probabilities ``[n, prompts, outputs]`` at a time, and whether that was reached: ``[n]``."""
     if time == 0:
-        start = _initial(instances)
+        start = jax.vmap(lambda instance: instance.log_probabilities(instance.initial_parameters))(instances)
         return start, jnp.ones(len(start), bool)
     if dynamics.name == "flow":
         control = {"tolerance": dynamics.tolerance, "max_steps": dynamics.max_steps}
@@ -411,5 +408,5 @@ def _policies(
             result = learn(instance, key, dynamics.name, dynamics.group, transformation, int(time))
         return instance.log_probabilities(result.parameters)
 
-    log_p = jax.vmap(last)(instances, jnp.asarray(positions))
+    log_p = jax.vmap(last)(instances, positions)
     return log_p, ~jnp.isnan(log_p).any((-2, -1))

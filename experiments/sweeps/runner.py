@@ -1,5 +1,7 @@
 """Runs sweeps: chunk by chunk, each a pure function of the sweep and the chunk's number."""
 
+import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from experiments.sweeps import store as stores
-from experiments.sweeps.measures import evaluate
+from experiments.sweeps.measures import Dynamics, Measure, evaluate
+from experiments.sweeps.processes import agreed, first, together
 from experiments.sweeps.specification import (
     Chunking,
     Specification,
@@ -27,6 +29,7 @@ from experiments.sweeps.store import Store, StoreError, open_store, prepare
 from sim.instance import Instance
 
 _PILOT = 512  # points
+_POLL = 0.5  # seconds between looks at what other processes have done
 
 
 def sweep(
@@ -94,37 +97,75 @@ def run(
     repair: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    apart: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Computes the chunks that a store lacks.
+    """Computes the chunks that a store lacks, those of this process; and waits for the other processes.
 
     Args:
         specification: of the sweep.
         path, chunk, lanes, repair, overwrite: as for :func:`sweep`.
         progress: is told how many chunks exist, of how many.
+        apart: is called when the processes need nothing of ``jax.distributed`` any more.
 
     Raises:
-        StoreError: as for :func:`sweep`.
+        StoreError: as for :func:`sweep`, and if another process stops before it is done.
     """
-    cut = plan(specification, path, chunk=chunk, lanes=lanes, overwrite=overwrite)
-    with prepare(path, specification, cut, overwrite=overwrite) as store:
-        _mend(store, specification, repair)
-        total = chunks(specification, cut)
-        done = store.done()
-        progress(len(done), total)
-        writing: Future[None] | None = None
-        # One chunk is written while the next one is computed; no more than two are in memory.
-        with ThreadPoolExecutor(1) as writer:
-            for number in (number for number in range(total) if number not in done):
-                values = compute(specification, cut, number)
-                if writing is not None:
-                    writing.result()
-                    progress(len(done), total)
-                writing = writer.submit(_write, store, specification, number, values)
-                done.add(number)
-            if writing is not None:
-                writing.result()
+    with contextlib.ExitStack() as held:
+
+        def take() -> Store:
+            cut = plan(specification, path, chunk=chunk, lanes=lanes, overwrite=overwrite)
+            store = held.enter_context(prepare(path, specification, cut, overwrite=overwrite))
+            _mend(store, specification, repair)
+            return store
+
+        def follow() -> Store:
+            plan(specification, path, chunk=chunk, lanes=lanes)
+            return held.enter_context(stores.join(path, jax.process_index()))
+
+        if first():
+            store = together(take)
+            together(lambda: None)
+        else:
+            together(lambda: None)
+            store = together(follow)
+        total = chunks(specification, store.chunking)
+        missing = agreed(set(range(total)) - store.done(), total)
+        apart()
+        count = jax.process_count()
+        shares = [missing[process::count] for process in range(count)]
+        _do(store, specification, shares[jax.process_index()], lambda: progress(len(store.done()), total))
+        _await_others(store, shares, lambda: progress(len(store.done()), total))
         progress(total, total)
         return Outcome(len(store.done()), total, store.statuses())
+
+
+def _do(
+    store: Store, specification: Specification, numbers: Sequence[int], progress: Callable[[], None]
+) -> None:
+    progress()
+    with ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        # Chunks are written while the next ones are computed; no more than these are in memory.
+        for group in rounds(specification, store.chunking, numbers):
+            values = compute(specification, store.chunking, group)
+            if writing is not None:
+                writing.result()
+                progress()
+            writing = writer.submit(_write, store, specification, group, values)
+        if writing is not None:
+            writing.result()
+
+
+def _await_others(store: Store, shares: Sequence[Sequence[int]], progress: Callable[[], None]) -> None:
+    while late := [process for process, share in enumerate(shares) if set(share) - store.done()]:
+        progress()
+        for process in late:
+            if stores.stopped(store.path, process) and (left := set(shares[process]) - store.done()):
+                raise StoreError(
+                    f"process {process} has stopped with {len(left)} of its chunks missing; what is complete "
+                    "is safe: run the same command again to go on"
+                )
+        time.sleep(_POLL)
 
 
 def plan(
@@ -167,61 +208,110 @@ def _mend(store: Store, specification: Specification, repair: bool) -> None:
     store.tidy(specification)
 
 
-def _write(store: Store, specification: Specification, number: int, values: Mapping[str, Any]) -> None:
-    place = region(specification, store.chunking, number)
+def rounds(specification: Specification, cut: Chunking, numbers: Sequence[int]) -> list[list[int]]:
+    """Chunks in groups that are computed together: one for each local device."""
+
+    def static(number: int) -> tuple[tuple[str, Any], ...]:
+        return _static(specification, [part.start for part in region(specification, cut, number)])
+
+    size = jax.local_device_count()
+    groups = [list(group) for _, group in itertools.groupby(numbers, static)]
+    return [group[first : first + size] for group in groups for first in range(0, len(group), size)]
+
+
+def _write(
+    store: Store, specification: Specification, numbers: Sequence[int], values: Mapping[str, Any]
+) -> None:
+    values = {name: np.asarray(array) for name, array in values.items()}
     prompts = (specification.prompts,) if specification.prompts > 1 else ()
-    sizes = [part.stop - part.start for part in place]
-    inside = tuple(slice(0, size) for size in sizes)
-    arrays = {
-        name: np.asarray(array).reshape(*store.chunking.shape, *prompts)[inside]
-        for name, array in values.items()
-    }
-    store.write(specification, number, arrays)
+    for position, number in enumerate(numbers):
+        place = region(specification, store.chunking, number)
+        inside = tuple(slice(0, part.stop - part.start) for part in place)
+        shape = (*store.chunking.shape, *prompts)
+        arrays = {name: array[position].reshape(shape)[inside] for name, array in values.items()}
+        store.write(specification, number, arrays)
 
 
 # Computing --------------------------------------------------------------------------
 
 
-def compute(specification: Specification, cut: Chunking, number: int) -> dict[str, jax.Array]:
-    """All variables at the points of a chunk, in the order of the grid.
+def compute(specification: Specification, cut: Chunking, numbers: Sequence[int]) -> dict[str, jax.Array]:
+    """All variables at the points of chunks that share what decides shapes: a chunk on each local device.
 
-    Computed as if every chunk were whole, so that there is one shape: points beyond the end of an axis repeat
-    its last value.
+    A chunk's values do not depend on the others, nor on how many devices there are. It is computed as if it
+    were whole, so that there is one shape: points beyond the end of an axis repeat its last value.
 
     Returns:
-        By variable, ``[points of a chunk, prompts]``; they may still be under way.
+        By variable, ``[chunks, points of a chunk, prompts]`` in the order of the grid; possibly with further
+        chunks that repeat the last. They may still be under way.
     """
-    first = [part.start for part in region(specification, cut, number)]
-    local = np.indices(cut.shape).reshape(len(cut.shape), -1)
-    last = np.array(specification.shape)[:, None] - 1
-    return _at(specification, np.minimum(local + np.array(first)[:, None], last), cut.lanes)
+    devices = jax.local_devices()
+    padded = [*numbers, *[numbers[-1]] * (len(devices) - len(numbers))]
+    corners = [[part.start for part in region(specification, cut, number)] for number in padded]
+    local = np.indices(cut.shape).reshape(len(cut.shape), 1, -1)
+    last = np.array(specification.shape)[:, None, None] - 1
+    return _at(specification, np.minimum(local + np.array(corners).T[:, :, None], last), cut.lanes)
 
 
 def _at(specification: Specification, indices: np.ndarray, lanes: int) -> dict[str, jax.Array]:
-    """All variables at some points of the grid, ``[dimensions, n]``, that share what decides shapes."""
-    static, varying = dict(specification.parameters), {}
+    """All variables at points of the grid, ``[dimensions, devices, n]``, that share what decides shapes."""
+    static, varying = _static(specification, indices[:, 0, 0].tolist()), {}
     for axes, index in zip(specification.dimensions.values(), indices, strict=True):
         for axis in axes:
             domain = specification.builder.parameters[axis.parameter].domain
+            if not domain.static:
+                varying[axis.parameter] = axis.at(index).astype(float if domain.kind == "real" else np.int64)
+    return _measured(
+        specification.builder.build,
+        static,
+        tuple(specification.measures.items()),
+        specification.dynamics,
+        lanes,
+        tuple(jax.local_devices()),
+        varying,
+        np.asarray(np.ravel_multi_index(tuple(indices), specification.shape)),
+    )
+
+
+def _static(specification: Specification, index: Sequence[int]) -> tuple[tuple[str, Any], ...]:
+    """The parameters that decide shapes, and all fixed ones, at a point of the grid."""
+    static = dict(specification.parameters)
+    for axes, position in zip(specification.dimensions.values(), index, strict=True):
+        for axis in axes:
+            domain = specification.builder.parameters[axis.parameter].domain
             if domain.static:
-                static[axis.parameter] = domain.check(axis.parameter, axis.at(index[:1])[0].item())
-            else:
-                values = axis.at(index)
-                varying[axis.parameter] = values.astype(float if domain.kind == "real" else np.int64)
-    positions = np.asarray(np.ravel_multi_index(tuple(indices), specification.shape))
-    if varying:
-        instances = _build(specification.builder.build, tuple(static.items()), varying)
-    else:
-        one = specification.builder.build(**static)
-        instances = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (indices.shape[1], *leaf.shape)), one)
-    return evaluate(specification.measures, specification.dynamics, instances, positions, lanes)
+                value = axis.at(np.array([position]))[0].item()
+                static[axis.parameter] = domain.check(axis.parameter, value)
+    return tuple(static.items())
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _build(
-    build: Callable[..., Instance], static: tuple[tuple[str, Any], ...], varying: Mapping[str, jax.Array]
-) -> Instance:
-    return jax.vmap(lambda values: build(**dict(static), **values))(varying)
+@partial(jax.jit, static_argnums=range(6))
+def _measured(
+    build: Callable[..., Instance],
+    static: tuple[tuple[str, Any], ...],
+    measures: tuple[tuple[str, Measure], ...],
+    dynamics: Dynamics,
+    lanes: int,
+    devices: tuple[Any, ...],
+    varying: Mapping[str, jax.Array],
+    positions: jax.Array,
+) -> dict[str, jax.Array]:
+    """Every device measures its own points, of ``[devices, n]``; none waits for another."""
+
+    def instance(position: jax.Array, values: Mapping[str, jax.Array]) -> Instance:
+        return build(**dict(static), **values)
+
+    def of_a_device(varying: Mapping[str, jax.Array], positions: jax.Array) -> dict[str, jax.Array]:
+        mine = {name: values[0] for name, values in varying.items()}
+        instances = jax.vmap(instance)(positions[0], mine)
+        found = evaluate(measures, dynamics, instances, positions[0], lanes)
+        return {name: values[None] for name, values in found.items()}
+
+    mesh = jax.sharding.Mesh(np.array(devices), ("device",))
+    split = jax.sharding.PartitionSpec("device")
+    return jax.shard_map(of_a_device, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(
+        varying, positions
+    )
 
 
 class Pilot(NamedTuple):
@@ -237,18 +327,19 @@ def pilot(specification: Specification, cut: Chunking) -> Pilot:
         any(specification.builder.parameters[a.parameter].domain.static for a in axes)
         for axes in specification.dimensions.values()
     ]
+    devices = jax.local_device_count()
     sizes = [1 if fixed else size for fixed, size in zip(static, specification.shape, strict=True)]
     count = min(_PILOT, int(np.prod(sizes, dtype=object)), cut.points)
     chosen = np.random.default_rng(0)
-    indices = np.stack([chosen.integers(0, size, count) for size in sizes])
+    indices = np.stack([chosen.integers(0, size, (devices, count)) for size in sizes])
 
     def seconds() -> float:
         start = time.perf_counter()
         jax.block_until_ready(_at(specification, indices, min(cut.lanes, count)))
         return time.perf_counter() - start
 
-    first, second = seconds(), seconds()
-    return Pilot(max(first - second, 0.0), count / second)
+    cold, warm = seconds(), seconds()
+    return Pilot(max(cold - warm, 0.0), devices * count / warm)
 
 
 def keep_compiled() -> None:

@@ -6,7 +6,6 @@ Every file is written elsewhere on the same disk, flushed, and moved to its plac
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -28,6 +27,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from experiments.sweeps import locks
 from experiments.sweeps.measures import Status
 from experiments.sweeps.specification import Chunking, Specification, differences, grid, region
 
@@ -35,7 +35,7 @@ FORMAT = 1  # of the store
 _PRIVATE, _PLAN, _LOCK, _SKELETON = ".sweep", "plan.json", "lock", "skeleton"
 _COORDINATES = 1 << 17  # values of a coordinate that are written at a time
 _PACKAGES = ("goodteacher", "jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", "zarr")
-_BINDING = ("format", "precision", "platform", "goodteacher", "jax", "jaxlib")  # of which the numbers depend
+_BINDING = ("format", "precision", "platform", "code_digest", "jax", "jaxlib")  # of which the numbers depend
 
 
 class StoreError(ValueError):
@@ -65,9 +65,19 @@ def provenance() -> dict[str, Any]:
         "precision": jnp.zeros(()).dtype.name,
         "platform": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
+        "code_digest": _code(),
         "versions": versions,
         "git_commit": _commit(),
     }
+
+
+def _code() -> str:
+    """A digest of the code that computes numbers."""
+    root = Path(__file__).parents[2]
+    names = ["instances.py", *(f"sweeps/{name}.py" for name in ("axes", "builders", "measures", "runner"))]
+    files = [*(root / "experiments" / name for name in names)]
+    files += sorted([*(root / "sim").glob("*.py"), *(root / "theory").glob("*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _commit() -> str | None:
@@ -173,7 +183,7 @@ class Store:
 
     def _place(self, path: Path, data: bytes) -> None:
         """Writes a file elsewhere on the disk, and moves it to its place when it is safe there."""
-        temporary = self.path / _PRIVATE / f"unfinished-{os.getpid()}"
+        temporary = self.path / _PRIVATE / f"unfinished-{socket.gethostname()}-{os.getpid()}"
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -324,7 +334,11 @@ def prepare(
         (path / _PRIVATE / "manifests").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _refused(path, error) from error
-    with _locked(path / _PRIVATE / _LOCK):
+    with _hold(path, 0):
+        for lock in (path / _PRIVATE).glob(f"{_LOCK}-*"):  # of processes that have outlived the first one
+            if lock != _lock(path, 0):
+                with _explained(lock):
+                    locks.check(lock)
         if overwrite or _plan(path) is None:
             _discard(path)
             plan = {
@@ -345,7 +359,7 @@ def prepare(
 
 
 def _discard(path: Path) -> None:
-    """Removes all but the lock, the plan first: without it, the folder counts as empty."""
+    """Removes all but the locks, the plan first: without it, the folder counts as empty."""
     try:
         (path / _PRIVATE / _PLAN).unlink(missing_ok=True)
         for entry in path.iterdir():
@@ -357,84 +371,50 @@ def _discard(path: Path) -> None:
         raise _refused(path, error) from error
 
 
-# The lock ---------------------------------------------------------------------------
+@contextlib.contextmanager
+def join(path: Path, process: int) -> Iterator[Store]:
+    """The store that the first of several processes has prepared, for another one.
+
+    Raises:
+        StoreError: if there is none, or a process with the same number is at it.
+    """
+    store = Store.find(path)
+    with _hold(path, process):
+        yield store
+
+
+def stopped(path: Path, process: int) -> bool:
+    """Whether a process is no longer at a store."""
+    try:
+        locks.check(_lock(path, process))
+    except locks.Held:
+        return False
+    return True
+
+
+def _lock(path: Path, process: int) -> Path:
+    return path / _PRIVATE / f"{_LOCK}-{process}"
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock: the system's, which ends with the process, and a text for those that do not see it.
+def _hold(path: Path, process: int) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        with _explained(_lock(path, process)):
+            held.enter_context(locks.locked(_lock(path, process)))
+        yield
 
-    Raises:
-        StoreError: if a process that is, or may be, alive holds it.
-    """
+
+@contextlib.contextmanager
+def _explained(lock: Path) -> Iterator[None]:
+    path = lock.parent.parent
     try:
-        file = open(path, "a+")  # noqa: SIM115
+        yield
+    except locks.Held as error:
+        raise StoreError(
+            f"{path} is being written by {error.holder}; wait for it (if it is dead, delete {lock})"
+        ) from None
     except OSError as error:
-        raise _refused(path.parent.parent, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _held(path, _holder(file)) from None
-        except OSError:  # a file system without locks
-            pass
-        holder = _holder(file)
-        if holder and _may_live(holder):
-            raise _held(path, holder)
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "start": _start_of(os.getpid())}
-        try:
-            _say(file, json.dumps(me))
-        except OSError as error:
-            raise _refused(path.parent.parent, error) from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                _say(file, "")
-
-
-def _say(file: Any, text: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(text)
-    file.flush()
-
-
-def _holder(file: Any) -> dict[str, Any]:
-    file.seek(0)
-    try:
-        holder = json.loads(file.read())
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
-
-
-def _held(path: Path, holder: Mapping[str, Any]) -> StoreError:
-    who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
-    return StoreError(
-        f"{path.parent.parent} is being written by {who}; wait for it (if it is dead, delete {path})"
-    )
-
-
-def _may_live(holder: Mapping[str, Any]) -> bool:
-    """Whether the process is there and the same one, or on a machine that cannot be asked."""
-    if holder.get("host") != socket.gethostname():
-        return True
-    try:
-        os.kill(int(holder.get("pid", 0)), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return holder.get("pid") != os.getpid() and _start_of(holder["pid"]) == holder.get("start")
-
-
-def _start_of(pid: int) -> str | None:
-    """When a process started, on the system's own clock; ``None`` where that cannot be asked."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+        raise _refused(path, error) from error
 
 
 # Contents ---------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def small(store: Path, **control: Any) -> xr.Dataset:
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    files = (path for path in store.rglob("*") if path.is_file() and path.name != "lock")
+    files = (path for path in store.rglob("*") if path.is_file() and not path.name.startswith("lock-"))
     return {str(path.relative_to(store)): path.read_bytes() for path in files}
 
 
@@ -205,7 +205,7 @@ def test_a_second_run_is_refused_and_a_dead_one_forgotten(tmp_path):
         pytest.raises(StoreError, match=f"being written by process {os.getpid()} on"),
     ):
         small(store)
-    lock = store / ".sweep/lock"
+    lock = store / ".sweep/lock-0"
     assert lock.read_text() == ""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
