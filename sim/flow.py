@@ -127,17 +127,9 @@ def hitting_times(
     Raises:
         ValueError: as :func:`hitting_time`, and if there is no problem or no lane.
     """
-    _check_control(tolerance, horizon, max_steps)
-    if lanes < 1:
-        raise ValueError(f"lanes is {lanes}; give at least 1")
-    count = instances.rewards.shape[0]
-    if count == 0:
-        raise ValueError("instances holds no problem; give at least one")
-    if jnp.shape(horizon) not in ((), (count,)):
-        raise ValueError(f"horizon has shape {list(jnp.shape(horizon))}; give one number, or {count}")
-    horizon = jnp.broadcast_to(jnp.asarray(horizon, float), (count,))
+    horizon, lanes = _check_batch(instances, tolerance, horizon, max_steps, lanes)
     instances, goals = _strong((instances, goals))
-    return _many(instances, goals, solver, tolerance, horizon, max_steps, min(lanes, count))
+    return _many(instances, goals, solver, tolerance, horizon, max_steps, lanes)
 
 
 def final_policy(
@@ -158,6 +150,23 @@ def final_policy(
     """
     _check_control(tolerance, horizon, max_steps)
     return _last(instance, solver, tolerance, horizon, max_steps)
+
+
+def final_policies(
+    instances: Instance,
+    *,
+    solver: diffrax.AbstractERK = SOLVER,
+    tolerance: ArrayLike = TOLERANCE,
+    horizon: ArrayLike = HORIZON,
+    max_steps: ArrayLike = MAX_STEPS,
+    lanes: int = LANES,
+) -> tuple[Float[Array, "batch prompts outputs"], Float[Array, " batch"]]:
+    """Where many gradient flows are at the horizon: :func:`final_policy` over a leading axis of every array.
+
+    Args and errors as for :func:`hitting_times`.
+    """
+    horizon, lanes = _check_batch(instances, tolerance, horizon, max_steps, lanes)
+    return _last_of_many(_strong(instances), solver, tolerance, horizon, max_steps, lanes)
 
 
 def trajectory(
@@ -256,7 +265,7 @@ def _many(
     lanes: int,
 ) -> HittingTime:
     problems = jax.vmap(prepare)(instances, goals, horizon)
-    done, converged = run_many(problems, solver, tolerance, max_steps, lanes)
+    done, converged, _ = run_many(problems, solver, tolerance, max_steps, lanes)
     return jax.vmap(_result)(problems, done, converged)
 
 
@@ -268,13 +277,34 @@ def _last(
     horizon: ArrayLike,
     max_steps: ArrayLike,
 ) -> tuple[Array, Array]:
-    # The output of the lowest reward would have to be 1e100 times as likely as all the others.
+    problem = _endless(instance, horizon)
+    return _ended(problem, horizon, *run_one(problem, solver, tolerance, max_steps))
+
+
+@partial(jax.jit, static_argnames=("solver", "lanes"))
+def _last_of_many(
+    instances: Instance,
+    solver: diffrax.AbstractERK,
+    tolerance: ArrayLike,
+    horizon: Array,
+    max_steps: ArrayLike,
+    lanes: int,
+) -> tuple[Array, Array]:
+    problems = jax.vmap(_endless)(instances, horizon)
+    done, converged, _ = run_many(problems, solver, tolerance, max_steps, lanes)
+    return jax.vmap(_ended)(problems, horizon, done, converged)
+
+
+def _endless(instance: Instance, horizon: ArrayLike) -> Problem:
+    """The problem of waiting for what never comes: a low output 1e100 times as likely as all the others."""
     exists = True if instance.mask is None else instance.mask
     rewards = jnp.where(exists, instance.rewards, jnp.inf)
     lowest = jnp.arange(rewards.shape[-1]) == rewards.argmin(-1)[:, None]
     out_of_reach = Goal(jnp.where(lowest, 1.0, -1e100), jnp.zeros(len(rewards)))
-    problem = prepare(instance, out_of_reach, horizon)._replace(limit=None)
-    done, converged = run_one(problem, solver, tolerance, max_steps)
+    return prepare(instance, out_of_reach, horizon)._replace(limit=None)
+
+
+def _ended(problem: Problem, horizon: ArrayLike, done: Done, converged: Array) -> tuple[Array, Array]:
     result = _result(problem, done, converged)
     return result.log_probabilities, jnp.where(stuck(done) & ~converged, result.end, horizon)
 
@@ -284,6 +314,21 @@ def _check_control(tolerance: ArrayLike, horizon: ArrayLike, max_steps: ArrayLik
     for name, value in settings.items():
         if not isinstance(value, Tracer) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
             raise ValueError(f"{name} is {value}; give a positive, finite number")
+
+
+def _check_batch(
+    instances: Instance, tolerance: ArrayLike, horizon: ArrayLike, max_steps: ArrayLike, lanes: int
+) -> tuple[Array, int]:
+    """A horizon for each problem, and no more lanes than problems."""
+    _check_control(tolerance, horizon, max_steps)
+    if lanes < 1:
+        raise ValueError(f"lanes is {lanes}; give at least 1")
+    count = instances.rewards.shape[0]
+    if count == 0:
+        raise ValueError("instances holds no problem; give at least one")
+    if jnp.shape(horizon) not in ((), (count,)):
+        raise ValueError(f"horizon has shape {list(jnp.shape(horizon))}; give one number, or {count}")
+    return jnp.broadcast_to(jnp.asarray(horizon, float), (count,)), min(lanes, count)
 
 
 @eqx.filter_custom_vjp

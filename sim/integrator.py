@@ -14,7 +14,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from sim.goals import Goal, largest_value
 from sim.instance import Instance
@@ -409,8 +409,13 @@ def run_many(
     tolerance: ArrayLike,
     max_steps: ArrayLike,
     lanes: int,
-) -> tuple[Done, Bool[Array, "..."]]:
-    """:func:`run_one` over a leading axis of ``problems``, ``lanes`` of them at a time."""
+) -> tuple[Done, Bool[Array, "..."], Int[Array, ""]]:
+    """:func:`run_one` over a leading axis of ``problems``, ``lanes`` of them at a time.
+
+    Returns:
+        As :func:`run_one`, and how often all lanes were moved: the share of useful work is
+        ``steps.sum() / (moves * lanes)``.
+    """
     count = problems.time_scale.size
     advance = jax.vmap(partial(_advance, solver), in_axes=(0, 0, None))
 
@@ -422,19 +427,19 @@ def run_many(
         return ~_active(lane, max_steps) & (index < count)
 
     def tick(carry: Any) -> Any:
-        problem, lane, index, _ = carry
+        problem, lane, index, moves, _ = carry
         moved = advance(problem, lane, tolerance)
         lane = _select(_active(lane, max_steps), moved, lane)
-        return problem, lane, index, idle_lanes(lane, index).sum()
+        return problem, lane, index, moves + 1, idle_lanes(lane, index).sum()
 
     def refill(carry: Any) -> Any:
-        problem, lane, index, waiting, done = carry
+        problem, lane, index, waiting, moves, done = carry
         # A refill costs a tenth of a step; doing it for fewer idle lanes costs more than it saves.
         enough = jnp.minimum(max(lanes // 16, 1), (index < count).sum())
-        problem, lane, index, _ = jax.lax.while_loop(
+        problem, lane, index, moves, _ = jax.lax.while_loop(
             lambda carry: carry[-1] < enough,
             tick,
-            (problem, lane, index, idle_lanes(lane, index).sum()),
+            (problem, lane, index, moves, idle_lanes(lane, index).sum()),
         )
         idle = idle_lanes(lane, index)
         done = jax.tree.map(
@@ -444,15 +449,15 @@ def run_many(
         )
         index = jnp.where(idle, jnp.minimum(waiting + jnp.cumsum(idle) - 1, count), index)
         problem, fresh = hand_out(index)
-        return problem, _select(idle, fresh, lane), index, waiting + idle.sum(), done
+        return problem, _select(idle, fresh, lane), index, waiting + idle.sum(), moves, done
 
     index = jnp.arange(lanes)
     problem, lane = hand_out(index)
     done = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), _finished(lane))
-    *_, done = jax.lax.while_loop(
+    *_, moves, done = jax.lax.while_loop(
         lambda carry: (carry[2] < count).any(),
         refill,
-        (problem, lane, index, jnp.asarray(lanes), done),
+        (problem, lane, index, jnp.asarray(lanes), jnp.zeros((), int), done),
     )
 
     converged = jax.lax.cond(
@@ -460,4 +465,4 @@ def run_many(
         lambda: jax.lax.map(lambda pair: _examine(*pair), (problems, done)),
         lambda: jnp.zeros(count, bool),
     )
-    return done, converged
+    return done, converged, moves

@@ -323,7 +323,7 @@ def evaluate(
     """
     instances, valid = jax.vmap(_harmless)(instances)
     times = dict.fromkeys(m.time for _, m in measures if not KINDS[m.kind].hits)
-    policies = {time: _policies(dynamics, time, instances, positions) for time in times}
+    policies = {time: _policies(dynamics, time, instances, positions, lanes) for time in times}
     found: dict[str, Array] = {}
     for name, one in measures:
         if KINDS[one.kind].hits:
@@ -395,8 +395,13 @@ def _policies(dynamics: Dynamics, time: float, instances: Instance, positions: A
         start = jax.vmap(lambda instance: instance.log_probabilities(instance.initial_parameters))(instances)
         return start, jnp.ones(len(start), bool)
     if dynamics.name == "flow":
-        control = {"tolerance": dynamics.tolerance, "max_steps": dynamics.max_steps}
-        log_p, end = jax.vmap(lambda i: flow.final_policy(i, horizon=time, **control))(instances)
+        log_p, end = flow.final_policies(
+            instances,
+            horizon=time,
+            tolerance=dynamics.tolerance,
+            max_steps=dynamics.max_steps,
+            lanes=lanes,
+        )
         return log_p, end == time
     direction, transformation = _optimizer(dynamics)
 

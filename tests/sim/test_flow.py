@@ -15,6 +15,7 @@ from sim.flow import (
     HORIZON,
     HittingTime,
     Status,
+    final_policies,
     final_policy,
     hitting_time,
     hitting_times,
@@ -328,6 +329,19 @@ def test_levels_about_the_optimum_of_a_regularized_objective():
     assert below.status[0] == REACHED
 
 
+def test_final_policies_of_a_batch_are_those_of_each():
+    starts = (0.3, 0.05, 1e-3)
+    instances = stack(*[beneficial_errors(start) for start in starts])
+    horizons = np.array([1e3, 50.0, 20.0])
+    found, times = final_policies(instances, horizon=horizons, lanes=2)
+    for start, horizon, log_p in zip(starts, horizons, found, strict=True):
+        alone, _ = final_policy(beneficial_errors(start), horizon=horizon)
+        np.testing.assert_allclose(log_p, alone, atol=1e-9)
+    np.testing.assert_array_equal(times, horizons)
+    _, early = final_policies(instances, horizon=horizons, max_steps=3)
+    assert (early < horizons).all()
+
+
 def test_an_output_that_hardly_exists_does_not_blur_the_others():
     """Its logit of -1e15 is no scale for how precisely the others can be moved."""
 
@@ -364,7 +378,7 @@ def test_what_is_declared_unreachable_is():
 
     @jax.jit
     def follow(problems):
-        done, _ = run_many(problems, diffrax.Tsit5(), 1e-10, 2_000, 128)
+        done, *_ = run_many(problems, diffrax.Tsit5(), 1e-10, 2_000, 128)
         return jnp.isfinite(done.hit_log_time[:, :-1]), done.steps
 
     # A level above the limit may be passed on the way to it; then and only then is there a time.

@@ -1,0 +1,166 @@
+"""Sweeps of random problems: hitting times per second over devices and outputs, lanes at work, memory.
+
+Each measurement runs in a process of its own, with its own number of CPU devices:
+``python -m benchmarks.sweeps OUTPUTS POINTS TOLERANCE`` prints one as JSON.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+from scipy.integrate import solve_ivp
+
+from benchmarks.problems import plain_hitting_time, random_problems
+from benchmarks.timing import table, timed
+from experiments.sweeps import runner
+from experiments.sweeps.specification import Specification, chunking, specify
+from sim.flow import HORIZON, MAX_STEPS, SOLVER
+from sim.integrator import prepare, run_many
+
+TOLERANCE, LOOSE = 1e-10, 1e-8  # the default, and one whose errors are below 1e-7
+POINTS = {4: 400_000, 8: 400_000, 16: 200_000, 64: 40_000}
+RUNS = 3
+
+
+def _specification(outputs: int, points: int, tolerance: float) -> Specification:
+    """The problems of :func:`benchmarks.problems.random_problems`, each from its own seed."""
+    return specify(
+        "random",
+        {"seed": f"range:0:{points}"},
+        ["share_time:0.5"],
+        parameters={"outputs": outputs, "logit_scale": 2.0},
+        dynamics_options={"tolerance": tolerance},
+    )
+
+
+def measure(outputs: int, points: int, tolerance: float) -> dict[str, float]:
+    """Sweeps into a store in a temporary folder: the first time cold, then warm."""
+    chosen = _specification(outputs, points, tolerance)
+    seconds = []
+    for _ in range(RUNS + 1 if points < 1_000_000 else 2):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            runner.run(chosen, Path(folder) / "store")
+            seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"cold": seconds[0], "warm": statistics.median(seconds[1:]), "peak": peak}
+
+
+def _apart(devices: int, outputs: int, points: int, tolerance: float) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.sweeps", str(outputs), str(points), str(tolerance)]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+    return json.loads(subprocess.check_output(command, env=environment, text=True))
+
+
+def useful_share(outputs: int, points: int) -> float:
+    """The share of lanes at work, over a chunk of a sweep of so many points."""
+    cut = chunking(_specification(outputs, points, TOLERANCE))
+    problems = jax.vmap(partial(prepare, horizon=HORIZON))(*random_problems(cut.points, outputs))
+    run = jax.jit(lambda p: run_many(p, SOLVER, TOLERANCE, MAX_STEPS, cut.lanes))
+    done, _, moves = run(problems)
+    return float(done.steps.sum() / (moves * cut.lanes))
+
+
+def scipy_hitting_times(problems: Any, tolerance: float) -> np.ndarray:
+    """A loop over problems, each with ``solve_ivp`` and an event."""
+    instances, goals = problems
+
+    def one(rewards: Any, start: Any, level: Any) -> float:
+        def policy(logits: np.ndarray) -> np.ndarray:
+            weights = np.exp(logits - logits.max())
+            return weights / weights.sum()
+
+        def velocity(t: float, logits: np.ndarray) -> np.ndarray:
+            p = policy(logits)
+            return p * (rewards - p @ rewards)
+
+        def gap(t: float, logits: np.ndarray) -> float:
+            return policy(logits) @ rewards - level
+
+        gap.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
+        found = solve_ivp(
+            velocity, (0.0, 1e60), start, method="DOP853", events=gap, rtol=tolerance, atol=tolerance
+        )
+        return float(found.t_events[0][0])
+
+    arrays = (instances.rewards[:, 0], instances.initial_parameters[:, 0], goals.level[:, 0])
+    return np.array([one(*row) for row in zip(*map(np.asarray, arrays), strict=True)])
+
+
+def _plain(problems: Any) -> Array:
+    return jax.vmap(partial(plain_hitting_time, tolerance=LOOSE))(*problems)
+
+
+def speed() -> None:
+    """Prints hitting times per second by number of outputs and devices, beside the alternatives."""
+    rows = []
+    settings = [(outputs, TOLERANCE) for outputs in POINTS] + [(8, LOOSE)]
+    counts = (1, 2, 4) if jax.default_backend() == "cpu" else (1,)
+    for outputs, tolerance in settings:
+        rates = [
+            POINTS[outputs] / _apart(devices, outputs, POINTS[outputs], tolerance)["warm"]
+            for devices in counts
+        ]
+        few, many = random_problems(40, outputs), random_problems(1_000, outputs)
+        plain = 1_000 / timed(partial(_plain, many), repeats=1).warm
+        loop = 40 / timed(partial(scipy_hitting_times, few, LOOSE), repeats=1).warm
+        best = max(rates)
+        rows.append(
+            (
+                outputs,
+                f"{tolerance:g}",
+                *(f"{rate:,.0f}" for rate in rates),
+                f"{plain:,.0f}",
+                f"{loop:,.1f}",
+                f"{best / plain:,.0f}",
+                f"{best / loop:,.0f}",
+            )
+        )
+    table(
+        "sweeps of random problems into a store: hitting times per second, warm",
+        (
+            "outputs",
+            "tolerance",
+            *(f"{n} device{'s' * (n > 1)}" for n in counts),
+            "vmap(diffeqsolve)",
+            "SciPy loop",
+            "times the one",
+            "the other",
+        ),
+        rows,
+    )
+
+
+def scale() -> None:
+    """Prints what becomes of speed and memory with many points, on all cores; and the lanes at work."""
+    rows = []
+    for points in (100_000, 1_000_000, 10_000_000):
+        found = _apart(len(os.sched_getaffinity(0)), 8, points, TOLERANCE)
+        rows.append((f"{points:,}", found["cold"], f"{points / found['warm']:,.0f}", f"{found['peak']:.2f}"))
+    table(
+        "a sweep on all cores, 8 outputs",
+        ("points", "seconds, cold", "per second, warm", "peak memory of the process, GiB"),
+        rows,
+    )
+    print(f"  lanes at work over a chunk of a million problems: {useful_share(8, 1_000_000):.1%}")
+
+
+def main() -> None:
+    """Prints both tables."""
+    speed()
+    scale()
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))))
