@@ -11,7 +11,6 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -20,6 +19,7 @@ from sim.flow import hitting_times
 from sim.goals import probability_level, reward_increase
 from sim.instance import Instance
 from sim.objective import expected_reward
+from theory.errors import trained_on
 from theory.instances import Source, Task, random_logits, without
 from theory.stalling import PUBLISHED_GROUND_TRUTH_EXPONENT, PUBLISHED_PROXY_EXPONENT
 from theory.stalling_extensions import log_escape_time, with_rare_best
@@ -105,11 +105,6 @@ def log_gain(
 
 _HORIZON = 1e150
 
-
-def _trained_on(instance: Instance, rewards: Array) -> Instance:
-    return eqx.tree_at(lambda i: i.rewards, instance, rewards)
-
-
 # The upper bound ---------------------------------------------------------------
 
 _PROMPTS, _BOUND_OUTPUTS = 2, 5
@@ -173,7 +168,7 @@ PROXY_BOUND = Statement(
             "a tenth of it": _bound_claim(factor=0.1),
             "its square root": _bound_claim(power=0.5),
             "trained on the ground truth": _bound_claim(
-                change=lambda i: _trained_on(i, i.ground_truth_rewards)
+                change=lambda i: trained_on(i, i.ground_truth_rewards)
             ),
         }
     ),
@@ -215,7 +210,7 @@ def _exponents(drawn: Rarer, rewards: Array) -> Array:
     """Powers ``[n]`` of ``1/eps`` with which the time to ``pi(*) = 1/2`` grows over four decades."""
 
     def log_time(instances: Instance) -> Array:
-        training = jax.vmap(_trained_on)(instances, rewards)
+        training = trained_on(instances, rewards)
         goals = jax.vmap(lambda i: probability_level(i, 0, 0.5))(training)
         return jnp.log(hitting_times(training, goals, horizon=1e120).time[:, 0])
 
@@ -306,7 +301,7 @@ def _gain(source: Source) -> Gain:
 
 def _log_simulated_gain(drawn: Gain) -> Array:
     def log_time(rewards: Array) -> Array:
-        training = jax.vmap(_trained_on)(drawn.instance, rewards)
+        training = trained_on(drawn.instance, rewards)
         goals = jax.vmap(lambda i, level: probability_level(i, 0, level))(training, drawn.level)
         return jnp.log(hitting_times(training, goals, horizon=_HORIZON).time[:, 0])
 

@@ -9,24 +9,23 @@ for a while; above, it wins. By effect it is judged by what correcting it change
 import itertools
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from math import factorial
 from typing import NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.flow import HORIZON, Status, final_policy, hitting_times
+from sim.flow import HORIZON, final_policy, hitting_times
 from sim.goals import Goal, reward_increase
 from sim.instance import Instance
-from sim.objective import expected_reward
-from theory.instances import Source, random_logits
-
-SOLVER = diffrax.Tsit5()
-"""Of few stages: soon compiled."""
+from sim.objective import advantage, expected_reward
+from theory.instances import Source, dimension, random_logits
+from theory.logit_velocity import below_value
+from theory.lower_bound import SOLVER
 
 MOST_SUBSETS = 8
 """Errors of a prompt up to which all their subsets are tried."""
@@ -108,20 +107,21 @@ def categories(instance: Instance, thresholds: Thresholds = Thresholds()) -> Int
     star = jnp.arange(truth.shape[-1]) == ranked.argmax(-1, keepdims=True)
     lowest = jnp.where(exists, truth, jnp.inf).min(-1, keepdims=True)
     best = ranked.max(-1, keepdims=True)
-    line = expected_reward(initial, proxy)[:, None]
-    reward_of_star = jnp.where(star, proxy, 0.0).sum(-1, keepdims=True)
+    # Advantages, not rewards and their mean: no rounding puts equal rewards below it.
+    above, below = advantage(initial, proxy), below_value(instance)
+    star_above = jnp.where(star, above, 0.0).sum(-1, keepdims=True)
 
-    middling = (truth - lowest >= thresholds.low * (best - lowest)) & (truth > line)
+    middling = (truth - lowest >= thresholds.low * (best - lowest)) & (above + (truth - proxy) > 0)
     # Where y* itself is below the line, whatever is above it is high.
-    high = (proxy >= line) & (proxy - line >= thresholds.high * (reward_of_star - line))
+    high = ~below & (above >= thresholds.high * star_above)
     overrated = proxy > truth
     harm = jnp.where(high, Category.HARMFUL_I, Category.HARMFUL_II)
     beaten = (high & exists & ~star).any(-1, keepdims=True)
     of_star = jnp.where(
         overrated, Category.BENEFICIAL, jnp.where(beaten, Category.HARMFUL_I, Category.HARMFUL_II)
     )
-    below = jnp.where(middling, Category.BENEFICIAL, Category.BENIGN_I)
-    others = jnp.where(proxy < line, below, jnp.where(overrated, harm, Category.BENEFICIAL))
+    low = jnp.where(middling, Category.BENEFICIAL, Category.BENIGN_I)
+    others = jnp.where(below, low, jnp.where(overrated, harm, Category.BENEFICIAL))
     rare = initial <= thresholds.negligible * jnp.where(star, initial, 0.0).sum(-1, keepdims=True)
     others = jnp.where(rare, Category.BENIGN_II, others)
     found = jnp.where(star, of_star, others)
@@ -131,14 +131,14 @@ def categories(instance: Instance, thresholds: Thresholds = Thresholds()) -> Int
 # By effect --------------------------------------------------------------------
 
 
-def most_of_the_way(instance: Instance, share: float = 0.9) -> Goal:
-    """The goal that the expected ground truth reward covers most of its way to the best output's."""
+def most_of_the_way(instance: Instance) -> Goal:
+    """The goal that the expected ground truth reward covers nine tenths of its way to the best output's."""
     exists = jnp.isfinite(instance.log_probabilities(instance.initial_parameters))
     best = jnp.where(exists, instance.ground_truth_rewards, -jnp.inf).max(-1)
     initial = expected_reward(
         instance.probabilities(instance.initial_parameters), instance.ground_truth_rewards
     )
-    return reward_increase(instance, share * (best - initial))
+    return reward_increase(instance, 0.9 * (best - initial))
 
 
 def log_ratio(proxy: Float[Array, "*batch"], corrected: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -170,30 +170,39 @@ class Effects(NamedTuple):
     reward_change: Float[np.ndarray, " errors"]
 
 
-def trained_on(instance: Instance, rewards: Float[Array, "batch prompts outputs"]) -> Instance:
-    """A batch of one problem with other proxy rewards."""
-    return jax.vmap(lambda row: eqx.tree_at(lambda i: i.rewards, instance, row))(rewards)
+def trained_on(instance: Instance, rewards: Float[Array, "*batch prompts outputs"]) -> Instance:
+    """The same problem, or batch of problems, with other proxy rewards."""
+    return eqx.tree_at(lambda i: i.rewards, instance, rewards)
 
 
-def times_on(
-    instance: Instance, goal: Goal, rewards: Float[Array, "batch prompts outputs"], horizon: float = HORIZON
-) -> Float[Array, "batch prompts"]:
-    """Hitting times on other proxy rewards; ``inf`` if not reached, ``nan`` if not converged."""
-    # Filled up to a power of two, so that few sizes are compiled.
+def _variants(instance: Instance, rewards: np.ndarray) -> Instance:
+    """A batch of one problem with other proxy rewards: a power of two, so that few sizes are compiled."""
     size = max(8, 1 << (len(rewards) - 1).bit_length())
-    filled = jnp.pad(rewards, ((0, size - len(rewards)), (0, 0), (0, 0)), mode="edge")
+    filled = np.pad(rewards, ((0, size - len(rewards)), (0, 0), (0, 0)), mode="edge")
+    return jax.vmap(partial(trained_on, instance))(jnp.asarray(filled))
+
+
+def _times(variants: Instance, goal: Goal) -> np.ndarray:
+    """``[batch, prompts]``."""
+    size = len(variants.rewards)
     goals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), goal)
-    found = hitting_times(trained_on(instance, filled), goals, solver=SOLVER, horizon=horizon)
-    found = jax.tree.map(lambda leaf: leaf[: len(rewards)], found)
-    return jnp.where(found.status == Status.NOT_CONVERGED, jnp.nan, found.time)
+    return np.asarray(hitting_times(variants, goals, solver=SOLVER).time)
+
+
+@jax.jit
+def _final_rewards(variants: Instance) -> Array:
+    """``[batch, prompts]``; ``nan`` if not converged."""
+
+    def final_reward(instance: Instance) -> Array:
+        log_p, end = final_policy(instance, solver=SOLVER)
+        reward = expected_reward(jnp.exp(log_p), instance.ground_truth_rewards)
+        return jnp.where(end == HORIZON, reward, jnp.nan)
+
+    return jax.lax.map(final_reward, variants)
 
 
 def effects(
-    instance: Instance,
-    goal: Goal | None = None,
-    *,
-    thresholds: Thresholds = Thresholds(),
-    horizon: float = HORIZON,
+    instance: Instance, goal: Goal | None = None, *, thresholds: Thresholds = Thresholds()
 ) -> Effects:
     """By effect: hitting time and final reward on the proxy, and with each error corrected in turn.
 
@@ -201,34 +210,23 @@ def effects(
         instance: the problem.
         goal: whose hitting times are compared; :func:`most_of_the_way` if not given.
         thresholds: of which only ``error`` is used.
-        horizon: until when the flow is followed.
     """
     goal = most_of_the_way(instance) if goal is None else goal
     errors = np.argwhere(np.asarray(wrong(instance, thresholds)))
-    variants = np.repeat(np.asarray(instance.rewards)[None], 1 + len(errors), axis=0)
+    rewards = np.repeat(np.asarray(instance.rewards)[None], 1 + len(errors), axis=0)
     prompts, outputs = errors.T
     corrected = 1 + np.arange(len(errors))
-    variants[corrected, prompts, outputs] = np.asarray(instance.ground_truth_rewards)[prompts, outputs]
-    times = np.asarray(times_on(instance, goal, jnp.asarray(variants), horizon=horizon))
-
-    @jax.jit
-    def final_rewards(batch: Instance) -> Array:
-        def one(problem: Instance) -> Array:
-            log_p, end = final_policy(problem, solver=SOLVER, horizon=horizon)
-            reward = expected_reward(jnp.exp(log_p), problem.ground_truth_rewards)
-            return jnp.where(end == horizon, reward, jnp.nan)
-
-        return jax.lax.map(one, batch)
-
-    rewards = np.asarray(final_rewards(trained_on(instance, jnp.asarray(variants))))
+    rewards[corrected, prompts, outputs] = np.asarray(instance.ground_truth_rewards)[prompts, outputs]
+    variants = _variants(instance, rewards)
+    times, final = _times(variants, goal), np.asarray(_final_rewards(variants))
     of_error = times[corrected, prompts]
     return Effects(
         errors,
         times[0],
         of_error,
         np.asarray(log_ratio(jnp.asarray(times[0, prompts]), jnp.asarray(of_error))),
-        rewards[0],
-        rewards[0, prompts] - rewards[corrected, prompts],
+        final[0],
+        final[0, prompts] - final[corrected, prompts],
     )
 
 
@@ -253,7 +251,6 @@ def shares(
     goal: Goal | None = None,
     *,
     thresholds: Thresholds = Thresholds(),
-    horizon: float = HORIZON,
 ) -> Shares:
     """Shapley values of the errors of a prompt, from the hitting times with every subset of them.
 
@@ -263,7 +260,7 @@ def shares(
     Args:
         instance: the problem. Errors of its other prompts stay.
         prompt: which.
-        goal, thresholds, horizon: as for :func:`effects`.
+        goal, thresholds: as for :func:`effects`.
 
     Raises:
         ValueError: if there are more than :data:`MOST_SUBSETS` errors.
@@ -277,11 +274,11 @@ def shares(
             f"at most {MOST_SUBSETS} can be shared out"
         )
     present = np.indices((2,) * count).reshape(count, -1).T.astype(bool)  # [subsets, errors]
-    variants = np.repeat(np.asarray(instance.rewards)[None], len(present), axis=0)
+    rewards = np.repeat(np.asarray(instance.rewards)[None], len(present), axis=0)
     truth = np.asarray(instance.ground_truth_rewards)[prompt, outputs]
-    variants[:, prompt, outputs] = np.where(present, variants[:, prompt, outputs], truth)
-    times = np.asarray(times_on(instance, goal, jnp.asarray(variants), horizon=horizon))[:, prompt]
-    return Shares(outputs, *shapley(np.log10(np.minimum(times, horizon)).reshape((2,) * count)))
+    rewards[:, prompt, outputs] = np.where(present, rewards[:, prompt, outputs], truth)
+    times = _times(_variants(instance, rewards), goal)[: len(present), prompt]
+    return Shares(outputs, *shapley(np.log10(np.minimum(times, HORIZON)).reshape((2,) * count)))
 
 
 def shapley(worth: Float[np.ndarray, "..."]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
@@ -318,6 +315,8 @@ _FORETELL = (
     [Category.NONE, Category.BENIGN_I, Category.BENIGN_II],
     [Category.BENEFICIAL],
 )
+_BENIGN = 0.1  # largest |log10| of the ratio of times that counts as benign
+_TRIAL_OUTPUTS = 4
 
 
 class Trials(NamedTuple):
@@ -334,42 +333,47 @@ class Trials(NamedTuple):
     log_ratio: Float[np.ndarray, " n"]
 
 
-def trials(seed: int, n: int, *, outputs: int = 4, horizon: float = HORIZON) -> Trials:
-    """Draws problems whose proxy is the ground truth but for a random reward of one output.
+def _trial(source: Source) -> tuple[Instance, Array]:
+    """A problem with one error, and the output at which it is."""
+    shape = (1, _TRIAL_OUTPUTS)
+    truth = source.uniform(-1.0, 0.9, shape).at[0, 0].set(1.0)
+    start = random_logits(source, shape, 0.1, 3.0)
+    output = source.integer(0, _TRIAL_OUTPUTS - 1)
+    rewards = truth.at[0, output].set(source.uniform(-1.0, 1.2))
+    return Instance(rewards, truth, initial_policy_weights=start), output
+
+
+def trials(seed: int, n: int) -> Trials:
+    """Draws problems of four outputs whose proxy is the ground truth but for a random reward of one of them.
 
     Goals are :func:`most_of_the_way`.
     """
 
     def draw(key: Array) -> tuple[Instance, Array]:
-        source = Source(jax.random.uniform(key, (3 * outputs + 4,)))
-        truth = source.uniform(-1.0, 0.9, (1, outputs)).at[0, 0].set(1.0)
-        start = random_logits(source, (1, outputs), 0.1, 3.0)
-        output = source.integer(0, outputs - 1)
-        rewards = truth.at[0, output].set(source.uniform(-1.0, 1.2))
-        return Instance(rewards, truth, initial_policy_weights=start), output
+        return _trial(Source(jax.random.uniform(key, (dimension(_trial),))))
 
     instances, output = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(seed), n))
     goals = jax.vmap(most_of_the_way)(instances)
-    corrected = eqx.tree_at(lambda i: i.rewards, instances, instances.ground_truth_rewards)
+    corrected = trained_on(instances, instances.ground_truth_rewards)
     both = jax.tree.map(lambda *pair: jnp.concatenate(pair), (instances, goals), (corrected, goals))
-    found = hitting_times(*both, solver=SOLVER, horizon=horizon)
-    time = jnp.where(found.status == Status.NOT_CONVERGED, jnp.nan, found.time)[:, 0]
+    time = hitting_times(*both, solver=SOLVER).time[:, 0]
     return Trials(instances, np.asarray(output), np.asarray(log_ratio(time[:n], time[n:])))
 
 
 def confusion(
-    sample: Trials, thresholds: Thresholds = Thresholds(), *, benign: float = 0.1
+    sample: Trials, thresholds: Thresholds = Thresholds()
 ) -> Int[np.ndarray, "categories verdicts"]:
     """How many errors of each category had each effect, in the order of :data:`VERDICTS`.
+
+    An effect of a factor up to ``10^0.1`` is benign.
 
     Args:
         sample: see :func:`trials`; errors whose effect is not known are left out.
         thresholds: of the rule.
-        benign: largest ``|log10|`` ratio of a benign effect.
     """
     codes = np.asarray(jax.vmap(lambda i: categories(i, thresholds))(sample.instances))[:, 0]
     code = np.take_along_axis(codes, sample.output[:, None], axis=1)[:, 0]
-    verdict = np.where(np.abs(sample.log_ratio) <= benign, 1, np.where(sample.log_ratio > 0, 0, 2))
+    verdict = np.where(np.abs(sample.log_ratio) <= _BENIGN, 1, np.where(sample.log_ratio > 0, 0, 2))
     counts = np.zeros((len(Category), len(VERDICTS)), int)
     known = ~np.isnan(sample.log_ratio)
     np.add.at(counts, (code[known], verdict[known]), 1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from sim.flow import trajectory
 from sim.instance import Instance
-from sim.objective import expected_reward, objective, regularized_advantage
+from sim.objective import advantage, objective, regularized_advantage
 from sim.policies import LinearSoftmax
 from theory.gradients import ROUNDING, logit_gradient_magnitude
 from theory.instances import Source, random_kl_coefficient, random_logits, random_rewards
@@ -60,8 +60,8 @@ def below_value(instance: Instance) -> Bool[Array, "prompts outputs"]:
     ``y`` negative for ever; with orthogonal features its logit then never gains, whatever ``r_P(y)`` is
     below that line (arXiv:2604.25872, Section 3). One prompt, no regularisation.
     """
-    initial = instance.probabilities(instance.initial_parameters)
-    return instance.rewards < expected_reward(initial, instance.rewards)[:, None]
+    # Not a comparison with the mean: no rounding puts equal rewards below it.
+    return advantage(instance.probabilities(instance.initial_parameters), instance.rewards) < 0
 
 
 # Statements -------------------------------------------------------------------

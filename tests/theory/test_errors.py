@@ -1,7 +1,6 @@
 import itertools
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +8,10 @@ import pytest
 
 from sim.flow import hitting_time
 from sim.instance import Instance
+from sim.objective import expected_reward
 from theory import errors
-from theory.errors import Category, Thresholds, categories, effects, shapley, shares, trials
+from theory.errors import Category, Thresholds, categories, effects, shapley, shares, trained_on, trials
+from theory.logit_velocity import below_value
 
 POLICY = [0.05, 0.5, 0.15, 0.15, 0.15]
 TRUTH = [1.0, 0.8, -1.0, -1.0, -1.0]
@@ -54,6 +55,24 @@ def test_thresholds_change_the_rule():
     assert categories(hacked, Thresholds(error=2.0))[0, 2] == Category.NONE
 
 
+@pytest.mark.parametrize("reward", [0.9, 0.1])
+def test_no_rounding_puts_equal_rewards_below_their_mean(reward):
+    """Then what is underrated is beneficial, and what is overrated is harmful."""
+    policies = np.random.default_rng(0).dirichlet(np.ones(7), 20)
+    truth = np.tile(np.r_[1.0, np.linspace(-1.0, 0.95, 6)], (20, 1))
+    flat = problem(np.full((20, 7), reward), policies, truth)
+    start = flat.probabilities(flat.initial_parameters)
+    assert (flat.rewards < expected_reward(start, flat.rewards)[:, None]).any()  # that is why
+    assert not below_value(flat).any()
+    codes = categories(flat, Thresholds(negligible=0.0))[:, 1:]
+    np.testing.assert_array_equal(
+        codes, np.where(truth[:, 1:] < reward, Category.HARMFUL_I, Category.BENEFICIAL)
+    )
+    # An output that is truly below, by the least that there is, is found.
+    nudged = problem(np.full(7, reward) - np.spacing(reward) * (np.arange(7) == 1), policies[0], truth[0])
+    assert below_value(nudged).tolist() == [[False, True] + [False] * 5]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -71,7 +90,7 @@ def test_bad_thresholds(given, message):
 def test_rule_is_vectorised_over_prompts_and_instances():
     rows = jnp.array([[[1.0, -1.0, -1.0, -1.0, -1.0], [1.0, 0.8, 1.5, -1.0, 0.6]]] * 2)
     instance = Instance(rows[0], [TRUTH] * 2, initial_policy_probabilities=[POLICY] * 2)
-    batch = jax.vmap(lambda row: eqx.tree_at(lambda i: i.rewards, instance, row))(rows)
+    batch = jax.vmap(lambda row: trained_on(instance, row))(rows)
     found = jax.jit(jax.vmap(categories))(batch)
     for codes in found:
         for prompt in range(2):
