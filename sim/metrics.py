@@ -201,12 +201,10 @@ def pairwise_accuracy(comparisons: Comparisons) -> RankingAccuracy:
     The weight of a pair is ``pi(y+) pi(y-)``, normalised over the data set. The weighted ones are ``nan`` if
     every weight is zero.
     """
-    correct = comparisons.preferred_rewards[:, None] > comparisons.dispreferred_rewards
-    harmless = comparisons.dispreferred_rewards < comparisons.expected_rewards[:, None]
     log_weights = (
         comparisons.preferred_log_probabilities[:, None] + comparisons.dispreferred_log_probabilities
     )
-    return _ranking_accuracy(correct, harmless, log_weights, comparisons.mask)
+    return _ranking_accuracy(*_judged(comparisons), log_weights, comparisons.mask)
 
 
 def one_vs_many_accuracy(comparisons: Comparisons) -> RankingAccuracy:
@@ -215,14 +213,19 @@ def one_vs_many_accuracy(comparisons: Comparisons) -> RankingAccuracy:
     The weight of a prompt is ``pi(y+) prod_k pi(y-_k)``, normalised over the data set.
     """
     mask = comparisons.mask
-    correct = comparisons.preferred_rewards[:, None] > comparisons.dispreferred_rewards
-    harmless = comparisons.dispreferred_rewards < comparisons.expected_rewards[:, None]
+    correct, harmless = _judged(comparisons)
     log_weights = comparisons.preferred_log_probabilities + jnp.where(
         mask, comparisons.dispreferred_log_probabilities, 0.0
     ).sum(1)
     return _ranking_accuracy(
         (correct | ~mask).all(1), (harmless | ~mask).all(1), log_weights, jnp.ones(len(mask), bool)
     )
+
+
+def _judged(comparisons: Comparisons) -> tuple[Array, Array]:
+    """``[prompts, dispreferred]``: where the preferred output gets more, where the other does no harm."""
+    correct = comparisons.preferred_rewards[:, None] > comparisons.dispreferred_rewards
+    return correct, comparisons.dispreferred_rewards < comparisons.expected_rewards[:, None]
 
 
 def _ranking_accuracy(correct: Array, harmless: Array, log_weights: Array, exists: Array) -> RankingAccuracy:

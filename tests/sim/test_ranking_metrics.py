@@ -108,9 +108,14 @@ def test_weights_that_underflow_still_weigh():
         np.testing.assert_allclose(ranking(made).acc_w, math.e / (math.e + 1), rtol=1e-14)
     # Divided by their lengths they are nearly equal.
     normalized = Comparisons(
-        [1.0, 0.0], [[0.0], [1.0]], [-1.0, -1.0], [-1000.0, -1000.0], [[-1000.0], [-1001.0]],
-        preferred_lengths=1000, dispreferred_lengths=1000,
-    )  # fmt: skip
+        [1.0, 0.0],
+        [[0.0], [1.0]],
+        [-1.0, -1.0],
+        [-1000.0, -1000.0],
+        [[-1000.0], [-1001.0]],
+        preferred_lengths=1000,
+        dispreferred_lengths=1000,
+    )
     np.testing.assert_allclose(pairwise_accuracy(normalized).acc_w, 1 / (1 + math.exp(-1e-3)), rtol=1e-12)
     never = Comparisons([1.0], [[0.0]], [0.0], [-np.inf], [[-1.0]])
     assert np.isnan(pairwise_accuracy(never).acc_w)

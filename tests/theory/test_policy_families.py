@@ -110,7 +110,7 @@ def test_bounds_are_the_theorem_s():
         ({"value": np.nan}, "must exceed value + gamma = nan"),
         ({"c": 0.8, "gamma": 0.5}, "lower c: with this gamma it leaves no value at all"),
     ],
-)  # fmt: skip
+)
 def test_errors(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         family(**changes)
