@@ -135,6 +135,8 @@ def metrics(
     if output is not None:
         files.write_json(output, result, overwrite=overwrite)
     console().print(measures.table(result))
+    if note := measures.note(result):
+        print(note)
     return 0
 
 

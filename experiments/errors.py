@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from experiments.simulate import increase
-from experiments.text import digits, plain, reward_text
+from experiments.text import digits, plain, reward_text, several_best
 from sim.instance import Instance
 from theory.errors import (
     MOST_SUBSETS,
@@ -144,12 +144,8 @@ def _factor(ratio: float | str | None) -> str:
 def summary(result: Mapping[str, Any]) -> str:
     """One sentence, or two if a prompt has several best outputs."""
     kinds = Counter(kind for row in result["category"] for kind in row if kind != Category.NONE.title)
-    several = [str(prompt) for prompt, best in enumerate(result["best_outputs"]) if len(best) > 1]
-    note = (
-        f" Prompts with several best outputs ({', '.join(several)}): y* is the first of them."
-        if several
-        else ""
-    )
+    several = several_best(result["best_outputs"])
+    note = several and f" {several}"
     if not kinds:
         return "No errors: the proxy is the ground truth." + note
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich import box
 from rich.table import Table
 
-from experiments.text import digits, plain
+from experiments.text import digits, plain, several_best
 from sim.instance import Instance
 from sim.metrics import (
     Comparisons,
@@ -40,7 +41,9 @@ def report(instance: Instance) -> dict[str, Any]:
     compared = comparisons(instance, start)
     measured = measure(instance, start, tuple(_OF_A_PROMPT.values()))
     values = {name: measured[metric] for name, metric in _OF_A_PROMPT.items()}
+    best = jnp.isfinite(instance.log_probabilities(start)) & ~compared.mask
     return {
+        "best_outputs": [np.flatnonzero(row).tolist() for row in best],
         "prompts": {name: plain(of) for name, of in values.items()}
         | {kind: _fields(jax.vmap(_alone(ranking))(compared)) for kind, ranking in _RANKINGS.items()},
         "mean": {name: plain(jnp.sum(instance.prompt_weights * of)) for name, of in values.items()}
@@ -77,3 +80,9 @@ def table(result: Mapping[str, Any]) -> Table:
     columns.add_section()
     row("all", result["mean"], lambda value: value)
     return columns
+
+
+def note(result: Mapping[str, Any]) -> str:
+    """What the table leaves out; empty if nothing."""
+    several = several_best(result["best_outputs"])
+    return several and f"{several} What ties with it is not compared."

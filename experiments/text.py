@@ -1,6 +1,7 @@
 """What the command line prints, and numbers as it prints them and as its JSON files hold them."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,12 @@ def digits(value: float | None, count: int = 5) -> str:
 def reward_text(value: float | None) -> str:
     """A reward, without rounding errors and ``-0``."""
     return digits(value if value is None else round(value, 15) + 0.0)
+
+
+def several_best(best_outputs: Sequence[Sequence[int]]) -> str:
+    """A sentence on prompts with several best outputs; empty if there are none."""
+    several = ", ".join(str(prompt) for prompt, best in enumerate(best_outputs) if len(best) > 1)
+    return f"Prompts with several best outputs ({several}): y* is the first of them." if several else ""
 
 
 def plain(values: Any) -> list[Any]:

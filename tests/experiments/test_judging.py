@@ -116,6 +116,20 @@ def test_metrics_of_the_published_proxy(tmp_path):
     assert result["mean"]["reward_variance"] == pytest.approx(4 * 0.05 * 0.95)
 
 
+def test_metrics_with_several_best_outputs(write, tmp_path, capsys):
+    file, output = write(ground_truth_rewards=[[1.0, 1.0, -1.0]]), tmp_path / "out.json"
+    assert main(["metrics", file, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "Prompts with several best outputs (0): y* is the first of them. What ties with it" in printed
+    result = json.loads(output.read_text())
+    assert result["best_outputs"] == [[0, 1]]
+    assert result["prompts"]["pairwise"]["acc"] == [1.0]  # output 0 against output 2 alone
+    # The best one is unique.
+    assert main(["metrics", write(), "--output", str(output), "--overwrite"]) == 0
+    assert "several" not in capsys.readouterr().out
+    assert json.loads(output.read_text())["best_outputs"] == [[0]]
+
+
 def test_bad_input_of_metrics(write, capsys):
     assert main(["metrics", write(ground_truth_rewards=[[0.5, 0.5, 0.5]])]) == 2
     assert "no output is preferred; leave the prompt out" in capsys.readouterr().err
