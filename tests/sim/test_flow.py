@@ -11,6 +11,7 @@ import pytest
 from jaxtyping import Array
 from sim_strategies import beneficial_errors, random_data, random_tabular, stack
 
+from sim import flow
 from sim.flow import (
     HORIZON,
     HittingTime,
@@ -161,6 +162,32 @@ def test_prompts_of_a_tabular_policy_are_independent():
         np.testing.assert_allclose(found.time[prompt], time / weights[prompt], rtol=1e-9)
     np.testing.assert_allclose(reached_values(found, goal), goal.level, rtol=1e-13)
     assert found.end == found.time.max()
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_arrays_made_of_plain_numbers_compile_nothing_anew(monkeypatch, batched):
+    """jnp.where(x, 1.0, 0.0) is weakly typed, which to jit is another type."""
+    strong = Instance([1.0, 0.0, 0.0])
+    rewards = jnp.where(strong.rewards > 0, 1.0, 0.0)
+    weak = eqx.tree_at(lambda i: i.rewards, strong, rewards)
+    assert weak.rewards.weak_type
+    assert not strong.rewards.weak_type
+    assert not Instance(rewards).rewards.weak_type
+    find, compiled = (hitting_times, flow._many) if batched else (hitting_time, flow._one)
+
+    def compilations(instance: Instance) -> int:
+        """Of the integrator, after a hitting time of this instance."""
+        problem: Any = instance, Goal(instance.rewards, jnp.array([0.9]))
+        if batched:
+            problem = jax.tree.map(lambda leaf: leaf[None], problem)
+        found = find(*problem, solver=diffrax.Bosh3(), tolerance=1e-3)
+        assert jnp.isfinite(found.time).all()
+        return compiled._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+
+    before = compilations(strong)
+    assert compilations(weak) == before
+    monkeypatch.setattr(flow, "_strong", lambda tree: tree)
+    assert compilations(weak) == before + 1
 
 
 # First crossings
