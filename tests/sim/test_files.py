@@ -346,14 +346,20 @@ def mutated_dictionaries(draw: st.DrawFn) -> Any:
     return data
 
 
-def loads_or_refuses(path: Any) -> bool:
-    """Reads a file; anything but an instance with a proper start or a ValueError propagates."""
+def outcome(path: Any) -> Instance | str:
+    """What a file holds, or why it is refused; any exception but a ValueError propagates."""
     try:
-        instance = read_instance(path)
-    except ValueError:
-        return False
-    assert jnp.isfinite(instance.probabilities(instance.initial_parameters)).all()
-    return True
+        return read_instance(path)
+    except ValueError as error:
+        return str(error)
+
+
+def is_proper(found: Instance | str) -> bool:
+    """An instance that one can start from, or a refusal in one line that names the file."""
+    if isinstance(found, str):
+        return "instance.json" in found and len(found.splitlines()) == 1
+    start = found.probabilities(found.initial_parameters)
+    return bool((jnp.abs(start.sum(1) - 1.0) < 1e-9).all() & jnp.isfinite(found.rewards).all())
 
 
 @pytest.mark.parametrize("key", [*VALID, *OPTIONAL, "initial_policy_probabilities"])
@@ -364,7 +370,7 @@ def test_junk_under_every_key_raises_only_value_errors(path, key, features):
         data = {name: value for name, value in data.items() if name != "initial_policy_weights"}
     for junk in JUNK:
         path.write_text(json.dumps(data | {key: junk}))
-        loads_or_refuses(path)
+        assert is_proper(outcome(path))
 
 
 @pytest.mark.parametrize("key", ["kind", "vocabulary", "length", "features", "width", "depth"])
@@ -373,14 +379,14 @@ def test_junk_in_a_token_policy_raises_only_value_errors(path, kind, key):
     data = KINDS[kind]
     for junk in JUNK:
         path.write_text(json.dumps(data | {"token_policy": data["token_policy"] | {key: junk}}))
-        loads_or_refuses(path)
+        assert is_proper(outcome(path))
 
 
 @settings(max_examples=300)
 @given(mutated_dictionaries())
 def test_mutated_contents_raise_only_value_errors(path, data):
     path.write_text(json.dumps(data))
-    loads_or_refuses(path)
+    assert is_proper(outcome(path))
 
 
 @settings(max_examples=200)
@@ -398,16 +404,30 @@ def test_mutated_bytes_raise_only_value_errors(path, data):
         )
         content[start:end] = junk
     path.write_bytes(content)
-    loads_or_refuses(path)
+    assert is_proper(outcome(path))
 
 
-def test_the_fuzz_would_notice_another_exception(path, monkeypatch):
+def test_the_fuzz_notices_whatever_is_not_proper(path, monkeypatch):
     path.write_text(PUBLISHED)
-    assert loads_or_refuses(path)
+    valid = outcome(path)
+    assert isinstance(valid, Instance)
+    assert is_proper(valid)
+    for broken in (
+        eqx.tree_at(lambda i: i.initial_parameters, valid, replace_fn=lambda leaf: leaf * np.nan),
+        eqx.tree_at(lambda i: i.rewards, valid, replace_fn=lambda leaf: leaf / 0.0),
+        "instance.json:\nrewards are missing",
+        "rewards are missing",
+    ):
+        assert not is_proper(broken)
+
+    path.write_text(PUBLISHED.replace("0.05", "0.5"))
+    refusal = outcome(path)
+    assert isinstance(refusal, str)
+    assert "initial_policy_probabilities" in refusal
 
     def crash(*_, **__):
         raise TypeError("unsupported")
 
     monkeypatch.setattr("sim.files.Instance", crash)
     with pytest.raises(TypeError):
-        loads_or_refuses(path)
+        outcome(path)
