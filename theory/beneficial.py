@@ -234,9 +234,13 @@ def _rate_claim(exponent: float, rewards: Callable[[Rarer], Array]) -> Claim:
     return claim
 
 
-_Rewards = Callable[[Rarer], Array]
-_ON_TRUTH: _Rewards = lambda d: d.instance.rewards  # noqa: E731
-_ON_PROXY: _Rewards = lambda d: d.proxy_rewards  # noqa: E731
+def _on_truth(drawn: Rarer) -> Array:
+    return drawn.instance.rewards
+
+
+def _on_proxy(drawn: Rarer) -> Array:
+    return drawn.proxy_rewards
+
 
 GROUND_TRUTH_RATE = Statement(
     name="beneficial_rate_on_truth",
@@ -244,11 +248,11 @@ GROUND_TRUTH_RATE = Statement(
     citation="arXiv:2604.25872, Theorem 1",
     formula="t = Ω(ε^(−14/13))",
     draw=_rarer,
-    claim=_lower_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _ON_TRUTH),
+    claim=_lower_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _on_truth),
     sabotages=MappingProxyType(
         {
-            "on the proxy": _lower_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _ON_PROXY),
-            "exponent 2.1": _lower_claim(2.1, _ON_TRUTH),
+            "on the proxy": _lower_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _on_proxy),
+            "exponent 2.1": _lower_claim(2.1, _on_truth),
         }
     ),
     bound=True,
@@ -260,11 +264,11 @@ PROXY_RATE = Statement(
     citation="arXiv:2604.25872, Theorem 2",
     formula="t = O(1/ε); the exponent is 1 up to 8 ε ln(1/ε)",
     draw=_rarer,
-    claim=_rate_claim(float(PUBLISHED_PROXY_EXPONENT), _ON_PROXY),
+    claim=_rate_claim(float(PUBLISHED_PROXY_EXPONENT), _on_proxy),
     sabotages=MappingProxyType(
         {
-            "on the ground truth": _rate_claim(float(PUBLISHED_PROXY_EXPONENT), _ON_TRUTH),
-            "exponent 14/13": _rate_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _ON_PROXY),
+            "on the ground truth": _rate_claim(float(PUBLISHED_PROXY_EXPONENT), _on_truth),
+            "exponent 14/13": _rate_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _on_proxy),
         }
     ),
 )
