@@ -22,6 +22,15 @@ def test_harm_aware_accuracy():
     mean = correlations["mean"]
     assert (correlations["low"] <= mean).all()
     assert (mean <= correlations["high"]).all()
+    gain = data["harm_aware"]
+    apart = mean.sel(measure="hacc", drop=True) - mean.sel(measure="acc", drop=True)
+    np.testing.assert_allclose(gain["mean"], apart, atol=1e-12)
+    assert (gain["low"] < gain["mean"]).all()
+    assert (gain["mean"] < gain["high"]).all()
+    # Of the same policies: closer than the intervals of the two, taken apart, would say.
+    assert (
+        gain["high"] - gain["low"] < (correlations["high"] - correlations["low"]).sel(measure="acc")
+    ).all()
     # Of one scale, accuracy tells and variance does not; where scales differ, variance tells more than that.
     for name in ("acc", "hacc"):
         assert mean.sel(family="one scale", measure=name) > 0.4
