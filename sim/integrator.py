@@ -25,6 +25,7 @@ FIRST_STEP = 0.1  # in logits
 _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
 _ROUNDING = 1e-15  # of expected rewards
+_AT_END = 1e-6  # of a step: a peak so close to its end is the end
 _WEAKEST = 1e-3  # regularisation strength assumed in the test of convergence when there is less
 _CONVERGED = 1e-6  # total variation to where the natural gradient points, at convergence
 _TILTS = np.geomspace(1e-6, 1e9, 91)  # at which the least divergence of a goal is bounded
@@ -249,7 +250,9 @@ def _hump(width: Array, start: _Point, end: _Point) -> tuple[Array, Array]:
     s = a / (jnp.sqrt(square**2 - 3.0 * cubic * a) - square)  # nan if it is monotone
     peak = start.gap + s * (a + s * (square + s * cubic))
     base = jnp.where(end.gap < 0, jnp.maximum(start.gap, end.gap), start.gap)
-    inside = (s > 0) & (s < 1) & (peak - base > _ROUNDING) & ((end.gap < 0) | (b > 0))
+    # A step that ends on a peak has its peak there, not an ulp before it, again and again.
+    dips = (b > 0) & (s < 1.0 - _AT_END)
+    inside = (s > 0) & (s < 1) & (peak - base > _ROUNDING) & ((end.gap < 0) | dips)
     return s * width, jnp.where(inside, 2.0 * peak - base, -jnp.inf)
 
 

@@ -24,7 +24,7 @@ from sim.flow import (
 )
 from sim.goals import Goal, probability_level, reward_increase, reward_level
 from sim.instance import Instance
-from sim.integrator import prepare, run_many
+from sim.integrator import _hump, _Point, _State, prepare, run_many
 from sim.objective import expected_reward, gradient, objective
 
 REACHED, NOT_REACHED, NOT_CONVERGED = Status
@@ -285,6 +285,25 @@ def test_the_policy_at_the_hitting_time_has_the_level():
     found = hitting_times(instances, goals)
     assert (found.status == REACHED).all()
     np.testing.assert_allclose(reached_values(found, goals), levels, atol=1e-12)
+
+
+def test_a_step_that_ends_on_a_peak_is_not_shortened_by_an_ulp_for_ever():
+    """The level is long passed, and the expectation rises by nothing but rounding at the end of the step."""
+
+    def peak(width: Array, slope: float) -> Array:
+        def point(gap: float, slope: float) -> _Point:
+            state = _State(jnp.zeros(0), jnp.zeros(()))
+            return _Point(state, state, jnp.array([gap]), jnp.array([slope]))
+
+        at, height = _hump(width, point(-0.8, 0.07), point(0.15, slope))
+        return jnp.where(height[0] >= 0, at[0] / width, jnp.nan)
+
+    widths = jnp.linspace(30.0, 50.0, 1001)
+    flat = jax.vmap(partial(peak, slope=1e-23))(widths)
+    assert not (flat > 1.0 - 1e-9).any()
+    # A hump before the end is seen: the gap is above zero, below it, and above it again.
+    steep = jax.vmap(partial(peak, slope=0.1))(widths)
+    assert (steep[-20:] < 0.9).all()
 
 
 # What becomes of a goal that is not met
