@@ -109,7 +109,9 @@ def _claim(law: Callable[[Array], Array]) -> Claim:
     def claim(drawn: Constraints) -> Sides:
         start = drawn.instance.reference_log_probabilities[:, 0]
         deviation = jnp.abs(jnp.expm1(law(start) - _log_simulated_ratio(drawn)))
-        return Sides(deviation, rounding(start[:, 0]))
+        # The second term alone is exceeded, once in 200,000 draws, where the odds ratio is large and so
+        # both a sixteenth as likely as either.
+        return Sides(deviation, rounding(start[:, 0], floor=1e-3))
 
     return claim
 

@@ -308,9 +308,9 @@ def with_rare_best(log_eps: Array, log_weights: Array) -> Array:
     return others.at[0].set(log_eps)
 
 
-def rounding(log_eps: Array) -> Array:
-    """``1e-3 + 20 eps ln(1/eps)``: what is allowed between :func:`log_escape_time` and a simulation."""
-    return 1e-3 - 20.0 * jnp.exp(log_eps) * log_eps
+def rounding(log_eps: Array, floor: float = 1e-4) -> Array:
+    """``floor + 20 eps ln(1/eps)``: what is allowed between :func:`log_escape_time` and a simulation."""
+    return floor - 20.0 * jnp.exp(log_eps) * log_eps
 
 
 def _orthogonal(source: Source) -> Escape:
@@ -358,7 +358,7 @@ ORTHOGONAL = Statement(
     title="The stalling law as one integral: orthogonal features of any norm, ties, near ties",
     citation=_CITATION,
     formula="t = 1/(n* ε) ∫₀¹ Z²/Σ_z (r*−r_z) E_z dy, Z = Σ_{z≠*} E_z, 1/E_z = 1/π₀(z) + "
-    "n_z [a_z y/(n* b ε) + (1+a_z/b) s], Σ_z ln(π₀(z)/E_z)/n_z = −ln(1−y)/n*; to 1e-3 + 20 ε ln(1/ε)",
+    "n_z [a_z y/(n* b ε) + (1+a_z/b) s], Σ_z ln(π₀(z)/E_z)/n_z = −ln(1−y)/n*; to 1e-4 + 20 ε ln(1/ε)",
     draw=_orthogonal,
     claim=_orthogonal_claim(),
     sabotages=MappingProxyType(
@@ -405,7 +405,11 @@ def _staircase_claim(law: _Steps) -> Claim:
         observed = jnp.stack([_log_simulated(drawn.instance, goal) for goal in goals], -1)
         # Each output is as rare as it is against the next worse one.
         rarity = jnp.stack([start[:, 0] - start[:, 1], start[:, 1]], -1)
-        return Sides(jnp.abs(jnp.expm1(observed - law(start, rewards))), rounding(rarity)).tightest(-1)
+        # While the second takes over, the best grows: E_0/pi_0(0) = 1/(1 - sooner y), at the second's y. That
+        # shortens the step by a share below ``sooner``.
+        sooner = jnp.exp(rarity[:, 0]) * (rewards[:, 0] - rewards[:, 2]) / (rewards[:, 1] - rewards[:, 2])
+        allowed = rounding(rarity).at[:, 1].add(sooner)
+        return Sides(jnp.abs(jnp.expm1(observed - law(start, rewards))), allowed).tightest(-1)
 
     return claim
 
