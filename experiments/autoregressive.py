@@ -19,12 +19,8 @@ from sim.flow import Status, hitting_time, trajectory
 from sim.goals import reward_increase
 from sim.instance import Instance
 from sim.metrics import reward_variance
-from theory.autoregressive import (
-    gradient_norms,
-    gradient_upper_bound,
-    hitting_time_lower_bound,
-    sharp_gradient_upper_bound,
-)
+from theory.autoregressive import gradient_norms, gradient_upper_bound, sharp_gradient_upper_bound
+from theory.autoregressive_times import hitting_time_lower_bound
 
 SOLVER = diffrax.Bosh3()  # few stages, soon compiled
 KINDS = ("table", "linear", "MLP")

@@ -21,7 +21,7 @@ from sim.flow import Status, hitting_times
 from sim.goals import reward_increase
 from sim.instance import Instance
 from sim.metrics import reward_variance
-from theory.autoregressive import hitting_time_lower_bound as autoregressive_bound
+from theory.autoregressive_times import hitting_time_lower_bound as autoregressive_bound
 from theory.instances import Source
 from theory.lower_bound import hitting_time_lower_bound
 

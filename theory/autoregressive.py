@@ -1,4 +1,4 @@
-"""Autoregressive policies: what a low reward variance does to their gradient and to their hitting times.
+"""Autoregressive policies: what a low reward variance does to their gradient.
 
 ``pi(y|x) = prod_l softmax(f(x, y_<l))[y_l]`` with any differentiable ``f``. ``J_x`` is the largest spectral
 norm of ``d f(x, y_<l) / d theta`` over the prefixes of a prompt, ``L`` the length of an output. ``phi(x)`` is
@@ -17,26 +17,31 @@ linear in the number of tokens of the first kind.
 
 import itertools
 from collections.abc import Callable
-from functools import cache, partial
 from types import MappingProxyType
 from typing import NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
-from sim.autoregressive import Autoregressive, Sequences, TokenFunction, TokenLinear, TokenTable, token_mlp
-from sim.flow import HORIZON, Status, hitting_times, trajectory
-from sim.goals import reward_increase
+from sim.autoregressive import Autoregressive, Sequences, TokenTable
 from sim.instance import Instance
 from sim.metrics import reward_variance
-from sim.objective import advantage, expected_reward, gradient, objective, regularized_advantage
+from sim.objective import gradient, objective, regularized_advantage
 from theory.gradients import ROUNDING, logit_gradient_magnitude
-from theory.instances import Source, Task, random_kl_coefficient, random_logits, random_rewards
+from theory.instances import Source, random_kl_coefficient, random_logits
 from theory.statements import Claim, Sides, Statement
+from theory.token_instances import (
+    SEQUENCES,
+    SHAPE,
+    mlp_policy,
+    random_linear_policy,
+    random_parameters,
+    random_scaled_rewards,
+    stretched,
+)
 
 
 def enumerated_gradient(
@@ -135,94 +140,18 @@ def sharp_gradient_upper_bound(
     return norms * jnp.sqrt(0.5 * instance.policy.length * variance)
 
 
-def hitting_time_lower_bound(
-    instance: Instance, gamma: ArrayLike, jacobian_norm: ArrayLike
-) -> Float[Array, ""]:
-    """No prompt's expectation of any reward within ``[-1, 1]`` rises by ``gamma`` in less time.
-
-    ``min{1 - exp(-gamma/9), 1 - exp(-7/(3 lambda))} / (8 L^2 J^2) (mean_x Var r(x, .))^(-1/3)``, with the
-    variance of the proxy under the initial policy; the second term is one at ``lambda = 0``.
-    arXiv:2503.15477, Theorem 4. Time is that of the flow of the mean over prompts, with equal weights.
-
-    Args:
-        instance: the problem, its reference the initial policy.
-        gamma: in ``(0, 2)``.
-        jacobian_norm: ``J``, the largest of :meth:`sim.policies.Policy.jacobian_norms` over prompts and
-            prefixes and up to the hitting time.
-    """
-    probabilities = instance.probabilities(instance.initial_parameters)
-    return _time(instance, gamma, jacobian_norm, reward_variance(probabilities, instance.rewards).mean())
-
-
-def _time(instance: Instance, gamma: ArrayLike, jacobian_norm: ArrayLike, variance: ArrayLike) -> Array:
-    kl = 0.0 if instance.regularizer is None else instance.regularizer.kl
-    rise = jnp.minimum(-jnp.expm1(-jnp.asarray(gamma) / 9.0), -jnp.expm1(-7.0 / (3.0 * jnp.asarray(kl))))
-    return rise / (8.0 * (instance.policy.length * jnp.asarray(jacobian_norm)) ** 2 * jnp.cbrt(variance))
-
-
-# Random problems --------------------------------------------------------------
-
-_SEQUENCES = Sequences(prompts=2, vocabulary=2, length=2)
-_SHAPE = (_SEQUENCES.prompts, _SEQUENCES.outputs)
-_TOKENS = (_SEQUENCES.prompts, _SEQUENCES.prefixes, _SEQUENCES.vocabulary)
-_SIZE = int(np.prod(_TOKENS))
-_FEW = 3  # features of a policy that is not a table
-
-
-@cache
-def _mlp() -> TokenFunction:
-    with jax.ensure_compile_time_eval():
-        return token_mlp(_SEQUENCES, width=3, depth=1, key=jax.random.key(0))[0]
-
-
-def _linear(source: Source) -> TokenLinear:
-    """A table in half of the draws; else few features, shared by all prefixes and prompts."""
-    few = jnp.pad(source.normal((*_TOKENS, _FEW)), ((0, 0),) * 3 + ((0, _SIZE - _FEW),))
-    table = jnp.eye(_SIZE).reshape(*_TOKENS, _SIZE)
-    scale = source.log_uniform(0.3, 3.0)
-    return TokenLinear(_SEQUENCES, scale * jnp.where(source.bernoulli(), table, few))
-
-
-def _rewards(source: Source, shape: tuple[int, ...]) -> Array:
-    return source.log_uniform(1e-4, 1.0) * random_rewards(source, shape)
-
-
-def _parameters(source: Source, policy: Autoregressive) -> Array:
-    """From nearly uniform to nearly deterministic; no logit beyond 50, lest a variance underflow."""
-    parameters = random_logits(source, (policy.size,), low=1e-3)
-    return parameters / jnp.maximum(jnp.abs(policy.next_token_logits(parameters)).max() / 50.0, 1.0)
+# Statements -------------------------------------------------------------------
 
 
 def _instance(source: Source, policy: Autoregressive) -> Instance:
     """With a policy that need not be the reference."""
     return Instance(
-        _rewards(source, _SHAPE),
+        random_scaled_rewards(source),
         policy=policy,
-        initial_policy_weights=_parameters(source, policy),
-        reference_policy_logits=random_logits(source, _SHAPE, low=1e-3),
+        initial_policy_weights=random_parameters(source, policy),
+        reference_policy_logits=random_logits(source, SHAPE, low=1e-3),
         kl_coefficient=random_kl_coefficient(source, high=1e3),
     )
-
-
-def _task(policy: Autoregressive, source: Source, most_kl: float) -> Task:
-    """For the time of the proxy itself, of what it praises, or of a reward unrelated to it."""
-    weights = _parameters(source, policy)
-    rewards, unrelated = _rewards(source, _SHAPE), random_rewards(source, _SHAPE)
-    start = jax.nn.softmax(policy.logits(weights))
-    praised = jnp.where(advantage(start, rewards) > 0, 1.0, -1.0)
-    truth = jnp.stack([rewards, praised, unrelated])[source.integer(0, 2)]
-    headroom = (truth.max(-1) - expected_reward(start, truth)).max()
-    instance = Instance(
-        rewards,
-        truth,
-        policy=policy,
-        initial_policy_weights=weights,
-        kl_coefficient=random_kl_coefficient(source, high=most_kl),
-    )
-    return Task(instance, jnp.maximum(headroom * source.log_uniform(1e-3, 0.99), 1e-6))
-
-
-# The gradient -----------------------------------------------------------------
 
 
 class Policies(NamedTuple):
@@ -235,11 +164,11 @@ class Policies(NamedTuple):
 
 
 def _policies(source: Source) -> Policies:
-    one_token = Sequences(_SEQUENCES.prompts, _SEQUENCES.outputs, 1)
+    one_token = Sequences(SEQUENCES.prompts, SEQUENCES.outputs, 1)
     return Policies(
-        _instance(source, TokenTable(_SEQUENCES)),
-        _instance(source, _linear(source)),
-        _instance(source, _mlp()),
+        _instance(source, TokenTable(SEQUENCES)),
+        _instance(source, random_linear_policy(source)),
+        _instance(source, mlp_policy()),
         _instance(source, TokenTable(one_token)),
     )
 
@@ -332,23 +261,12 @@ def _variance_elsewhere(instance: Instance, parameters: Array) -> Array:
     return scale * regularized_reward_variance(instance, 10.0 * parameters)
 
 
-def _stretched(instance: Instance, factor: float = 1e3) -> Instance:
-    """The same policies of features times ``factor`` and parameters divided by it: ``J`` times ``factor``."""
-    policy = instance.policy
-    assert isinstance(policy, TokenLinear)
-    return eqx.tree_at(
-        lambda i: (i.policy.features, i.initial_parameters),
-        instance,
-        (factor * policy.features, instance.initial_parameters / factor),
-    )
-
-
 def _without_jacobian(instances: Instance) -> Sides:
     def bound(instance: Instance, parameters: Array) -> Array:
         norms = instance.policy.jacobian_norms(parameters).max(-1)
         return gradient_upper_bound(instance, parameters) / norms
 
-    return _bound_claim(bound)(jax.vmap(_stretched)(instances))
+    return _bound_claim(bound)(jax.vmap(stretched)(instances))
 
 
 def _gradient_bound(name: str, of: str, draw: Callable[[Source], Instance], **more: Claim) -> Statement:
@@ -381,18 +299,18 @@ def _gradient_bound(name: str, of: str, draw: Callable[[Source], Instance], **mo
 GRADIENT_BOUND = _gradient_bound(
     "gradient_bound_autoregressive",
     "tables and linear next-token logits",
-    lambda source: _instance(source, _linear(source)),
+    lambda source: _instance(source, random_linear_policy(source)),
     **{"Jacobian norm dropped": _without_jacobian},
 )
 GRADIENT_BOUND_MLP = _gradient_bound(
     "gradient_bound_mlp",
     "next-token logits of a neural network",
-    lambda source: _instance(source, _mlp()),
+    lambda source: _instance(source, mlp_policy()),
 )
 
 
 def _unregularized(source: Source) -> Instance:
-    return eqx.tree_at(lambda i: i.regularizer, _instance(source, _linear(source)), None)
+    return eqx.tree_at(lambda i: i.regularizer, _instance(source, random_linear_policy(source)), None)
 
 
 VANISHING = Statement(
@@ -421,7 +339,7 @@ SHARP = Statement(
     title="The sharp bound on the gradient of autoregressive policies by reward variance",
     citation="theory/autoregressive.py (derived for this project)",
     formula="|∇φ(θ; x)| ≤ J_x √(L Var(r_KL(x,·)) / 2)",
-    draw=lambda source: _instance(source, _linear(source)),
+    draw=lambda source: _instance(source, random_linear_policy(source)),
     claim=_bound_claim(sharp_gradient_upper_bound),
     sabotages=MappingProxyType(
         {
@@ -440,110 +358,4 @@ SHARP = Statement(
     smooth=True,
 )
 
-# The hitting time -------------------------------------------------------------
-
-_SOLVER, _TOLERANCE = diffrax.Bosh3(), 1e-6  # few stages, soon compiled; the bound is far
-_DECADES = 3.5  # beyond the bound, up to which a flow is followed
-_WAY, _POINTS = 30.0, 4  # multiples of the bound up to which Jacobian norms are taken, at so many points
-_NEAR = 1e-4  # tolerance of these points
-
-
-@jax.jit
-def _times(tasks: Task) -> tuple[Array, Array]:
-    """Jacobian norms on the way to the first prompt's hitting time, and what that time is at least.
-
-    Some points are enough: by a smaller norm than the largest on the way the bound is more than the theorem
-    claims. A flow is followed to so many decades beyond the bound by the norm at its start.
-    """
-
-    def norm(instance: Instance, parameters: Array) -> Array:
-        return instance.policy.jacobian_norms(parameters).max()
-
-    def on_the_way(instance: Instance, time: Array) -> Array:
-        times = time * jnp.linspace(0.0, 1.0, _POINTS)
-        path = trajectory(instance, times, solver=_SOLVER, tolerance=_NEAR)
-        return jax.vmap(partial(norm, instance))(path).max()
-
-    instances = tasks.instance
-    start = jax.vmap(norm)(instances, instances.initial_parameters)
-    bounds = jax.vmap(hitting_time_lower_bound)(instances, tasks.gamma, start)
-    horizon = jnp.minimum(10.0**_DECADES * bounds, HORIZON)
-    goals = jax.vmap(reward_increase)(instances, tasks.gamma)
-    result = hitting_times(instances, goals, solver=_SOLVER, tolerance=_TOLERANCE, horizon=horizon)
-    # A flow that the integrator took no further has not met its goal by where it ended.
-    stopped = result.status == Status.NOT_CONVERGED
-    elapsed = jnp.where(stopped, result.end[:, None], jnp.minimum(result.time, horizon[:, None])).min(-1)
-    if isinstance(instances.policy, TokenFunction):
-        return jax.vmap(on_the_way)(instances, jnp.minimum(elapsed, _WAY * bounds)), elapsed
-    return start, elapsed
-
-
-_TimeBound = Callable[[Task, Array], Array]
-
-
-def _time_bound(task: Task, jacobian_norm: Array) -> Array:
-    return hitting_time_lower_bound(task.instance, task.gamma, jacobian_norm)
-
-
-def _variance_of_tenfold(task: Task, jacobian_norm: Array) -> Array:
-    instance = task.instance
-    probabilities = instance.probabilities(10.0 * instance.initial_parameters)
-    variance = reward_variance(probabilities, instance.rewards).mean()
-    return _time(instance, task.gamma, jacobian_norm, variance)
-
-
-def _variance_itself(task: Task, jacobian_norm: Array) -> Array:
-    instance = task.instance
-    probabilities = instance.probabilities(instance.initial_parameters)
-    variance = reward_variance(probabilities, instance.rewards).mean()
-    return _time(instance, task.gamma, jacobian_norm, variance**3)
-
-
-def _time_claim(bound: _TimeBound = _time_bound) -> Claim:
-    @jax.jit
-    def compare(tasks: Task, jacobian_norms: Array, elapsed: Array) -> Sides:
-        bounds = jax.vmap(bound)(tasks, jacobian_norms)
-        positive = jax.vmap(_time_bound)(tasks, jacobian_norms) < jnp.inf
-        return Sides(jnp.where(positive, bounds, 0.0), elapsed)
-
-    return lambda tasks: compare(tasks, *_times(tasks))
-
-
-def _time_without_jacobian(tasks: Task) -> Sides:
-    stretched = tasks._replace(instance=jax.vmap(_stretched)(tasks.instance))
-    return _time_claim(lambda task, norm: norm**2 * _time_bound(task, norm))(stretched)
-
-
-def _time_statement(
-    name: str, of: str, policy: Callable[[Source], Autoregressive], most_kl: float, **more: Claim
-) -> Statement:
-    return Statement(
-        name=name,
-        title=f"A low reward variance makes any reward wait, {of}",
-        citation="arXiv:2503.15477, Theorem 4 (Theorem 1 in detail)",
-        formula="t_γ ≥ min{1 − exp(−γ/9), 1 − exp(−7/(3λ))} / (8 L² J²) · (mean_x Var r_RM(x,·))^(−1/3)",
-        draw=lambda source: _task(policy(source), source, most_kl),
-        claim=_time_claim(),
-        sabotages=MappingProxyType(
-            {
-                "variance of the policy of tenfold parameters": _time_claim(_variance_of_tenfold),
-                "variance in place of its cube root": _time_claim(_variance_itself),
-                **more,
-            }
-        ),
-        bound=True,
-    )
-
-
-HITTING_TIME = _time_statement(
-    "hitting_time_autoregressive",
-    "tables and linear next-token logits",
-    _linear,
-    30.0,
-    **{"Jacobian norm dropped": _time_without_jacobian},
-)
-HITTING_TIME_MLP = _time_statement(
-    "hitting_time_mlp", "next-token logits of a neural network", lambda source: _mlp(), 1.0
-)
-
-STATEMENTS = (GRADIENT, GRADIENT_BOUND, GRADIENT_BOUND_MLP, VANISHING, SHARP, HITTING_TIME, HITTING_TIME_MLP)
+STATEMENTS = (GRADIENT, GRADIENT_BOUND, GRADIENT_BOUND_MLP, VANISHING, SHARP)

@@ -10,7 +10,7 @@ import pytest
 from sim.autoregressive import Sequences, TokenLinear
 from sim.instance import Instance
 from theory import autoregressive
-from theory.autoregressive import hitting_time_lower_bound
+from theory.autoregressive_times import hitting_time_lower_bound
 
 enumerated_gradient, gradient_norms, gradient_upper_bound, sharp_gradient_upper_bound = map(
     eqx.filter_jit,
