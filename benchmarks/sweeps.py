@@ -98,8 +98,8 @@ def scipy_hitting_times(problems: Any, tolerance: float) -> np.ndarray:
     return np.array([one(*row) for row in zip(*map(np.asarray, arrays), strict=True)])
 
 
-def _plain(problems: Any) -> Array:
-    return jax.vmap(partial(plain_hitting_time, tolerance=LOOSE))(*problems)
+def _plain(problems: Any, tolerance: float) -> Array:
+    return jax.vmap(partial(plain_hitting_time, tolerance=tolerance))(*problems)
 
 
 def speed() -> None:
@@ -113,8 +113,8 @@ def speed() -> None:
             for devices in counts
         ]
         few, many = random_problems(40, outputs), random_problems(1_000, outputs)
-        plain = 1_000 / timed(partial(_plain, many), repeats=1).warm
-        loop = 40 / timed(partial(scipy_hitting_times, few, LOOSE), repeats=1).warm
+        plain = 1_000 / timed(partial(_plain, many, tolerance), repeats=1).warm
+        loop = 40 / timed(partial(scipy_hitting_times, few, tolerance), repeats=1).warm
         best = max(rates)
         rows.append(
             (

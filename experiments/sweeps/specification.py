@@ -20,6 +20,7 @@ from sim.instance import Instance
 _MOST_POINTS, _LEAST_POINTS = 1 << 17, 1 << 11  # of a chunk, if memory allows
 _MEMORY = 256 << 20  # bytes for a chunk
 _ARRAYS = 16  # of the size of the rewards, that a problem of a chunk takes
+_CHUNKS = 8  # of each device, at least, if the sweep is not small
 _ACCELERATED = 8  # times as many lanes and points, and as much memory, on an accelerator
 _KEYS = ("builder", "axes", "measures", "parameters", "zip", "dynamics", "chunk", "lanes")
 
@@ -236,8 +237,10 @@ def chunking(specification: Specification, points: int | None = None, lanes: int
     if points is None:
         size = 8 * _ARRAYS * specification.prompts * specification.outputs
         most = max(1, min(scale * _MOST_POINTS, scale * _MEMORY // size))
-        # At least a few chunks, so that little is lost; but each as long as its slowest problem.
-        points = min(most, max(_LEAST_POINTS, -(-specification.points // 16)))
+        # Several chunks for each device, so that little is lost and all have something to do; but not so
+        # short that lanes wait for a chunk's slowest problem.
+        several = -(-specification.points // (_CHUNKS * jax.device_count()))
+        points = min(most, max(_LEAST_POINTS, several))
     shape = []
     left = points
     for axes in reversed(list(specification.dimensions.values())):
@@ -245,7 +248,8 @@ def chunking(specification: Specification, points: int | None = None, lanes: int
         shape.insert(0, 1 if alone else max(1, min(axes[0].count, left)))
         left //= shape[0]
     if lanes is None:
-        lanes = 128 if scale == 1 else 1 << 14
+        # On a CPU, lanes and all that a step makes of them stay in a core's own cache.
+        lanes = max(32, min(128, 2048 // specification.outputs)) if scale == 1 else 1 << 14
     return Chunking(tuple(shape), min(lanes, math.prod(shape)))
 
 
