@@ -149,7 +149,7 @@ def final_policy(
         one if the steps ran out.
     """
     _check_control(tolerance, horizon, max_steps)
-    return _last(instance, solver, tolerance, horizon, max_steps)
+    return _last(_strong(instance), solver, tolerance, horizon, max_steps)
 
 
 def final_policies(

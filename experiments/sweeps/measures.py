@@ -389,7 +389,9 @@ def _optimizer(dynamics: Dynamics) -> Any:
     return optimizer(dynamics.optimizer, dynamics.learning_rate)
 
 
-def _policies(dynamics: Dynamics, time: float, instances: Instance, positions: Array) -> tuple[Array, Array]:
+def _policies(
+    dynamics: Dynamics, time: float, instances: Instance, positions: Array, lanes: int
+) -> tuple[Array, Array]:
     """Log-probabilities ``[n, prompts, outputs]`` at a time, and whether that was reached: ``[n]``."""
     if time == 0:
         start = jax.vmap(lambda instance: instance.log_probabilities(instance.initial_parameters))(instances)

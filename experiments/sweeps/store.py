@@ -15,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -495,7 +496,7 @@ def _skeleton(specification: Specification, chunking: Chunking, plan: Mapping[st
         "lanes": chunking.lanes,
         "precision": origin["precision"],
         "platform": origin["platform"],
-        "devices": ", ".join(origin["devices"]),
+        "devices": ", ".join(f"{n} x {kind}" for kind, n in Counter(origin["devices"]).items()),
         "versions": ", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
         "git_commit": origin["git_commit"] or "none",
     }
