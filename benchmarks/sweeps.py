@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffrax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from scipy.integrate import solve_ivp
@@ -25,7 +27,7 @@ from benchmarks.problems import plain_hitting_time, random_problems
 from benchmarks.timing import table, timed
 from experiments.sweeps import runner
 from experiments.sweeps.specification import Specification, chunking, specify
-from sim.flow import HORIZON, MAX_STEPS, SOLVER
+from sim.flow import HORIZON, MAX_STEPS, SOLVER, hitting_times
 from sim.integrator import prepare, run_many
 
 TOLERANCE, LOOSE = 1e-10, 1e-8  # the default, and one whose errors are below 1e-7
@@ -48,7 +50,7 @@ def measure(outputs: int, points: int, tolerance: float) -> dict[str, float]:
     """Sweeps into a store in a temporary folder: the first time cold, then warm."""
     chosen = _specification(outputs, points, tolerance)
     seconds = []
-    for _ in range(RUNS + 1 if points < 1_000_000 else 2):
+    for _ in range(max(1, min(RUNS, 3_000_000 // points)) + 1):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             runner.run(chosen, Path(folder) / "store")
@@ -70,6 +72,20 @@ def useful_share(outputs: int, points: int) -> float:
     run = jax.jit(lambda p: run_many(p, SOLVER, TOLERANCE, MAX_STEPS, cut.lanes))
     done, _, moves = run(problems)
     return float(done.steps.sum() / (moves * cut.lanes))
+
+
+def exponentials(outputs: int) -> tuple[float, float]:
+    """Of a core, per second: those that the flow's steps must take, and as many as it can do without end."""
+    lanes, repeats = 128, 20_000
+    problems = random_problems(100_000, outputs)
+    ours = timed(lambda: hitting_times(*problems), repeats=RUNS)
+    tableau = SOLVER.tableau
+    assert isinstance(tableau, diffrax.ButcherTableau)
+    evaluations = len(tableau.a_lower) + (not tableau.fsal)
+    needed = float(ours.result.steps.sum()) * evaluations * outputs / ours.warm
+    loop = jax.jit(lambda x: jax.lax.fori_loop(0, repeats, lambda _, x: jnp.exp(-x), x))
+    alone = timed(partial(loop, jnp.ones((lanes, outputs))), repeats=RUNS)
+    return needed, repeats * lanes * outputs / alone.warm
 
 
 def scipy_hitting_times(problems: Any, tolerance: float) -> np.ndarray:
@@ -154,6 +170,11 @@ def scale() -> None:
         rows,
     )
     print(f"  lanes at work over a chunk of a million problems: {useful_share(8, 1_000_000):.1%}")
+    needed, possible = exponentials(8)
+    print(
+        f"  exponentials of the flow's steps, per second and core: {needed / 1e6:,.0f} million, "
+        f"of {possible / 1e6:,.0f} million that it can do ({needed / possible:.0%})"
+    )
 
 
 def main() -> None:
