@@ -14,7 +14,7 @@ from experiments import cli, instances
 from experiments.sweeps import runner, sweep
 from experiments.sweeps.axes import axis
 from experiments.sweeps.measures import Status
-from experiments.sweeps.specification import specify
+from experiments.sweeps.specification import chunking, specify
 from experiments.sweeps.store import Store
 from sim.ascent import ascend, optimizer
 from sim.files import from_dictionary
@@ -89,6 +89,19 @@ def test_chunks_do_not_depend_on_the_lanes(tmp_path):
         for lanes in (8, 40)
     ]  # fmt: skip
     xr.testing.assert_identical(found[0].drop_attrs(), found[1].drop_attrs())
+
+
+def test_lanes_and_chunks_follow_from_the_outputs_and_the_points():
+    def cut(outputs: int, points: int):
+        found = specify("random", {"seed": f"range:0:{points}"}, ["kl"], parameters={"outputs": outputs})
+        return chunking(found)
+
+    assert [cut(outputs, 10**6).lanes for outputs in (4, 16, 64, 4096)] == [128, 128, 32, 32]
+    # Fewer points in a chunk where each takes more memory; a small sweep is a single chunk.
+    assert cut(8, 10**8).points == 1 << 17
+    assert cut(4096, 10**8).points * 4096 <= 1 << 21
+    assert cut(8, 10**5).points == 12_500
+    assert cut(8, 1000) == ((1000,), 128)
 
 
 def test_zipped_axes_shapes_prompts_and_names(tmp_path):
