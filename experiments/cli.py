@@ -25,6 +25,7 @@ from experiments.sweep_commands import plot, show, sweep
 from experiments.text import console
 
 if TYPE_CHECKING:
+    from experiments.registry import Experiment
     from theory.adversary import Finding
     from theory.statements import Report, Statement
 
@@ -190,35 +191,79 @@ def figures(
     names: Names = (),
     *,
     directory: Annotated[Path, arg(metavar="FOLDER")] = Path("figures"),
+    stores: Annotated[Path, arg(metavar="FOLDER")] = Path("build/sweeps"),
+    full: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """Regenerate figures as PNG and PDF, with the plotted numbers as CSV.
     $ goodteacher figures
     $ goodteacher figures stalling_law --directory /tmp
+    $ goodteacher figures phase_diagram --full
+
+    The numbers of some figures are kept in stores, as of goodteacher sweep. Full versions, NAME_full, go on
+    where they were if stopped, and draw what is complete at once.
 
     Args:
-        names: Which ones, see goodteacher list; all if none is named.
+        names: Which ones, see goodteacher list; all if none is named (with --full, all that have one).
         directory: Where to.
+        stores: Where the results of sweeps are kept, in a folder for each figure.
+        full: The large versions.
+        overwrite: With --full, discard what another version of this program has stored.
     """
     from experiments.progress import Progress
     from experiments.registry import find_experiment, find_experiments
 
-    experiments = [find_experiment(name) for name in dict.fromkeys(names or find_experiments())]
+    if overwrite and not full:
+        raise ValueError("--overwrite does not apply without --full; leave it out")
+    every = [name for name, one in find_experiments().items() if not full or one.full is not None]
+    experiments = [find_experiment(name) for name in dict.fromkeys(names or every)]
+    if full:
+        for experiment in [experiment.at_full_size() for experiment in experiments]:
+            print(_draw_full(experiment, directory, stores, overwrite), flush=True)
+        return 0
     chosen = [experiment.name for experiment in sorted(experiments, key=lambda e: not e.slow)]
     with Progress("figures:", len(chosen)) as progress, _workers(len(chosen)) as each:
         progress(0)
-        for done, line in enumerate(each(partial(_draw, directory), chosen), 1):
+        for done, line in enumerate(each(partial(_draw, directory, stores), chosen), 1):
             progress(done)
             print(line, flush=True)
     return 0
 
 
-def _draw(directory: Path, name: str) -> str:
-    """Writes the files of an experiment; a line that says which, and how long that took."""
+def _draw(directory: Path, stores: Path, name: str) -> str:
+    """Writes the files of an experiment; a line that says which, where from, and how long that took."""
     from experiments.registry import find_experiment, save
 
+    experiment, start = find_experiment(name), time.monotonic()
+    return _drawn(experiment, save(experiment, directory, stores=stores), stores, start)
+
+
+def _draw_full(experiment: "Experiment", directory: Path, stores: Path, overwrite: bool) -> str:
+    """The same for a large version, with the progress of its sweep; of every core and device."""
+    from experiments.progress import Progress, interruptible
+    from experiments.registry import save
+    from experiments.sweeps.runner import keep_compiled
+
+    keep_compiled()
     start = time.monotonic()
-    paths = save(find_experiment(name), directory)
-    return f"{' '.join(map(str, paths))} ({time.monotonic() - start:.1f} s)"
+    try:
+        with Progress(experiment.name, 100) as progress:
+
+            def tell(done: int, chunks: int) -> None:
+                progress(100 * done // chunks, f"{done} of {chunks} chunks")
+
+            control = {"stores": stores, "renew": overwrite, "tell": tell}
+            paths = interruptible(lambda: save(experiment, directory, **control))
+    except KeyboardInterrupt:
+        store = stores / experiment.name
+        print(f"what is complete is safe in {store}; run the same command again to go on", file=sys.stderr)
+        raise
+    return _drawn(experiment, paths, stores, start)
+
+
+def _drawn(experiment: "Experiment", paths: Sequence[Path], stores: Path, start: float) -> str:
+    origin = f" from {stores / experiment.name}" if experiment.sweep else ""
+    return f"{' '.join(map(str, paths))}{origin} ({time.monotonic() - start:.1f} s)"
 
 
 @contextlib.contextmanager

@@ -1,18 +1,18 @@
 """The stalling law: the time to escape against how rare the best output is, with its constant."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from experiments.dynamics import LEVEL, TIME, batch, escape, listed, variable
 from experiments.instances import TRAINED_ON, beneficial_errors
 from experiments.registry import Data, Experiment
 from figures.style import BLACK, GREY, PAGE, decades, label_right, letter, paper, shades
-from sim.instance import Instance
+from sim.instance import Instance, Numbers
 from theory import stalling
 from theory.instances import without
 
@@ -102,23 +102,37 @@ def run(settings: Settings) -> Data:
 
 
 def _instances(settings: Settings, trained_on: str) -> Instance:
-    most = max(settings.outputs)
-
-    def one(outputs: Array, initial_probability: Array) -> Instance:
-        # One shape serves every K. What the absent outputs hold is taken from the others in proportion.
-        middling = 0.5
-        low = (1.0 - middling - initial_probability) / (outputs - 2)
-        total = initial_probability + middling + (most - 2) * low
-        padded = beneficial_errors(
-            initial_probability / total,
-            middling_probability=middling / total,
-            low_outputs=most - 2,
-            trained_on=trained_on,
-        )
-        return without(padded, jnp.arange(most)[None] < outputs)
-
+    build = partial(padded, max(settings.outputs), trained_on=trained_on)
     grid = np.meshgrid(settings.outputs, settings.initial_probabilities, indexing="ij")
-    return batch(one, *(axis.ravel() for axis in grid))
+    return batch(build, *(axis.ravel() for axis in grid))
+
+
+def padded(
+    most: int,
+    outputs: Numbers,
+    initial_probability: Numbers,
+    middling_reward: Numbers = 0.8,
+    trained_on: str = "ground_truth",
+) -> Instance:
+    """:func:`experiments.instances.beneficial_errors` with any number of outputs in one shape.
+
+    Args:
+        most: outputs of the shape.
+        outputs: how many of them exist, at least three; may be traced.
+        initial_probability, middling_reward, trained_on: of the instance; ``y_med`` starts at 0.5.
+    """
+    # What the absent outputs hold is taken from the others in proportion.
+    middling = 0.5
+    low = (1.0 - middling - initial_probability) / (outputs - 2)
+    total = initial_probability + middling + (most - 2) * low
+    whole = beneficial_errors(
+        initial_probability / total,
+        middling_reward,
+        middling_probability=middling / total,
+        low_outputs=most - 2,
+        trained_on=trained_on,
+    )
+    return without(whole, jnp.arange(most)[None] < outputs)
 
 
 @paper()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from experiments import registry, simulate
 from experiments.cli import main
 from experiments.instances import TRAINED_ON, beneficial_errors
 from experiments.registry import Experiment
+from experiments.sweeps.specification import specify
 from sim.ascent import OPTIMIZERS
 from sim.files import read_instance
 from sim.flow import HORIZON
@@ -369,6 +371,56 @@ def test_bad_figures(tmp_path, capsys):
     assert "did you mean square" in refused(capsys, "figures", "sqare")
     (tmp_path / "file").touch()
     assert "cannot write" in refused(capsys, "figures", "--directory", tmp_path / "file")
+
+
+@pytest.fixture
+def a_sweep(monkeypatch):
+    def draw(data):
+        figure = Figure()
+        figure.subplots().plot(data["sweep"]["entropy"])
+        return figure
+
+    def run(settings, swept):
+        return {"sweep": swept[["entropy"]].load()}
+
+    def points(settings):
+        return specify("random", {"seed": f"range:0:{settings}"}, ["entropy"])
+
+    experiment = Experiment("points", "Points", 3, run, draw, lambda data: "", sweep=points, full=5)
+    other = Experiment("other", "Without", None, run, draw, lambda data: "")
+    monkeypatch.setattr(registry, "find_experiments", lambda: {"points": experiment, "other": other})
+    return experiment
+
+
+@pytest.mark.usefixtures("a_sweep")
+def test_figures_from_stores(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["figures", "points"]) == 0
+    assert "figures/points.csv from build/sweeps/points (" in capsys.readouterr().out
+    assert len((tmp_path / "figures/points.csv").read_text().splitlines()) == 4
+    assert main(["figures", "--full"]) == 0
+    assert "figures/points_full.csv from build/sweeps/points_full (" in capsys.readouterr().out
+    assert len((tmp_path / "figures/points_full.csv").read_text().splitlines()) == 6
+    assert len((tmp_path / "figures/points.csv").read_text().splitlines()) == 4
+
+
+def test_full_figures_refuse_what_does_not_fit(tmp_path, capsys, monkeypatch, a_sweep):
+    monkeypatch.chdir(tmp_path)
+    assert main(["figures", "--full", "--stores", "s"]) == 0
+    monkeypatch.setattr(registry, "find_experiments", lambda: {"points": replace(a_sweep, full=6)})
+    before = (tmp_path / "figures/points_full.csv").read_bytes()
+    capsys.readouterr()
+    assert "s/points_full holds another sweep" in refused(capsys, "figures", "--full", "--stores", "s")
+    assert (tmp_path / "figures/points_full.csv").read_bytes() == before
+    assert main(["figures", "--full", "--stores", "s", "--overwrite"]) == 0
+    assert (tmp_path / "figures/points_full.csv").read_bytes() != before
+    capsys.readouterr()
+    assert "does not apply without --full" in refused(capsys, "figures", "--overwrite")
+
+
+@pytest.mark.usefixtures("a_sweep")
+def test_only_some_figures_have_a_full_version(capsys):
+    assert "other has no full version" in refused(capsys, "figures", "other", "--full")
 
 
 def test_list(capsys):

@@ -10,7 +10,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import experiments
-from experiments.registry import Experiment, find_experiment, find_experiments, save, table
+from experiments.registry import Experiment, compute, find_experiment, find_experiments, save, table
+from experiments.sweeps import store as stores
+from experiments.sweeps.specification import specify
+from experiments.sweeps.store import StoreError
 from figures.style import paper, spread
 
 
@@ -107,3 +110,63 @@ def test_spread_moves_labels_apart_and_no_further():
     np.testing.assert_allclose(placed, [5.0, -0.8, 1.2, 0.2, 9.0])
     np.testing.assert_array_equal(np.argsort(placed), np.argsort(wanted))
     np.testing.assert_allclose(spread(wanted, 0.1), wanted)
+
+
+def swept(seeds):
+    """An experiment whose numbers are entropies of random policies, from a store."""
+
+    def run(settings, dataset):
+        return {"entropies": dataset[["entropy"]].load()}
+
+    return small(
+        run=run, settings=seeds, sweep=lambda n: specify("random", {"seed": f"range:0:{n}"}, ["entropy"])
+    )
+
+
+def test_numbers_come_from_a_store_that_is_gone_on_with(tmp_path, monkeypatch):
+    told = []
+    first = compute(swept(3), tmp_path, tell=lambda done, total: told.append((done, total)))["entropies"]
+    assert first.sizes == {"seed": 3}
+    assert told[0] == (0, 1)
+    assert told[-1] == (1, 1)
+    plan = (tmp_path / "small" / ".sweep" / "plan.json").stat().st_mtime_ns
+    # What is complete is read, and not computed again.
+    monkeypatch.setattr("experiments.sweeps.runner.compute", never)
+    xr.testing.assert_identical(compute(swept(3), tmp_path)["entropies"], first)
+    assert (tmp_path / "small" / ".sweep" / "plan.json").stat().st_mtime_ns == plan
+
+
+def test_a_store_that_does_not_fit_is_never_drawn(tmp_path, monkeypatch):
+    compute(swept(3), tmp_path)
+    with pytest.raises(StoreError, match=r"--overwrite"):
+        compute(swept(4), tmp_path, renew=False)
+    assert compute(swept(4), tmp_path)["entropies"].sizes == {"seed": 4}
+
+    monkeypatch.setattr(stores, "_PACKAGES", ())  # as if no version were the same
+    with pytest.raises(StoreError, match=r"jax is .* in the store"):
+        compute(swept(4), tmp_path, renew=False)
+    array = tmp_path / "small" / "entropy" / "c.0"
+    array.write_bytes(b"older")
+    assert np.isfinite(compute(swept(4), tmp_path)["entropies"]["entropy"]).all()
+    assert array.read_bytes() != b"older"
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "mine").touch()
+    with pytest.raises(StoreError, match=r"not empty and not the store of a sweep"):
+        compute(swept(3), tmp_path)
+    assert [path.name for path in (tmp_path / "small").iterdir()] == ["mine"]
+
+
+def test_large_tables_are_left_to_the_store():
+    many = xr.Dataset({"y": ("x", np.zeros(20_001))})
+    few = xr.Dataset({"y": ("x", np.zeros(20_000))})
+    assert len(table({"many": many, "few": few})) == 20_000
+
+
+def test_full_versions_have_names_of_their_own():
+    full = small(full=7).at_full_size()
+    assert (full.name, full.settings) == ("small_full", 7)
+    with pytest.raises(ValueError, match=r"experiment small has no full version; leave --full out"):
+        small().at_full_size()
