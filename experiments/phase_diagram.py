@@ -147,9 +147,10 @@ def figure(data: Data) -> Figure:
     # Not so dark that black lines vanish.
     colors = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.15, 1.0, 256)))
     for ax, outputs in zip(planes, plane["outputs"].values, strict=True):
-        _plane(ax, plane.sel(outputs=outputs), norm, colors)
+        _plane(ax, plane.sel(outputs=outputs), norm, colors, 10.0 ** (0.19 * columns))
         ax.set_title(f"$K={outputs}$")
-    planes[0].set_title(f"{planes[0].get_title(loc='left')}: exact (color, white), law (dashed)")
+    key = rf"color, white lines: exact   black dashes: law   dots: $\sigma={_SMALL}$"
+    drawing.suptitle(key, x=0.01, ha="left", fontsize="medium")
     bar = drawing.colorbar(ScalarMappable(norm, colors), ax=every, aspect=40, pad=0.01)
     bar.set_label(rf"Time until $V_{{\rm G}}={LEVEL}$ [{TIME}]")
     decades(bar.ax.yaxis, 10)
@@ -174,7 +175,8 @@ def figure(data: Data) -> Figure:
     return drawing
 
 
-def _plane(ax: Axes, plane: xr.Dataset, norm: LogNorm, colors: Colormap) -> None:
+def _plane(ax: Axes, plane: xr.Dataset, norm: LogNorm, colors: Colormap, gap: float) -> None:
+    """A panel; its labels are apart by a factor."""
     start, middling = plane["initial_probability"].values, plane["middling_reward"].values
     exact, law, small = (
         np.log10(plane[name].transpose("middling_reward", "initial_probability").values)
@@ -192,7 +194,7 @@ def _plane(ax: Axes, plane: xr.Dataset, norm: LogNorm, colors: Colormap) -> None
     free = np.inf
     for level in [level for level in levels if row.min() < level < row.max()]:
         at = 1.15 * float(start[np.abs(row - level).argmin()])
-        if 2.2 * at < free and 2.0 * at < start[-1]:
+        if gap * at < free and gap * at < start[-1]:
             halo = [withStroke(linewidth=1.5, foreground="0.2")]
             ax.text(at, middling[len(middling) // 2], f"$10^{{{level}}}$", color="white", va="center",
                     fontsize=7.5, path_effects=halo)  # fmt: skip
