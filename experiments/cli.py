@@ -242,9 +242,10 @@ def _draw_full(experiment: "Experiment", directory: Path, stores: Path, overwrit
     """The same for a large version, with the progress of its sweep; of every core and device."""
     from experiments.progress import Progress, interruptible
     from experiments.registry import save
-    from experiments.sweeps.runner import keep_compiled
+    from experiments.sweeps import processes, runner
 
-    keep_compiled()
+    processes.use_all_cores()
+    runner.keep_compiled()
     start = time.monotonic()
     try:
         with Progress(experiment.name, 100) as progress:
