@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -26,14 +27,15 @@ def chunks(store: Path) -> dict[str, bytes]:
 
 
 def start(
-    store: Path, compiled: Path, *more: str, devices: int = 1, chunk: int = 50
+    store: Path, compiled: Path, *more: str, devices: int = 1, environment: Mapping[str, str] = {}
 ) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
+        **environment,
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
     }
-    command = [sys.executable, "-m", "experiments", "sweep", *SWEEP, "--chunk", str(chunk)]
+    command = [sys.executable, "-m", "experiments", "sweep", *SWEEP, "--chunk", "50"]
     arguments = [*command, "--store", str(store), *more]
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -51,6 +53,13 @@ def address() -> str:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return f"localhost:{free.getsockname()[1]}"
+
+
+def as_slurm_says(job: int, process: int) -> dict[str, str]:
+    """What Slurm tells one of two processes; JAX derives the port from the number of the job."""
+    names = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
+    values = (job, "localhost", 2, process, process)
+    return {f"SLURM_{name}": str(value) for name, value in zip(names, values, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +83,12 @@ def test_chunks_do_not_depend_on_the_number_of_devices(tmp_path, compiled, alone
     assert chunks(tmp_path / "s") == alone
 
 
-def test_two_processes_give_the_store_of_one_and_survive_each_other(tmp_path, compiled, alone):
-    store, where = tmp_path / "s", address()
-    both = [start(store, compiled, "--distributed", f"{where},{process},2") for process in (0, 1)]
+def test_two_processes_of_slurm_give_the_store_of_one(tmp_path, compiled, alone):
+    store, job = tmp_path / "s", os.getpid()
+    both = [
+        start(store, compiled, "--distributed", "auto", environment=as_slurm_says(job, process))
+        for process in (0, 1)
+    ]
     says = [finish(process) for process in both]
     assert "16 of 16 chunks (100%), 800 points" in says[0]
     assert "800 points" not in says[1]
