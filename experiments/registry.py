@@ -106,10 +106,12 @@ def compute(
 ) -> Data:
     """Runs an experiment; if its numbers come from a sweep, that is gone on with, or read if complete.
 
+    Chunks of the sweep that are damaged are computed again.
+
     Args:
         experiment: the experiment.
         stores: the folder of the sweeps' stores, each of the experiment's name.
-        renew: compute anew what other settings or another version has stored, or what is damaged.
+        renew: compute anew what other settings or another version has stored.
         tell: is told how many chunks of the sweep exist, of how many.
 
     Raises:
@@ -120,7 +122,7 @@ def compute(
         return experiment.run(experiment.settings)
     specification, store = experiment.sweep(experiment.settings), stores / experiment.name
     try:
-        runner.run(specification, store, progress=tell)
+        runner.run(specification, store, progress=tell, repair=True)
     except StoreError:
         if not renew:
             raise

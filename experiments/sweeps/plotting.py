@@ -86,6 +86,9 @@ def draw(
             a logarithmic scale of what is not positive.
     """
     measure = _measure(dataset, x, y, color, facet, log)
+    for name in dict.fromkeys((x, y)):
+        if name != measure and dataset[name].dtype.kind in "iuf":
+            dataset = dataset.sortby(name)
     return _draw(_View(dataset, measure, x, y, color, facet, tuple(log)), contours)
 
 
@@ -187,9 +190,8 @@ class _View:
 def _quartiles(values: xr.DataArray, kept: Sequence[str]) -> xr.DataArray:
     """Over the dimensions that are not kept, of what has a value; ``nan`` where nothing has."""
     shape = [values.sizes[name] for name in kept]
-    ranked = np.sort(
-        values.astype(float).transpose(*kept, ...).values.reshape(*shape, -1), axis=-1
-    )  # nan last
+    flat = values.astype(float).transpose(*kept, ...).values.reshape(*shape, -1)
+    ranked = np.sort(flat, axis=-1)  # nan last
     known = np.maximum((~np.isnan(ranked)).sum(-1, keepdims=True), 1)
     # Elements of the data, so that times that are infinite are in order too.
     at = np.rint(np.array(_QUARTILES) * (known - 1)).astype(int)
@@ -294,7 +296,10 @@ def _explain(figure: Figure, view: _View) -> None:
         if view.color is not None:
             names = view.dataset[view.color].values
             lines = [Line2D([], [], label=_text(names[k]), **look) for k, look in _looks(view)]
-            figure.legend(handles=lines, title=_words(view.color), loc="outside right upper")
+            title = _words(view.color)
+            if len(lines) < len(names):
+                title += f"\n({len(lines)} of {len(names)})"
+            figure.legend(handles=lines, title=title, loc="outside right upper")
     if below:
         figure.legend(handles=below, loc="outside lower center", ncols=len(below))
 

@@ -131,3 +131,15 @@ def test_a_file_is_the_same_again(tmp_path):
         assert files[0].read_bytes() == files[1].read_bytes()
         plot(store, files[1], x="seed", y="entropy", color="error")
         assert files[0].read_bytes() != files[1].read_bytes()
+
+
+def test_axes_are_in_order_and_lines_few_enough_to_tell_apart():
+    times = np.arange(1.0, 61.0).reshape(3, 20)
+    data = dataset(times, a=[3.0, 1.0, 2.0], b=range(20))
+    figure = draw(data, x="a", y="time", color="b")
+    assert len(legends(figure)) == 8
+    assert figure.legends[0].get_title().get_text() == "B\n(8 of 20)"
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_data(), [[1.0, 2.0, 3.0], [21.0, 41.0, 1.0]])
+    heat = draw(data, x="a", y="b", color="time").axes[0].collections[0].get_array()
+    assert heat is not None
+    np.testing.assert_array_equal(heat[0], [21.0, 41.0, 1.0])

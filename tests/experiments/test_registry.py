@@ -151,6 +151,15 @@ def test_a_store_that_does_not_fit_is_never_drawn(tmp_path, monkeypatch):
     assert array.read_bytes() != b"older"
 
 
+def test_a_damaged_store_is_mended(tmp_path):
+    whole = compute(swept(3), tmp_path)["entropies"]
+    array = tmp_path / "small" / "entropy" / "c.0"
+    before = array.read_bytes()
+    array.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    xr.testing.assert_identical(compute(swept(3), tmp_path, renew=False)["entropies"], whole)
+    assert array.read_bytes() == before
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "mine").touch()
