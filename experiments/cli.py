@@ -241,9 +241,11 @@ def _draw(directory: Path, stores: Path, name: str) -> str:
 def _draw_full(experiment: "Experiment", directory: Path, stores: Path, overwrite: bool) -> str:
     """The same for a large version, with the progress of its sweep; of every core and device."""
     from experiments.progress import Progress, interruptible
-    from experiments.registry import save
+    from experiments.registry import compute, save
     from experiments.sweeps import processes, runner
+    from sim.files import make_folder
 
+    make_folder(directory)
     processes.use_all_cores()
     runner.keep_compiled()
     start = time.monotonic()
@@ -253,13 +255,12 @@ def _draw_full(experiment: "Experiment", directory: Path, stores: Path, overwrit
             def tell(done: int, chunks: int) -> None:
                 progress(100 * done // chunks, f"{done} of {chunks} chunks")
 
-            control = {"stores": stores, "renew": overwrite, "tell": tell}
-            paths = interruptible(lambda: save(experiment, directory, **control))
+            data = interruptible(lambda: compute(experiment, stores, renew=overwrite, tell=tell))
     except KeyboardInterrupt:
         store = stores / experiment.name
         print(f"what is complete is safe in {store}; run the same command again to go on", file=sys.stderr)
         raise
-    return _drawn(experiment, paths, stores, start)
+    return _drawn(experiment, save(experiment, directory, data), stores, start)
 
 
 def _drawn(experiment: "Experiment", paths: Sequence[Path], stores: Path, start: float) -> str:

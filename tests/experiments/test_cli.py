@@ -419,6 +419,14 @@ def test_full_figures_refuse_what_does_not_fit(tmp_path, capsys, monkeypatch, a_
 
 
 @pytest.mark.usefixtures("a_sweep")
+def test_full_figures_compute_nothing_for_a_bad_folder(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    places = ("--directory", tmp_path / "file", "--stores", tmp_path / "s")
+    assert "file" in refused(capsys, "figures", "--full", *places)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("a_sweep")
 def test_only_some_figures_have_a_full_version(capsys):
     assert "other has no full version" in refused(capsys, "figures", "other", "--full")
 
