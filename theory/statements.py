@@ -23,6 +23,7 @@ from theory.instances import Source
 
 CHUNK = 2_000
 _ROUNDING = 1e-14  # decades within which two sides are equal
+_WIDTH = 256  # coordinates made at a time: one compilation then serves all statements
 
 
 class Sides(NamedTuple):
@@ -101,7 +102,6 @@ class Statement:
         """How clearly the claim holds on each of a batch of instances, see :attr:`Sides.margin`."""
         return self.claim(batch).margin
 
-    @partial(jax.jit, static_argnames=("self", "n"))
     def sample(self, key: Array, n: int, first: ArrayLike = 0) -> Any:
         """Instances ``first`` to ``first + n - 1`` of the infinite sequence that a key stands for.
 
@@ -113,11 +113,18 @@ class Statement:
         Returns:
             A batch: the pytree of an instance with a leading axis.
         """
+        width = -(-self.dimension // _WIDTH) * _WIDTH
+        return self.build(_points(key, n, width, first)[:, : self.dimension])
 
-        def point(index: Array) -> Array:
-            return jax.random.uniform(jax.random.fold_in(key, index), (self.dimension,))
 
-        return self.build(jax.vmap(point)(jnp.arange(n) + first))
+@partial(jax.jit, static_argnames=("n", "width"))
+def _points(key: Array, n: int, width: int, first: ArrayLike) -> Float[Array, "n width"]:
+    """Random points of the unit cube. Coordinates do not depend on how many more there are."""
+
+    def point(index: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, index), (width,))
+
+    return jax.vmap(point)(jnp.arange(n) + first)
 
 
 @functools.cache
