@@ -3,7 +3,7 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from operator import itemgetter
@@ -71,7 +71,7 @@ class Statement:
         claim: from a batch of instances to the two sides on each, ``[n]``: those of a bound, or the error
             of an identity and its tolerance. A side that could not be evaluated is ``nan``, which counts
             as a violation. Traceable; what is costly in it is compiled by whoever writes it, so that
-            the sabotages share it.
+            the sabotages share it. Claims that are compiled as a whole (``jax.jit``) are compiled together.
         sabotages: by description, false variants of the claim (another constant, a term or an
             assumption dropped). A check that does not catch them checks nothing.
         bound: whether it is an inequality, not an identity: then the margin says how tight it is.
@@ -285,31 +285,29 @@ def verify(
     key = jax.random.key(seed)
     size = min(chunk, instances)
 
-    def chunks(claim: Claim) -> Iterator[tuple[int, Any, Sides, np.ndarray]]:
-        # The last chunk is as large as the others, so that it is not compiled again; its surplus is cut off.
-        for first in range(0, instances, size):
-            batch = statement.sample(key, size, first)
-            sides = claim(batch)
-            yield first, batch, sides, np.asarray(sides.margin)[: instances - first]
-
-    def attempt(sabotage: Claim) -> Trial:
-        trial = Trial(0, 0)
-        for first, _, _, margins in chunks(sabotage):
-            trial = Trial(_violations(margins), first + margins.size)
-            if trial.caught:
-                break
-        return trial
-
+    every = (statement.claim, *statement.sabotages.values())
+    compiled = tuple(claim for claim in every if isinstance(claim, jax.stages.Wrapped))
+    trials = dict.fromkeys(statement.sabotages, Trial(0, 0))
     violations, least, index, tightest, ends = 0, np.inf, -1, None, (np.nan, np.nan)
-    for first, batch, sides, margins in chunks(statement.claim):
+    for first in range(0, instances, size):
+        # The last chunk is as large as the others, so that it is not compiled again; its surplus is cut off.
+        batch = statement.sample(key, size, first)
+        done = min(first + size, instances)
+        known = dict(zip(compiled, _together(compiled, batch), strict=True))
+        sides = _judge(statement.claim, batch, known)
+        margins = np.asarray(sides.margin)[: done - first]
         violations += _violations(margins)
         here = int(margins.argmin())  # the first nan, if there is one
         if index < 0 or not (margins[here] >= least or np.isnan(least)):
             least, index = float(margins[here]), first + here
             tightest = jax.tree.map(itemgetter(here), batch)
             ends = float(sides.smaller[here]), float(sides.larger[here])
+        for name, sabotage in statement.sabotages.items():
+            if not trials[name].caught:
+                wrong = np.asarray(_judge(sabotage, batch, known).margin)[: done - first]
+                trials[name] = Trial(_violations(wrong), done)
         if progress is not None:
-            progress(first + margins.size, instances)
+            progress(done, instances)
     return Report(
         statement=statement.name,
         instances=instances,
@@ -319,8 +317,18 @@ def verify(
         tightest_sides=ends,
         tightest_index=index,
         tightest=tightest,
-        sabotages={name: attempt(sabotage) for name, sabotage in statement.sabotages.items()},
+        sabotages=trials,
     )
+
+
+@partial(jax.jit, static_argnames="claims")
+def _together(claims: tuple[Claim, ...], batch: Any) -> list[Sides]:
+    """Claims with much in common, which is then compiled and computed once."""
+    return [claim(batch) for claim in claims]
+
+
+def _judge(claim: Claim, batch: Any, known: Mapping[Claim, Sides]) -> Sides:
+    return known[claim] if claim in known else claim(batch)
 
 
 def _violations(margins: np.ndarray) -> int:
