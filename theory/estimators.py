@@ -152,7 +152,6 @@ _ROUNDING = 1e-13  # of a sum over all groups, relative to the magnitudes of its
 _GROUP = 4
 
 
-@partial(jax.jit, static_argnames="estimator")
 @partial(jax.vmap, in_axes=(0, None))
 def _moments(instance: Instance, estimator: str) -> tuple[Array, Array]:
     """Mean ``[n, prompts, outputs]`` and total variance ``[n, prompts]`` of the estimate, by enumeration."""
@@ -173,7 +172,6 @@ def _two_prompts(source: Source) -> Instance:
 
 
 def _unbiased_claim(estimators: tuple[str, ...]) -> Claim:
-    @jax.jit
     @jax.vmap
     def compare(instance: Instance, mean: Array) -> Sides:
         parameters = instance.initial_parameters
@@ -182,6 +180,7 @@ def _unbiased_claim(estimators: tuple[str, ...]) -> Claim:
         magnitude = logit_gradient_magnitude(instance, parameters)
         return Sides(error, _ROUNDING * jnp.tensordot(magnitude, jacobian, axes=2)).tightest()
 
+    @jax.jit
     def claim(instances: Instance) -> Sides:
         found = [compare(instances, _moments(instances, name)[0]) for name in estimators]
         return Sides(*(jnp.stack(side) for side in zip(*found, strict=True))).tightest(0)
@@ -220,13 +219,13 @@ _Variance = Callable[[Array, Array, int], Array]
 def _variance_claim(variances: Mapping[str, _Variance]) -> Claim:
     """With a closed form for each estimator."""
 
-    @partial(jax.jit, static_argnames="name")
     def compare(instances: Instance, enumerated: Array, name: str) -> Sides:
         probabilities = jax.nn.softmax(instances.initial_parameters[:, 0])
         rewards = instances.rewards[:, 0]
         error = jnp.abs(variances[name](probabilities, rewards, _GROUP) - enumerated)
         return Sides(error, _ROUNDING * expected_reward(probabilities, rewards**2))
 
+    @jax.jit
     def claim(instances: Instance) -> Sides:
         found = [compare(instances, _moments(instances, name)[1][:, 0], name) for name in variances]
         return Sides(*(jnp.stack(side) for side in zip(*found, strict=True))).tightest(0)
@@ -276,7 +275,6 @@ def _two_values(source: Source) -> Instance:
 def _two_values_claim(factor: Callable[[Array, Array, int], Array], middling: float = 0.0) -> Claim:
     """With what GRPO multiplies the gradient by; and the place of a third reward in the gap, if positive."""
 
-    @jax.jit
     @jax.vmap
     def compare(instance: Instance, mean: Array) -> Sides:
         probabilities, rewards = instance.probabilities(instance.initial_parameters), instance.rewards
@@ -286,6 +284,7 @@ def _two_values_claim(factor: Callable[[Array, Array, int], Array], middling: fl
         error = jnp.abs(mean - factor(success, rewards.max() - rewards.min(), _GROUP) * exact)
         return Sides(error, _ROUNDING * probabilities).tightest()
 
+    @jax.jit
     def claim(instances: Instance) -> Sides:
         rewards = instances.rewards
         third = rewards[..., 1] + middling * (rewards[..., 0] - rewards[..., 1])
@@ -320,11 +319,12 @@ def _norm_claim(bound: Callable[[Array, Array], Array]) -> Claim:
     """With the probabilities and the rewards ``[n, outputs]`` to a bound ``[n]``."""
 
     @jax.jit
-    def compare(instances: Instance, mean: Array) -> Sides:
+    def claim(instances: Instance) -> Sides:
+        mean = _moments(instances, "grpo")[0][:, 0]
         probabilities = jax.nn.softmax(instances.initial_parameters[:, 0])
-        return Sides(jnp.linalg.norm(mean[:, 0], axis=-1), bound(probabilities, instances.rewards[:, 0]))
+        return Sides(jnp.linalg.norm(mean, axis=-1), bound(probabilities, instances.rewards[:, 0]))
 
-    return lambda instances: compare(instances, _moments(instances, "grpo")[0])
+    return claim
 
 
 GRPO_NORM = Statement(
