@@ -220,9 +220,9 @@ def _stall(source: Source) -> Stall:
     return Stall(without(instance, exists[None]), goal)
 
 
-_log_escape = jax.jit(
-    lambda stall: jnp.log(hitting_times(stall.instance, stall.goal, horizon=_HORIZON).time[:, 0])
-)
+def _log_escape(stall: Stall) -> Array:
+    return jnp.log(hitting_times(stall.instance, stall.goal, horizon=_HORIZON).time[:, 0])
+
 
 _Law = Callable[[Array, Array], Array]
 
