@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -49,10 +48,8 @@ def _factors(statement: Statement, point: np.ndarray, settings: Settings) -> np.
             f"{FOUND.name} holds a point of {point.size} numbers for {statement.name}, which takes "
             f"{statement.dimension}; run make tightest"
         )
-    random = statement.sample(jax.random.key(settings.seed), settings.instances)
-    extreme = statement.build(jnp.asarray(point)[None])
-    batch = jax.tree.map(lambda one, many: jnp.concatenate([one, many[1:]]), extreme, random)
-    return np.asarray(statement.margin(batch))
+    points = statement.points(jax.random.key(settings.seed), settings.instances).at[0].set(point)
+    return np.asarray(statement.margin(statement.build(points)))
 
 
 def run(settings: Settings) -> Data:

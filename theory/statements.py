@@ -113,8 +113,12 @@ class Statement:
         Returns:
             A batch: the pytree of an instance with a leading axis.
         """
+        return self.build(self.points(key, n, first))
+
+    def points(self, key: Array, n: int, first: ArrayLike = 0) -> Float[Array, "n dimension"]:
+        """The points of the unit cube that :meth:`sample` builds instances at. Args as there."""
         width = -(-self.dimension // _WIDTH) * _WIDTH
-        return self.build(_points(key, n, width, first)[:, : self.dimension])
+        return _points(key, n, width, first)[:, : self.dimension]
 
 
 @partial(jax.jit, static_argnames=("n", "width"))
