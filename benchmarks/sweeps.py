@@ -47,7 +47,7 @@ def _specification(outputs: int, points: int, tolerance: float) -> Specification
 
 
 def measure(outputs: int, points: int, tolerance: float) -> dict[str, float]:
-    """Sweeps into a store in a temporary folder: the first time cold, then warm; very many points only once."""
+    """Sweeps into a store in a temporary folder: first cold, then warm; very many points only once."""
     chosen = _specification(outputs, points, tolerance)
     seconds = []
     for _ in range(1 + min(RUNS, 3_000_000 // points)):
