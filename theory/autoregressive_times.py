@@ -143,9 +143,11 @@ def _time_claim(bound: _TimeBound = _time_bound) -> Claim:
     return lambda tasks: compare(tasks, *_times(tasks))
 
 
+_over_jacobian_claim = _time_claim(lambda task, norm: norm**2 * _time_bound(task, norm))
+
+
 def _time_without_jacobian(tasks: Task) -> Sides:
-    tasks = tasks._replace(instance=jax.vmap(stretched)(tasks.instance))
-    return _time_claim(lambda task, norm: norm**2 * _time_bound(task, norm))(tasks)
+    return _over_jacobian_claim(tasks._replace(instance=jax.vmap(stretched)(tasks.instance)))
 
 
 def _time_statement(
