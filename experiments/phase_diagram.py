@@ -196,8 +196,15 @@ def _plane(ax: Axes, plane: xr.Dataset, norm: LogNorm, colors: Colormap, gap: fl
         at = 1.15 * float(start[np.abs(row - level).argmin()])
         if gap * at < free and gap * at < start[-1]:
             halo = [withStroke(linewidth=1.5, foreground="0.2")]
-            ax.text(at, middling[len(middling) // 2], f"$10^{{{level}}}$", color="white", va="center",
-                    fontsize=7.5, path_effects=halo)  # fmt: skip
+            ax.text(
+                at,
+                middling[len(middling) // 2],
+                f"$10^{{{level}}}$",
+                color="white",
+                va="center",
+                fontsize=7.5,
+                path_effects=halo,
+            )
             free = at
     ax.set(xscale="log", xlim=(start[0], start[-1]), ylim=(middling[0], middling[-1]))
     ax.set(xlabel="Initial probability of $y^{*}$", ylabel=r"Reward $\mu$ of $y_{\rm med}$")

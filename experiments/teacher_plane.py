@@ -106,8 +106,12 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
                 "median": variable(grid, median.reshape(shape), "median hitting time of these", TIME),
             },
             axes,
-            {"outputs": settings.outputs, "arrive": float(arrives.mean()), "teachers": len(time),
-             "least_over_bound": float((time * np.sqrt(variance)).min() / bound)},
+            {
+                "outputs": settings.outputs,
+                "arrive": float(arrives.mean()),
+                "teachers": len(time),
+                "least_over_bound": float((time * np.sqrt(variance)).min() / bound),
+            },
         ),
         "bound": xr.Dataset(
             {"time": variable("variance", bound / np.sqrt(middle), "lower bound of Proposition 3", TIME)},
@@ -123,7 +127,7 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
             },
             {"of": ["variance", "accuracy"]},
         ),
-    }  # fmt: skip
+    }
 
 
 @paper()
@@ -151,9 +155,14 @@ def figure(data: Data) -> Figure:
     colors = shades(len(rows))
     for k, (row, color) in enumerate(zip(rows, colors, strict=True)):
         along_variance.plot(
-            row["variance"], row["median"], color=color, marker="os^D"[k], ms=3, lw=1.0,
+            row["variance"],
+            row["median"],
+            color=color,
+            marker="os^D"[k],
+            ms=3,
+            lw=1.0,
             label=f"{float(row['accuracy']):.2g}",
-        )  # fmt: skip
+        )
     along_variance.plot(bound["variance"], bound["time"], color=RED, ls=(0, (4, 1.5)), label="Proposition 3")
 
     whether.set(xlabel="Accuracy", ylabel="Share that reaches the goal", ylim=(-0.04, 1.04))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import xarray as xr
 from rich import box
@@ -13,12 +14,11 @@ from rich.table import Table
 
 from experiments.sweeps.axes import scalar
 from experiments.sweeps.runner import Outcome, pilot
-from experiments.sweeps.specification import Chunking, Specification, chunks
+from experiments.sweeps.specification import Chunking, Specification, chunks, memory
 from experiments.sweeps.store import Store, open_store, size
 from sim import files
 
 _MOST_EXPORTED = 10_000_000  # values
-_SIZE_OF_PROBLEM = 16 * 8  # bytes of a problem of a chunk, for each output
 
 
 def pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
@@ -47,7 +47,7 @@ def plan_table(specification: Specification, cut: Chunking, path: Path) -> Table
     """What a run would do; a short trial tells how long it would take."""
     trial = pilot(specification, cut)
     prompts = specification.prompts
-    memory = 3 * cut.points * prompts * specification.outputs * _SIZE_OF_PROBLEM
+    taken = 3 * jax.local_device_count() * cut.points * memory(specification)
     shape = " × ".join(f"{n:,}" for n in specification.shape)
     seconds = trial.compiling + specification.points / trial.rate
     rows = {
@@ -56,7 +56,7 @@ def plan_table(specification: Specification, cut: Chunking, path: Path) -> Table
         "variables": ", ".join(specification.variables),
         "chunks": f"{chunks(specification, cut):,} of {' × '.join(map(str, cut.shape))} points",
         "lanes": f"{cut.lanes}",
-        "memory": f"about {size(memory)}, besides that of the program",
+        "memory": f"about {size(taken)}, besides that of the program",
         "speed": f"{trial.rate:,.0f} points per second in a trial, after {trial.compiling:.1f} s to compile",
         "time": f"about {_duration(seconds)}",
     }

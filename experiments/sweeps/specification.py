@@ -135,8 +135,11 @@ def specify(
     dimensions = _zip(every, zipped)
 
     # Shapes, and whatever the function refuses of its fixed parameters.
-    static = [[(a.parameter, v) for v in a.at(np.arange(a.count)).tolist()] for a in every.values()
-              if _domain(found, a.parameter).static]  # fmt: skip
+    static = [
+        [(a.parameter, v) for v in a.at(np.arange(a.count)).tolist()]
+        for a in every.values()
+        if _domain(found, a.parameter).static
+    ]
     first = {a.parameter: _plain(a.at(np.zeros(1, int))[0]) for a in every.values()}
     shapes = []
     for combination in itertools.product(*static):
@@ -235,8 +238,7 @@ def chunking(specification: Specification, points: int | None = None, lanes: int
             raise ValueError(f"{name} is {value}; give a whole number of at least 1")
     scale = 1 if jax.default_backend() == "cpu" else _ACCELERATED
     if points is None:
-        size = 8 * _ARRAYS * specification.prompts * specification.outputs
-        most = max(1, min(scale * _MOST_POINTS, scale * _MEMORY // size))
+        most = max(1, min(scale * _MOST_POINTS, scale * _MEMORY // memory(specification)))
         # Several chunks for each device, so that little is lost and all have something to do; but not so
         # short that lanes wait for a chunk's slowest problem.
         several = -(-specification.points // (_CHUNKS * jax.device_count()))
@@ -251,6 +253,11 @@ def chunking(specification: Specification, points: int | None = None, lanes: int
         # On a CPU, lanes and all that a step makes of them stay in a core's own cache.
         lanes = max(32, min(128, 2048 // specification.outputs)) if scale == 1 else 1 << 14
     return Chunking(tuple(shape), min(lanes, math.prod(shape)))
+
+
+def memory(specification: Specification) -> int:
+    """Bytes that a point of a chunk takes while it is computed."""
+    return 8 * _ARRAYS * specification.prompts * specification.outputs
 
 
 def grid(specification: Specification, chunking: Chunking) -> tuple[int, ...]:

@@ -518,8 +518,14 @@ def _skeleton(specification: Specification, chunking: Chunking, plan: Mapping[st
                 values = axis.at(part)
                 coordinate[part[0] : part[-1] + 1] = values.astype(object) if dtype.kind == "U" else values
     if specification.prompts > 1:
-        prompt = _array(group, "prompt", shape=(specification.prompts,), chunks=(specification.prompts,),
-                        dtype="int64", dimension_names=("prompt",))  # fmt: skip
+        prompt = _array(
+            group,
+            "prompt",
+            shape=(specification.prompts,),
+            chunks=(specification.prompts,),
+            dtype="int64",
+            dimension_names=("prompt",),
+        )
         prompt[:] = np.arange(specification.prompts)
     for name in specification.variables:
         _variable(group, specification, chunking, name)

@@ -53,9 +53,15 @@ def test_nothing_is_said_of_what_is_not_there():
 
 @pytest.mark.parametrize(
     ("value", "log", "name"),
-    [(NEVER, (), "never reached"), (NEVER, ("time",), "never reached"), (ZERO, ("time",), "zero"),
-     (ZERO, (), None), (UNKNOWN, (), "no value"), (UNKNOWN, ("time",), "no value")],
-)  # fmt: skip
+    [
+        (NEVER, (), "never reached"),
+        (NEVER, ("time",), "never reached"),
+        (ZERO, ("time",), "zero"),
+        (ZERO, (), None),
+        (UNKNOWN, (), "no value"),
+        (UNKNOWN, ("time",), "no value"),
+    ],
+)
 def test_heat_maps_hatch_what_has_no_color(value, log, name):
     data = dataset([[1.0, 2.0], [3.0, value]], a=[1.0, 2.0], b=[0.0, 1.0])
     figure = draw(data, x="a", y="b", color="time", log=log)

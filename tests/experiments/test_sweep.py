@@ -84,10 +84,16 @@ def test_the_store_says_what_it_is(swept):
 
 def test_chunks_do_not_depend_on_the_lanes(tmp_path):
     found = [
-        sweep("random", {"seed": "range:0:40"}, ["increase_time:0.1"], store=tmp_path / f"{lanes}",
-              chunk=40, lanes=lanes).load()
+        sweep(
+            "random",
+            {"seed": "range:0:40"},
+            ["increase_time:0.1"],
+            store=tmp_path / f"{lanes}",
+            chunk=40,
+            lanes=lanes,
+        ).load()
         for lanes in (8, 40)
-    ]  # fmt: skip
+    ]
     xr.testing.assert_identical(found[0].drop_attrs(), found[1].drop_attrs())
 
 
@@ -198,7 +204,7 @@ def test_values_of_axes_are_those_of_numpy():
         ({"dynamics_options": {"name": "ascent", "optimizer": "adm"}}, "optimizer 'adm' is unknown"),
         ({"dynamics_options": {"name": "rloo"}, "measures": ["hitting_time:1"]}, "does not apply to dyn"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused_in_one_sentence(change, message):
     given = {"builder": "random", "axes": {"seed": "range:0:3"}, "measures": ["kl"], **change}
     with pytest.raises(ValueError, match=message):
@@ -249,8 +255,11 @@ def test_commands(tmp_path, capsys, monkeypatch):
             arguments = (*arguments, "--overwrite")
         assert run(*arguments) == 2
         assert message in capsys.readouterr().err
-    for text, message in {"a = [1,\nb": "line 2", "builder = 'random'": "key axes is missing",
-                          "buildr = 1": "did you mean builder"}.items():  # fmt: skip
+    for text, message in {
+        "a = [1,\nb": "line 2",
+        "builder = 'random'": "key axes is missing",
+        "buildr = 1": "did you mean builder",
+    }.items():
         spec.write_text(text)
         assert run("sweep", spec, "--store", "t") == 2
         assert message in capsys.readouterr().err

@@ -256,8 +256,12 @@ def test_a_folder_of_other_things_is_never_touched(tmp_path):
 
 def test_a_sweep_that_is_too_large_says_how_large(tmp_path):
     with pytest.raises(StoreError, match=r"10,000,000,000,000 points take up to 180 TB, but .* left"):
-        sweep("random", {"seed": "range:0:1000000", "error": "linspace:0:1:10000000"}, ["variance", "kl"],
-              store=tmp_path / "s")  # fmt: skip
+        sweep(
+            "random",
+            {"seed": "range:0:1000000", "error": "linspace:0:1:10000000"},
+            ["variance", "kl"],
+            store=tmp_path / "s",
+        )
     assert not (tmp_path / "s").exists()
 
 
