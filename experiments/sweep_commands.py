@@ -98,7 +98,7 @@ def sweep(
     except KeyboardInterrupt:
         print(f"what is complete is safe in {store}; run the same command again to go on", file=sys.stderr)
         raise
-    if processes.first():
+    if processes.is_first():
         print(f"{store}: {reports.completeness(outcome)}, {chosen.points:,} points")
         console().print(reports.status_table(outcome.statuses))
     return 0 if outcome.complete(chosen) else 1

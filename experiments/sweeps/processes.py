@@ -57,7 +57,7 @@ def end() -> None:
         jax.distributed.shutdown()
 
 
-def first() -> bool:
+def is_first() -> bool:
     """Whether this is the process that speaks for all."""
     return jax.process_index() == 0
 

@@ -16,7 +16,7 @@ import xarray as xr
 
 from experiments.sweeps import store as stores
 from experiments.sweeps.measures import Dynamics, Measure, evaluate
-from experiments.sweeps.processes import agreed, first, together
+from experiments.sweeps.processes import agreed, is_first, together, use_all_cores
 from experiments.sweeps.specification import (
     Chunking,
     Specification,
@@ -48,6 +48,9 @@ def sweep(
 ) -> xr.Dataset:
     """Measures instances over a grid of parameters, into a store; goes on where an earlier run stopped.
 
+    All local devices take part. If JAX has not looked for devices yet, every core becomes one of them; to
+    have another number, set ``jax_num_cpu_devices`` before.
+
     Args:
         builder: a name of :data:`experiments.sweeps.builders.BUILDERS`, ``file:PATH`` of an instance file, or
             a function, see :func:`experiments.sweeps.builders.find_builder`.
@@ -69,6 +72,7 @@ def sweep(
         ValueError: for bad input, before anything is computed.
         StoreError: (a ValueError) if the store cannot be used, or the disk refuses; nothing is lost.
     """
+    use_all_cores()
     chosen = specify(builder, axes, measures, parameters=parameters, zipped=zipped, dynamics_options=dynamics)
     run(chosen, Path(store), chunk=chunk, lanes=lanes, repair=repair, overwrite=overwrite)
     return open_store(store)
@@ -122,7 +126,7 @@ def run(
             plan(specification, path, chunk=chunk, lanes=lanes)
             return held.enter_context(stores.join(path, jax.process_index()))
 
-        if first():
+        if is_first():
             store = together(take)
             together(lambda: None)
         else:

@@ -83,6 +83,23 @@ def test_chunks_do_not_depend_on_the_number_of_devices(tmp_path, compiled, alone
     assert chunks(tmp_path / "s") == alone
 
 
+def test_from_python_every_core_is_a_device_unless_one_says_otherwise(tmp_path):
+    code = (
+        "import jax, os; from experiments.sweeps import sweep\n"
+        "sweep('random', {'seed': [1, 2]}, ['variance'], store='s')\n"
+        "print(jax.local_device_count(), len(os.sched_getaffinity(0)))"
+    )
+    unsaid = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    for said, expected in ({}, None), ({"JAX_NUM_CPU_DEVICES": "3"}, 3):
+        where = tmp_path / str(expected)
+        where.mkdir()
+        environment = {**unsaid, **said, "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-c", code]
+        found = subprocess.check_output(command, cwd=where, text=True, env=environment)
+        devices, cores = map(int, found.split()[-2:])
+        assert devices == (expected or cores)
+
+
 def test_two_processes_of_slurm_give_the_store_of_one(tmp_path, compiled, alone):
     store, job = tmp_path / "s", os.getpid()
     both = [

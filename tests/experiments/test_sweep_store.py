@@ -44,6 +44,7 @@ def undisturbed(tmp_path_factory) -> dict[str, bytes]:
 
 
 def _run(store: str, compiled: str) -> None:
+    jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     small(Path(store))
