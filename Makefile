@@ -13,18 +13,18 @@ help:
 	@echo 'make lint      check style and types'
 
 figures: .venv/installed
-	$(RUN) -m experiments figures
+	$(RUN) -m goodteacher figures
 
 test: .venv/installed
 	$(RUN) -m pytest
 
 verify: .venv/installed
 	@mkdir -p build
-	$(RUN) -m experiments verify --output build/verification.json --overwrite
+	$(RUN) -m goodteacher verify --output build/verification.json --overwrite
 
 tightest: .venv/installed
 	@mkdir -p build
-	$(RUN) -m experiments verify --adversarial --directory build/tightest --output theory/tightest.json --overwrite
+	$(RUN) -m goodteacher verify --adversarial --directory build/tightest --output theory/tightest.json --overwrite
 
 bench: .venv/installed
 	$(RUN) -m benchmarks

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import table
-from sim.flow import hitting_times
-from sim.goals import probability_level
-from sim.instance import Instance
-from theory.closed_forms import one_good_output_time
+from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.goals import probability_level
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.closed_forms import one_good_output_time
 
 INITIAL = np.array([0.3, 0.1, 0.01, 1e-3, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12])
 

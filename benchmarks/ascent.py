@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 from benchmarks.timing import table, timed
-from experiments.instances import TRAINED_ON, beneficial_errors
-from sim.ascent import ascend
-from sim.instance import Instance
-from sim.objective import gradient
+from goodteacher.experiments.instances import TRAINED_ON, beneficial_errors
+from goodteacher.sim.ascent import ascend
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import gradient
 
 UPDATES, RATE = 50_000, 0.1
 PUBLISHED_SECONDS = 97.0  # the program published with arXiv:2604.25872, one run on a CPU

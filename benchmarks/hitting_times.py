@@ -9,9 +9,9 @@ import numpy as np
 
 from benchmarks.problems import plain_hitting_time, random_problems
 from benchmarks.timing import table, timed
-from experiments.instances import beneficial_errors
-from sim.flow import hitting_time, hitting_times
-from sim.goals import probability_level
+from goodteacher.experiments.instances import beneficial_errors
+from goodteacher.sim.flow import hitting_time, hitting_times
+from goodteacher.sim.goals import probability_level
 
 REFERENCE_TOLERANCE = 1e-13
 PLAIN_TOLERANCE = 1e-8  # for errors no smaller than those of the lanes at the same tolerance

@@ -8,9 +8,9 @@ import jax
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from sim.goals import Goal, reward_increase
-from sim.instance import Instance
-from sim.objective import expected_reward, gradient
+from goodteacher.sim.goals import Goal, reward_increase
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import expected_reward, gradient
 
 
 def random_problems(count: int, outputs: int = 8, seed: int = 0) -> tuple[Instance, Goal]:

@@ -8,8 +8,8 @@ import optax
 
 from benchmarks.ascent import RATE, UPDATES, six_runs
 from benchmarks.timing import table, timed
-from sim.instance import Instance
-from sim.learning import learn
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.learning import learn
 
 SEEDS = 200
 _SGD = optax.sgd(RATE)

@@ -25,10 +25,10 @@ from scipy.integrate import solve_ivp
 
 from benchmarks.problems import plain_hitting_time, random_problems
 from benchmarks.timing import table, timed
-from experiments.sweeps import runner
-from experiments.sweeps.specification import Specification, chunking, specify
-from sim.flow import HORIZON, MAX_STEPS, SOLVER, hitting_times
-from sim.integrator import prepare, run_many
+from goodteacher.experiments.sweeps import runner
+from goodteacher.experiments.sweeps.specification import Specification, chunking, specify
+from goodteacher.sim.flow import HORIZON, MAX_STEPS, SOLVER, hitting_times
+from goodteacher.sim.integrator import prepare, run_many
 
 TOLERANCE, LOOSE = 1e-10, 1e-8  # the default, and one whose errors are below 1e-7
 POINTS = {4: 400_000, 8: 400_000, 16: 200_000, 64: 40_000}

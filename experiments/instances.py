@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from sim.instance import Instance, Numbers
+from goodteacher.sim.instance import Instance, Numbers
 
 BEST, MIDDLING = 0, 1  # positions of y* and y_med among the outputs
 
@@ -43,7 +43,7 @@ def beneficial_errors(
         middling_probability: initial probability of ``y_med``; the low outputs share the rest equally.
         low_outputs: how many there are.
         trained_on: ``"ground_truth"`` or ``"proxy"``: what ``rewards`` of the instance holds.
-        options: further arguments of :class:`sim.instance.Instance`, such as ``kl_coefficient``.
+        options: further arguments of :class:`goodteacher.sim.instance.Instance`, such as ``kl_coefficient``.
 
     Returns:
         A tabular instance (unless ``options`` has features) of shape ``[1, 2 + low_outputs]``.

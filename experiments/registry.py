@@ -18,11 +18,11 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-import experiments
-from experiments.sweeps import runner
-from experiments.sweeps.specification import Specification
-from experiments.sweeps.store import StoreError, open_store
-from figures.style import paper
+from goodteacher.experiments import gallery
+from goodteacher.experiments.sweeps import runner
+from goodteacher.experiments.sweeps.specification import Specification
+from goodteacher.experiments.sweeps.store import StoreError, open_store
+from goodteacher.figures.style import paper
 
 Data = Mapping[str, xr.Dataset]
 Tell = Callable[[int, int], None]
@@ -76,13 +76,13 @@ class Experiment:
 
 @cache
 def find_experiments() -> Mapping[str, Experiment]:
-    """All experiments by name: every module of this package that defines ``EXPERIMENT``."""
+    """All experiments by name: every module of the gallery that defines ``EXPERIMENT``."""
     names = sorted(
         module.name
-        for module in pkgutil.iter_modules(experiments.__path__)
+        for module in pkgutil.iter_modules(gallery.__path__)
         if not (module.ispkg or module.name.startswith("_"))
     )
-    modules = [importlib.import_module(f"experiments.{name}") for name in names]
+    modules = [importlib.import_module(f"{gallery.__name__}.{name}") for name in names]
     found = [module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")]
     return MappingProxyType({experiment.name: experiment for experiment in found})
 

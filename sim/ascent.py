@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from sim.goals import Goal
-from sim.instance import Instance
-from sim.metrics import measure
-from sim.objective import expected_reward, gradient, natural_gradient, objective
+from goodteacher.sim.goals import Goal
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import measure
+from goodteacher.sim.objective import expected_reward, gradient, natural_gradient, objective
 
 Direction = Callable[[Instance, Float[Array, "..."]], Float[Array, "..."]]
 
@@ -102,8 +102,9 @@ def ascend(
             arguments, as line searches need.
         updates: ascending update counts at which to record; the last is where it ends. A single number
             records there only.
-        metrics: names from :data:`sim.metrics.METRICS`.
-        direction: :func:`sim.objective.gradient` or :func:`sim.objective.natural_gradient`.
+        metrics: names from :data:`goodteacher.sim.metrics.METRICS`.
+        direction: :func:`goodteacher.sim.objective.gradient` or
+            :func:`goodteacher.sim.objective.natural_gradient`.
         goal: if given, the first update count that meets it is found, looking after every update.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from sim.policies import RANK_TOLERANCE, Policy, spectral_norms
+from goodteacher.sim.policies import RANK_TOLERANCE, Policy, spectral_norms
 
 Whole = Any  # a whole number: whatever it is, it is validated and refused in plain words
 

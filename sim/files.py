@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sim.autoregressive import (
+from goodteacher.sim.autoregressive import (
     MLP,
     Autoregressive,
     Sequences,
@@ -19,8 +19,8 @@ from sim.autoregressive import (
     TokenTable,
     token_mlp,
 )
-from sim.instance import Instance, finite
-from sim.policies import LinearSoftmax, Tabular
+from goodteacher.sim.instance import Instance, finite
+from goodteacher.sim.policies import LinearSoftmax, Tabular
 
 REQUIRED = ("rewards", "ground_truth_rewards")
 START = ("initial_policy_weights", "initial_policy_probabilities")
@@ -46,16 +46,16 @@ def read_instance(path: str | os.PathLike[str], *, nearest: bool = False) -> Ins
     one of ``initial_policy_weights`` ``[[features]]`` and ``initial_policy_probabilities``
     ``[prompts][outputs]``, and ``output_features`` ``[prompts][outputs][features]`` (without them the policy
     is tabular and weights are logits ``[prompts][outputs]``); and any of :data:`OPTIONAL`, as
-    :class:`sim.instance.Instance` takes them.
+    :class:`goodteacher.sim.instance.Instance` takes them.
 
-    An autoregressive policy (:mod:`sim.autoregressive`) stands under ``token_policy``: an object with
-    ``vocabulary``, ``length`` and a ``kind``: ``table``; ``linear``, with ``features``
+    An autoregressive policy (:mod:`goodteacher.sim.autoregressive`) stands under ``token_policy``: an object
+    with ``vocabulary``, ``length`` and a ``kind``: ``table``; ``linear``, with ``features``
     ``[prompts][prefixes][vocabulary][features]``; or ``mlp``, with ``width`` and ``depth``. Then
     ``initial_policy_weights`` are ``[[parameters]]``, flat.
 
     Args:
         path: the file.
-        nearest: as for :class:`sim.instance.Instance`.
+        nearest: as for :class:`goodteacher.sim.instance.Instance`.
 
     Raises:
         ValueError: if the file cannot be read or does not hold a valid instance.

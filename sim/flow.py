@@ -1,7 +1,7 @@
 """Gradient flow ``d theta / dt = grad phi``: trajectories, and hitting times at any horizon.
 
-Trajectories are diffrax's; hitting times are found by :mod:`sim.integrator`, whose cost grows with the
-logarithm of the time.
+Trajectories are diffrax's; hitting times are found by :mod:`goodteacher.sim.integrator`, whose cost grows
+with the logarithm of the time.
 """
 
 import enum
@@ -16,10 +16,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from sim.goals import Goal
-from sim.instance import Instance, Numbers
-from sim.integrator import FIRST_STEP, Done, Problem, prepare, run_many, run_one, stuck
-from sim.objective import expected_reward, gradient
+from goodteacher.sim.goals import Goal
+from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.integrator import FIRST_STEP, Done, Problem, prepare, run_many, run_one, stuck
+from goodteacher.sim.objective import expected_reward, gradient
 
 SOLVER = diffrax.Dopri8()
 HORIZON = 1e60

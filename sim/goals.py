@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sim.instance import Instance, Numbers
-from sim.objective import expected_reward
+from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.objective import expected_reward
 
 
 class Goal(eqx.Module):

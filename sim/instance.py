@@ -9,8 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from sim.autoregressive import Autoregressive
-from sim.policies import LinearSoftmax, Policy, Tabular
+from goodteacher.sim.autoregressive import Autoregressive
+from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 
 # A number, an array, or numbers nested in lists: whatever it is, it is validated and refused in plain words.
 Numbers = Any
@@ -84,7 +84,8 @@ class Instance(eqx.Module):
                 logits. With neither, the start is uniform.
             output_features: ``[prompts, outputs, features]``; makes the policy linear softmax, else tabular.
             temperature: of a linear softmax policy, positive.
-            policy: any other policy (:mod:`sim.autoregressive`); needs ``initial_policy_weights``.
+            policy: any other policy (:mod:`goodteacher.sim.autoregressive`); needs
+                ``initial_policy_weights``.
             reference_policy_logits: unnormalised log-probabilities of the reference, ``[prompts, outputs]``.
             kl_coefficient: of ``KL(pi || reference)``, not negative.
             forward_kl_coefficient: of ``KL(reference || pi)``, not negative.

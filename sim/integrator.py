@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from sim.goals import Goal, largest_value
-from sim.instance import Instance
-from sim.objective import advantage, expected_reward, gradient, kl_divergence, natural_gradient
-from sim.policies import Tabular
+from goodteacher.sim.goals import Goal, largest_value
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import advantage, expected_reward, gradient, kl_divergence, natural_gradient
+from goodteacher.sim.policies import Tabular
 
 FIRST_STEP = 0.1  # in logits
 _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter

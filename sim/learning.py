@@ -1,4 +1,4 @@
-"""Discrete updates with gradients estimated from samples, see :mod:`sim.sampling`."""
+"""Discrete updates with gradients estimated from samples, see :mod:`goodteacher.sim.sampling`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,11 +10,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from sim.ascent import Ascent, update_counts
-from sim.instance import Instance
-from sim.metrics import measure
-from sim.sampling import estimator as find_estimator
-from sim.sampling import sampled_gradient
+from goodteacher.sim.ascent import Ascent, update_counts
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import measure
+from goodteacher.sim.sampling import estimator as find_estimator
+from goodteacher.sim.sampling import sampled_gradient
 
 _NUMBERS_AT_ONCE = 64
 
@@ -38,15 +38,16 @@ def learn(
     Args:
         instance: the problem; may be a batch under ``jax.vmap``.
         key: a random key (``jax.random.key(seed)``).
-        estimator: a name of :data:`sim.sampling.ESTIMATORS`.
+        estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`.
         group: samples per prompt and update.
         transformation: any optax optimiser that needs no more than a gradient.
         updates: ascending update counts at which to record; the last is where it ends. A single number
             records there only.
-        metrics: names from :data:`sim.metrics.METRICS`: exact ones, of the policies that were learned.
+        metrics: names from :data:`goodteacher.sim.metrics.METRICS`: exact ones, of the policies that were
+            learned.
 
     Returns:
-        As of :func:`sim.ascent.ascend`, without a goal.
+        As of :func:`goodteacher.sim.ascent.ascend`, without a goal.
 
     Raises:
         ValueError: for update counts that are empty, negative or not ascending, an unknown metric or

@@ -11,8 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from sim.instance import Instance, Numbers, as_array
-from sim.objective import advantage, entropy, expected_reward, gradient, kl_divergence
+from goodteacher.sim.instance import Instance, Numbers, as_array
+from goodteacher.sim.objective import advantage, entropy, expected_reward, gradient, kl_divergence
 
 Metric = Callable[[Instance, Float[Array, "..."]], Float[Array, "..."]]
 

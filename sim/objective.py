@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sim.instance import Instance
+from goodteacher.sim.instance import Instance
 
 _FISHER_FLOOR = 1e-12  # least weight of an output in the natural gradient
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from sim.instance import Instance
-from sim.objective import regularized_advantage
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import regularized_advantage
 
 Weigh = Callable[[Float[Array, "*batch group"], Float[Array, "*batch group"]], Float[Array, "*batch group"]]
 
@@ -102,7 +102,8 @@ def logit_estimate(
     samples: Int[Array, "prompts group"],
     estimator: Estimator,
 ) -> Float[Array, "prompts outputs"]:
-    """Estimate of :func:`sim.objective.logit_gradient` from a group of sampled outputs per prompt.
+    """Estimate of :func:`goodteacher.sim.objective.logit_gradient` from a group of sampled outputs per
+    prompt.
 
     KL to the reference and entropy are part of the sampled reward, ``r_KL(y) = r(y) - lambda ln(pi(y) /
     ref(y)) - beta ln pi(y)``: its expectation with the scores is the exact gradient of the objective. Forward
@@ -140,7 +141,7 @@ def sampled_gradient(
     uniforms: Float[Array, "prompts group"],
     estimator: Estimator,
 ) -> Float[Array, "..."]:
-    """Estimate of :func:`sim.objective.gradient` from outputs sampled from the policy itself.
+    """Estimate of :func:`goodteacher.sim.objective.gradient` from outputs sampled from the policy itself.
 
     Args:
         instance: the problem.

@@ -6,7 +6,7 @@ import jax
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-install_import_hook(["sim", "theory"], "beartype.beartype")
+install_import_hook(["goodteacher.sim", "goodteacher.theory"], "beartype.beartype")
 
 # What a test finds does not depend on the machine.
 jax.config.update("jax_num_cpu_devices", 1)

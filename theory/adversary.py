@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from theory.statements import Statement, plain
+from goodteacher.theory.statements import Statement, plain
 
 _CLIMBERS, _PROPOSALS = 20, 20  # points that are improved side by side, and tries for each at a time
 _BATCH = _CLIMBERS * _PROPOSALS
@@ -58,7 +58,7 @@ class Finding:
         return float(10.0**self.tightest_margin)
 
     def to_dictionary(self) -> dict[str, Any]:
-        """Plain values for a JSON file, see :func:`theory.statements.plain`."""
+        """Plain values for a JSON file, see :func:`goodteacher.theory.statements.plain`."""
         return {
             "statement": self.statement,
             "ok": self.ok,

@@ -15,15 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from sim.flow import hitting_times
-from sim.goals import probability_level, reward_increase
-from sim.instance import Instance
-from sim.objective import expected_reward
-from theory.errors import trained_on
-from theory.instances import Source, Task, random_logits, without
-from theory.stalling import PUBLISHED_GROUND_TRUTH_EXPONENT, PUBLISHED_PROXY_EXPONENT
-from theory.stalling_extensions import log_escape_time, with_rare_best
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.goals import probability_level, reward_increase
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import expected_reward
+from goodteacher.theory.draws import Source, Task, random_logits, without
+from goodteacher.theory.error_kinds import trained_on
+from goodteacher.theory.stalling import PUBLISHED_GROUND_TRUTH_EXPONENT, PUBLISHED_PROXY_EXPONENT
+from goodteacher.theory.stalling_extensions import log_escape_time, with_rare_best
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 
 def ideal_proxy(
@@ -84,7 +84,8 @@ def log_gain(
     """Natural logarithm of the predicted gain ``t*(ground truth) / t*(proxy)`` as ``eps -> 0``.
 
     How many times sooner the best output wins when one trains on the proxy. Both times are those of
-    :func:`theory.stalling_extensions.log_escape_time`: with a stall, of order ``eps^-(K-1)``, unless all
+    :func:`goodteacher.theory.stalling_extensions.log_escape_time`: with a stall, of order ``eps^-(K-1)``,
+    unless all
     outputs but the best share one reward. So an error at the middling output changes the exponent only if it
     leaves nothing in its place: otherwise the best of the low outputs is the middling one of the proxy, and
     the gain is a finite factor, which may be below one.

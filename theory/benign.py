@@ -41,10 +41,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from sim.flow import trajectory
-from sim.instance import Instance
-from theory.instances import Source, random_logits, random_rewards
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.flow import trajectory
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.draws import Source, random_logits, random_rewards
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 GROWTH = 8.0 / 27.0  # most of d ln pi(y) / dt, per weight of the prompt and range of the rewards
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sim.instance import Instance
-from sim.objective import kl_divergence
-from theory.instances import Source, random_logits
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import kl_divergence
+from goodteacher.theory.draws import Source, random_logits
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 _Bound = Callable[[Float[Array, "*batch outputs"]], Float[Array, "..."]]
 

@@ -1,4 +1,4 @@
-"""Simulated dynamics against their solutions in :mod:`theory.closed_forms`."""
+"""Simulated dynamics against their solutions in :mod:`goodteacher.theory.closed_forms`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sim.flow import hitting_times, trajectory
-from sim.goals import Goal, probability_level
-from sim.instance import Instance
-from sim.objective import gradient, kl_divergence, natural_gradient, objective
-from theory.closed_forms import kl_optimum, natural_gradient_flow, one_good_output_time
-from theory.gradients import ROUNDING, logit_gradient_magnitude
-from theory.instances import Source, random_logits, random_rewards, without
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.flow import hitting_times, trajectory
+from goodteacher.sim.goals import Goal, probability_level
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import gradient, kl_divergence, natural_gradient, objective
+from goodteacher.theory.closed_forms import kl_optimum, natural_gradient_flow, one_good_output_time
+from goodteacher.theory.draws import Source, random_logits, random_rewards, without
+from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 HITTING_TIME_TOLERANCE = 1e-9  # relative, at the default tolerance of the integrator
 _MOST_OUTPUTS = 16

@@ -11,11 +11,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from sim.instance import Instance
-from sim.objective import expected_reward
-from theory.instances import Source, Task
-from theory.lower_bound import SHAPE, rise_times
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import expected_reward
+from goodteacher.theory.draws import Source, Task
+from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 
 class FastIncrease(NamedTuple):

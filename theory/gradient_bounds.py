@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sim.instance import Instance
-from sim.metrics import reward_variance
-from sim.objective import advantage, logit_gradient, regularized_advantage
-from theory.instances import Source, random_kl_coefficient, random_logits, random_rewards
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import reward_variance
+from goodteacher.sim.objective import advantage, logit_gradient, regularized_advantage
+from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 
 def gradient_upper_bound(

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sim.flow import trajectory
-from sim.instance import Instance
-from sim.objective import expected_reward, gradient, objective
-from theory.instances import Source, random_kl_coefficient, random_logits, random_rewards
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.flow import trajectory
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import expected_reward, gradient, objective
+from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 ROUNDING = 1e-14  # of a sum of a few products, relative to their magnitudes
 _TIMES = np.geomspace(0.1, 100.0, 7)

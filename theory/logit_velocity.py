@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from sim.flow import trajectory
-from sim.instance import Instance
-from sim.objective import advantage, objective, regularized_advantage
-from sim.policies import LinearSoftmax
-from theory.gradients import ROUNDING, logit_gradient_magnitude
-from theory.instances import Source, random_kl_coefficient, random_logits, random_rewards
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.flow import trajectory
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import advantage, objective, regularized_advantage
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
+from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 _PROMPTS, _OUTPUTS = 2, 5
 _TIMES = np.geomspace(0.1, 1e4, 9)

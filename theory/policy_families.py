@@ -19,10 +19,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from sim.instance import Instance, Numbers
-from theory.instances import Source, Task, random_kl_coefficient
-from theory.lower_bound import SHAPE, rise_times
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.theory.draws import Source, Task, random_kl_coefficient
+from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 
 class Family(eqx.Module):

@@ -1,7 +1,7 @@
 """Which accuracies a ranking can have, and rankings that have them (arXiv:2503.15477, Definition 3).
 
 A ranking is a whole number per output, larger is better, equal ones are tied. The accuracy of a reward
-model, :func:`sim.metrics.accuracy`, is that of the ranking that it makes.
+model, :func:`goodteacher.sim.metrics.accuracy`, is that of the ranking that it makes.
 
 **Ranked first** means in the argmax of the ranking; ``strictly`` asks that nothing else is.
 
@@ -39,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sim.instance import Numbers
+from goodteacher.sim.instance import Numbers
 
 MOST_ENUMERATED = 8
 MOST_STEPS = 10_000_000
@@ -57,7 +57,8 @@ def attainable_accuracies(
 
     Args:
         ground_truth_rewards: ``[outputs]``, with ties or without.
-        pair_weights: ``[outputs, outputs]`` as for :func:`sim.metrics.accuracy`; uniform pairs if not given.
+        pair_weights: ``[outputs, outputs]`` as for :func:`goodteacher.sim.metrics.accuracy`; uniform pairs
+            if not given.
         ranked_first: an output that the ranking must put first.
         strictly: whether it must be first alone.
 

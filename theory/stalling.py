@@ -34,11 +34,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sim.flow import hitting_times
-from sim.goals import Goal
-from sim.instance import Instance
-from theory.instances import Source, without
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.goals import Goal
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.draws import Source, without
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 # Rates of arXiv:2604.25872: maximising the ground truth takes Omega(eps^-14/13) (Theorem 1), maximising a
 # proxy that gives the middling output the low reward O(eps^-1) (Theorem 2).

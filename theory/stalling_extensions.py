@@ -1,6 +1,7 @@
 """The stalling law beyond tables and distinct rewards (derived here): norms, ties, hierarchies, KL.
 
-Notation of :mod:`theory.stalling`: ``*`` has the best reward and is rare at first, ``eps = pi_0(*)``; ``m``
+Notation of :mod:`goodteacher.theory.stalling`: ``*`` has the best reward and is rare at first, ``eps =
+pi_0(*)``; ``m``
 has the second best, ``b = r_* - r_m``; the others ``j`` are low, ``a_j = r_m - r_j``. One prompt; tabular, or
 linear softmax with orthogonal features and ``n_y = |feature(y)|^2 / temperature^2``.
 
@@ -62,12 +63,12 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from sim.flow import SOLVER, hitting_times
-from sim.goals import Goal, probability_level, reward_level
-from sim.instance import Instance
-from sim.policies import LinearSoftmax
-from theory.instances import Source, without
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.flow import SOLVER, hitting_times
+from goodteacher.sim.goals import Goal, probability_level, reward_level
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.theory.draws import Source, without
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 _STEP = 0.25
 _GRID = np.arange(-30.0, 26.0 + _STEP, _STEP)  # of the logit of y: trapezoids converge exponentially

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-import theory
-from sim.files import to_dictionary
-from sim.instance import Instance
-from theory import instances as sources
-from theory.instances import Source
+from goodteacher import theory
+from goodteacher.sim.files import to_dictionary
+from goodteacher.sim.instance import Instance
+from goodteacher.theory import draws as sources
+from goodteacher.theory.draws import Source
 
 CHUNK = 2_000
 _ROUNDING = 1e-14  # decades within which two sides are equal
@@ -66,7 +66,8 @@ class Statement:
         citation: where it is stated and proved.
         formula: in plain text.
         draw: from a source of random numbers to one instance that satisfies the assumptions, a pytree of
-            arrays: a :class:`sim.instance.Instance`, or a named tuple with one in its field ``instance``.
+            arrays: a :class:`goodteacher.sim.instance.Instance`, or a named tuple with one in its field
+                ``instance``.
             Traceable: it is compiled and vmapped.
         claim: from a batch of instances to the two sides on each, ``[n]``: those of a bound, or the error
             of an identity and its tolerance. A side that could not be evaluated is ``nan``, which counts
@@ -133,13 +134,14 @@ def _points(key: Array, n: int, width: int, first: ArrayLike) -> Float[Array, "n
 
 @functools.cache
 def registry() -> Mapping[str, Statement]:
-    """All statements by name: the tuples ``STATEMENTS`` of the modules of :mod:`theory`, in their order.
+    """All statements by name: the tuples ``STATEMENTS`` of the modules of :mod:`goodteacher.theory`, in
+    their order.
 
     Raises:
         ValueError: if two have one name.
     """
     modules = sorted(module.name for module in pkgutil.iter_modules(theory.__path__))
-    found = [importlib.import_module(f"theory.{name}") for name in modules]
+    found = [importlib.import_module(f"{theory.__name__}.{name}") for name in modules]
     return collect([s for module in found for s in getattr(module, "STATEMENTS", ())])
 
 
@@ -239,7 +241,8 @@ def problem(drawn: Any) -> Instance:
 def plain(value: Any) -> Any:
     """A pytree as strict JSON holds it.
 
-    A :class:`sim.instance.Instance` as the contents of an instance file, which ``goodteacher run`` takes;
+    A :class:`goodteacher.sim.instance.Instance` as the contents of an instance file, which ``goodteacher
+    run`` takes;
     named tuples and dataclasses as objects; arrays as lists; non-finite numbers as ``"nan"``, ``"inf"`` and
     ``"-inf"``.
     """

@@ -7,7 +7,8 @@ puts one good enough output ``y_gamma`` far above all others.
 ``y_gamma`` must be first *alone*. The fast teacher's reward is 1 for it and near 0 for the rest, and where an
 accuracy can only be had with another output tied with ``y_gamma``, no fast teacher need exist. Take two
 outputs with ground truth rewards 1 and -1: accuracy 0 with the better one in the argmax means equal rewards,
-and then the flow stands still. (Such a tie is what ``strictly`` of :mod:`theory.rankings` excludes.)
+and then the flow stands still. (Such a tie is what ``strictly`` of :mod:`goodteacher.theory.rankings`
+excludes.)
 """
 
 from collections.abc import Callable
@@ -20,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from sim.instance import Instance, Numbers
-from sim.metrics import product_accuracy
-from sim.objective import expected_reward
-from theory.instances import Source, Task, random_kl_coefficient, random_logits
-from theory.lower_bound import SHAPE, rise_times
-from theory.rankings import levels, ranking
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.metrics import product_accuracy
+from goodteacher.sim.objective import expected_reward
+from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_logits
+from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
+from goodteacher.theory.rankings import levels, ranking
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 # Constructions ----------------------------------------------------------------
 
@@ -42,7 +43,8 @@ def low_variance_teacher(
         accuracy: of the reward model, to 1e-12; 1 for a perfectly accurate one.
         ground_truth_rewards: ``[outputs]``.
         T: the time scale, at least 1.
-        pair_weights: the distribution of pairs, see :func:`theory.rankings.ranking`; uniform if not given.
+        pair_weights: the distribution of pairs, see :func:`goodteacher.theory.rankings.ranking`; uniform if
+            not given.
 
     Raises:
         ValueError: if the accuracy is not attainable (with the nearest that are), or ``T`` is out of range.
@@ -71,7 +73,8 @@ def fast_teacher(
         initial_policy_probabilities: ``[outputs]``.
         output: ``y_gamma``, to be ranked first alone; its ground truth reward must exceed ``V_G + gamma``.
         gamma: the increase of the expected ground truth reward.
-        pair_weights: the distribution of pairs, see :func:`theory.rankings.ranking`; uniform if not given.
+        pair_weights: the distribution of pairs, see :func:`goodteacher.theory.rankings.ranking`; uniform if
+            not given.
 
     Raises:
         ValueError: if the accuracy is not attainable so (with the nearest that are), if gamma is out of range

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from sim.instance import Instance
-from sim.objective import advantage, gradient, regularized_advantage
-from theory.gradients import ROUNDING, logit_gradient_magnitude
-from theory.instances import Source, Task, random_kl_coefficient, random_logits, random_rewards
-from theory.lower_bound import SHAPE, rise_times
-from theory.statements import Claim, Sides, Statement
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import advantage, gradient, regularized_advantage
+from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_logits, random_rewards
+from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
+from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
+from goodteacher.theory.statements import Claim, Sides, Statement
 
 
 def probability_velocity(

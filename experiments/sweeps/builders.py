@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments import instances
-from experiments.sweeps.axes import unknown
-from sim import files
-from sim.instance import Instance
-from sim.policies import LinearSoftmax
-from theory.policy_families import Family, praise
-from theory.rankings import levels
-from theory.teachers import fast_rewards, low_variance_rewards
+from goodteacher.experiments import instances
+from goodteacher.experiments.sweeps.axes import unknown
+from goodteacher.sim import files
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.theory.policy_families import Family, praise
+from goodteacher.theory.rankings import levels
+from goodteacher.theory.teachers import fast_rewards, low_variance_rewards
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def beneficial_errors(
     trained_on: Literal["ground_truth", "proxy"] = "ground_truth",
     kl_coefficient: NotNegative = 0.0,
 ) -> Instance:
-    """A best, a middling and low outputs, tabular; see :func:`experiments.instances.beneficial_errors`."""
+    """A best, a middling and low outputs, tabular; see ``experiments/instances.py``."""
     return instances.beneficial_errors(
         initial_probability,
         middling_reward,
@@ -138,7 +138,7 @@ def feature_similarity(
     trained_on: Literal["ground_truth", "proxy"] = "ground_truth",
     kl_coefficient: NotNegative = 0.0,
 ) -> Instance:
-    """The same with features at a given cosine; see :func:`experiments.instances.feature_similarity`."""
+    """The same with features at a given cosine; see ``experiments/instances.py``."""
     return instances.feature_similarity(
         similarity,
         initial_probability,

@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from experiments.dynamics import TIME
-from experiments.sweeps.axes import scalar, unknown
-from sim import flow
-from sim.ascent import ascend, optimizer
-from sim.goals import Goal, probability_level, reward_increase, reward_level
-from sim.instance import Instance
-from sim.learning import learn
-from sim.metrics import product_accuracy, reward_variance
-from sim.objective import entropy, expected_reward, kl_divergence
-from sim.sampling import ESTIMATORS, estimator
+from goodteacher.experiments.batches import TIME
+from goodteacher.experiments.sweeps.axes import scalar, unknown
+from goodteacher.sim import flow
+from goodteacher.sim.ascent import ascend, optimizer
+from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.learning import learn
+from goodteacher.sim.metrics import product_accuracy, reward_variance
+from goodteacher.sim.objective import entropy, expected_reward, kl_divergence
+from goodteacher.sim.sampling import ESTIMATORS, estimator
 
 
 class Status(enum.IntEnum):
@@ -51,10 +51,10 @@ class Dynamics:
     """How policies evolve: gradient ``flow``, discrete ``ascent``, or an estimator from samples.
 
     Attributes:
-        name: one of these; for estimators see :data:`sim.sampling.ESTIMATORS`.
-        horizon, tolerance, max_steps: of the flow, see :func:`sim.flow.hitting_time`.
+        name: one of these; for estimators see :data:`goodteacher.sim.sampling.ESTIMATORS`.
+        horizon, tolerance, max_steps: of the flow, see :func:`goodteacher.sim.flow.hitting_time`.
         steps: how many updates, the horizon of discrete dynamics.
-        learning_rate, optimizer: see :func:`sim.ascent.optimizer`.
+        learning_rate, optimizer: see :func:`goodteacher.sim.ascent.optimizer`.
         group: samples per prompt and update.
         seed: of the samples; those of every point are independent.
     """

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import xarray as xr
 
-from experiments.sweeps import store as stores
-from experiments.sweeps.measures import Dynamics, Measure, evaluate
-from experiments.sweeps.processes import agreed, is_first, together, use_all_cores
-from experiments.sweeps.specification import (
+from goodteacher.experiments.sweeps import store as stores
+from goodteacher.experiments.sweeps.measures import Dynamics, Measure, evaluate
+from goodteacher.experiments.sweeps.processes import agreed, is_first, together, use_all_cores
+from goodteacher.experiments.sweeps.specification import (
     Chunking,
     Specification,
     chunking,
@@ -25,8 +25,8 @@ from experiments.sweeps.specification import (
     region,
     specify,
 )
-from experiments.sweeps.store import Store, StoreError, open_store, prepare
-from sim.instance import Instance
+from goodteacher.experiments.sweeps.store import Store, StoreError, open_store, prepare
+from goodteacher.sim.instance import Instance
 
 _PILOT = 512  # points
 _POLL = 0.5  # seconds between looks at what other processes have done
@@ -52,15 +52,16 @@ def sweep(
     have another number, set ``jax_num_cpu_devices`` before.
 
     Args:
-        builder: a name of :data:`experiments.sweeps.builders.BUILDERS`, ``file:PATH`` of an instance file, or
-            a function, see :func:`experiments.sweeps.builders.find_builder`.
+        builder: a name of :data:`goodteacher.experiments.sweeps.builders.BUILDERS`, ``file:PATH`` of an
+            instance file, or a function, see :func:`goodteacher.experiments.sweeps.builders.find_builder`.
         axes: by parameter, values or a text such as ``logspace:-6:-1:200``
-            (:data:`experiments.sweeps.axes.FORMS`).
-        measures: texts such as ``hitting_time:0.95``, see :func:`experiments.sweeps.measures.measure`.
+            (:data:`goodteacher.experiments.sweeps.axes.FORMS`).
+        measures: texts such as ``hitting_time:0.95``, see
+            :func:`goodteacher.experiments.sweeps.measures.measure`.
         store: the folder.
         parameters: fixed ones; the others are at the builder's defaults.
         zipped: groups of axes that vary together, along the dimension of the first.
-        dynamics: ``name`` and options, see :class:`experiments.sweeps.measures.Dynamics`.
+        dynamics: ``name`` and options, see :class:`goodteacher.experiments.sweeps.measures.Dynamics`.
         chunk, lanes: points of a chunk, and problems under way at a time; chosen if not given.
         repair: compute chunks again whose checksum is wrong.
         overwrite: discard what the store holds.

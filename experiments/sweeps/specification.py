@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.sweeps.axes import Axis, axis, unknown
-from experiments.sweeps.builders import Builder, find_builder
-from experiments.sweeps.measures import Dynamics, Measure, Variable, dynamics, measure
-from sim.instance import Instance
+from goodteacher.experiments.sweeps.axes import Axis, axis, unknown
+from goodteacher.experiments.sweeps.builders import Builder, find_builder
+from goodteacher.experiments.sweeps.measures import Dynamics, Measure, Variable, dynamics, measure
+from goodteacher.sim.instance import Instance
 
 _MOST_POINTS, _LEAST_POINTS = 1 << 17, 1 << 11  # of a chunk, if memory allows
 _MEMORY = 256 << 20  # bytes for a chunk
@@ -109,7 +109,7 @@ def specify(
     zipped: Sequence[Sequence[str]] = (),
     dynamics_options: Mapping[str, Any] | None = None,
 ) -> Specification:
-    """Validates a sweep; arguments as for :func:`experiments.sweeps.runner.sweep`.
+    """Validates a sweep; arguments as for :func:`goodteacher.experiments.sweeps.runner.sweep`.
 
     Raises:
         ValueError: in one sentence, whatever is wrong.

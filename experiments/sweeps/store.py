@@ -28,9 +28,9 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from experiments.sweeps import locks
-from experiments.sweeps.measures import Status
-from experiments.sweeps.specification import Chunking, Specification, differences, grid, region
+from goodteacher.experiments.sweeps import locks
+from goodteacher.experiments.sweeps.measures import Status
+from goodteacher.experiments.sweeps.specification import Chunking, Specification, differences, grid, region
 
 FORMAT = 1  # of the store
 _PRIVATE, _PLAN, _LOCK, _SKELETON = ".sweep", "plan.json", "lock", "skeleton"

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.instances import SIMILARITIES, TRAINED_ON, beneficial_errors, feature_similarity
-from sim.policies import LinearSoftmax
+from goodteacher.experiments.instances import SIMILARITIES, TRAINED_ON, beneficial_errors, feature_similarity
+from goodteacher.sim.policies import LinearSoftmax
 
 REWARDS = {"ground_truth": [1, 0.8, -1, -1, -1], "proxy": [1, -1, -1, -1, -1]}
 

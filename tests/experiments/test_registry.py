@@ -9,12 +9,19 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-import experiments
-from experiments.registry import Experiment, compute, find_experiment, find_experiments, save, table
-from experiments.sweeps import store as stores
-from experiments.sweeps.specification import specify
-from experiments.sweeps.store import StoreError
-from figures.style import paper, spread
+from goodteacher.experiments import gallery
+from goodteacher.experiments.registry import (
+    Experiment,
+    compute,
+    find_experiment,
+    find_experiments,
+    save,
+    table,
+)
+from goodteacher.experiments.sweeps import store as stores
+from goodteacher.experiments.sweeps.specification import specify
+from goodteacher.experiments.sweeps.store import StoreError
+from goodteacher.figures.style import paper, spread
 
 
 def run(settings):
@@ -43,13 +50,13 @@ def never(data):
 
 
 def test_registry_finds_every_module_that_defines_an_experiment():
-    folder = Path(experiments.__path__[0])
+    folder = Path(gallery.__path__[0])
     defining = {path.stem for path in folder.glob("*.py") if "\nEXPERIMENT = " in path.read_text()}
     found = find_experiments()
     assert set(found) == defining
     assert {"beneficial_errors", "feature_similarity", "stalling_law", "optimisers"} <= defining
     for name, experiment in found.items():
-        assert experiment.run.__module__ == f"experiments.{name}"
+        assert experiment.run.__module__ == f"goodteacher.experiments.gallery.{name}"
         assert experiment.title
 
 
@@ -131,7 +138,7 @@ def test_numbers_come_from_a_store_that_is_gone_on_with(tmp_path, monkeypatch):
     assert told[-1] == (1, 1)
     plan = (tmp_path / "small" / ".sweep" / "plan.json").stat().st_mtime_ns
     # What is complete is read, and not computed again.
-    monkeypatch.setattr("experiments.sweeps.runner.compute", never)
+    monkeypatch.setattr("goodteacher.experiments.sweeps.runner.compute", never)
     xr.testing.assert_identical(compute(swept(3), tmp_path)["entropies"], first)
     assert (tmp_path / "small" / ".sweep" / "plan.json").stat().st_mtime_ns == plan
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
-from sim.instance import Instance
+from goodteacher.sim.instance import Instance
 
 PROMPTS, OUTPUTS, FEATURES = 3, 5, 4
 # Five, four and two outputs.

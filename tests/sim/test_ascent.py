@@ -10,11 +10,11 @@ import pytest
 from jaxtyping import Array
 from sim_strategies import beneficial_errors, random_data, random_tabular
 
-from sim.ascent import OPTIMIZERS, ascend, optimizer
-from sim.goals import probability_level, reward_increase
-from sim.instance import Instance
-from sim.metrics import METRICS
-from sim.objective import gradient, natural_gradient, objective
+from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
+from goodteacher.sim.goals import probability_level, reward_increase
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import METRICS
+from goodteacher.sim.objective import gradient, natural_gradient, objective
 
 RATE = 0.1
 

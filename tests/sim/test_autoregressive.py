@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim.autoregressive import (
+from goodteacher.sim.autoregressive import (
     LARGEST,
     MLP,
     Autoregressive,
@@ -18,11 +18,11 @@ from sim.autoregressive import (
     token_function,
     token_mlp,
 )
-from sim.flow import hitting_time, trajectory
-from sim.goals import reward_increase, reward_level
-from sim.instance import Instance
-from sim.objective import expected_reward, gradient, natural_gradient, objective
-from theory.closed_forms import one_good_output_time
+from goodteacher.sim.flow import hitting_time, trajectory
+from goodteacher.sim.goals import reward_increase, reward_level
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import expected_reward, gradient, natural_gradient, objective
+from goodteacher.theory.closed_forms import one_good_output_time
 
 SOLVER = diffrax.Tsit5()  # compiled in half the time of the default
 KINDS = ("table", "linear", "mlp")

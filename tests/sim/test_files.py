@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sim_strategies import beneficial_errors, instance_dictionaries
 from test_policies import Bigram
 
-from sim.autoregressive import Autoregressive, Sequences, token_function
-from sim.files import (
+from goodteacher.sim.autoregressive import Autoregressive, Sequences, token_function
+from goodteacher.sim.files import (
     OPTIONAL,
     REQUIRED,
     check_writable,
@@ -23,8 +23,8 @@ from sim.files import (
     write_instance,
     write_json,
 )
-from sim.instance import Instance
-from sim.policies import LinearSoftmax
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.policies import LinearSoftmax
 
 PUBLISHED = """{
   "initial_policy_probabilities": [[0.05, 0.5, 0.15, 0.15, 0.15]],
@@ -428,6 +428,6 @@ def test_the_fuzz_notices_whatever_is_not_proper(path, monkeypatch):
     def crash(*_, **__):
         raise TypeError("unsupported")
 
-    monkeypatch.setattr("sim.files.Instance", crash)
+    monkeypatch.setattr("goodteacher.sim.files.Instance", crash)
     with pytest.raises(TypeError):
         outcome(path)

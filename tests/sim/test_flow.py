@@ -11,8 +11,8 @@ import pytest
 from jaxtyping import Array
 from sim_strategies import beneficial_errors, random_data, random_tabular, stack
 
-from sim import flow
-from sim.flow import (
+from goodteacher.sim import flow
+from goodteacher.sim.flow import (
     HORIZON,
     HittingTime,
     Status,
@@ -22,10 +22,10 @@ from sim.flow import (
     hitting_times,
     trajectory,
 )
-from sim.goals import Goal, probability_level, reward_increase, reward_level
-from sim.instance import Instance
-from sim.integrator import _hump, _Point, _State, prepare, run_many
-from sim.objective import expected_reward, gradient, objective
+from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.integrator import _hump, _Point, _State, prepare, run_many
+from goodteacher.sim.objective import expected_reward, gradient, objective
 
 REACHED, NOT_REACHED, NOT_CONVERGED = Status
 

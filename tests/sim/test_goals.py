@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from sim_strategies import MASK, beneficial_errors, random_data
 
-from sim.goals import Goal, check_reachable, largest_value, probability_level, reward_increase, reward_level
-from sim.instance import Instance
+from goodteacher.sim.goals import (
+    Goal,
+    check_reachable,
+    largest_value,
+    probability_level,
+    reward_increase,
+    reward_level,
+)
+from goodteacher.sim.instance import Instance
 
 
 def test_levels_of_rewards():

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from sim_strategies import FEATURES, MASK, probability_rows, random_data
 
-from sim.instance import Instance
-from sim.objective import gradient, objective
-from sim.policies import Tabular
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import gradient, objective
+from goodteacher.sim.policies import Tabular
 
 REWARDS = [[1.0, 0.0, -1.0], [0.5, 0.2, 0.1]]
 UNIFORM = [[0.5, 0.25, 0.25]] * 2

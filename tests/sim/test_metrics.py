@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sim_strategies import PROMPTS, numbers, random_data
 
-from sim.instance import Instance
-from sim.metrics import (
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import (
     METRICS,
     accuracy,
     measure,
@@ -19,7 +19,7 @@ from sim.metrics import (
     product_accuracy,
     reward_variance,
 )
-from sim.objective import gradient, objective
+from goodteacher.sim.objective import gradient, objective
 
 rows = st.lists(numbers(1), min_size=6, max_size=6)
 both_variances = jax.jit(lambda p, r: (reward_variance(p, r), pairwise_reward_variance(p, r)))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from jaxtyping import Array
 from sim_strategies import MASK, numbers, random_data
 
-from sim.instance import Instance
-from sim.objective import (
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import (
     advantage,
     entropy,
     expected_reward,

@@ -7,9 +7,9 @@ import pytest
 from jaxtyping import Array, Float
 from sim_strategies import random_data
 
-from sim.instance import Instance
-from sim.objective import gradient, natural_gradient, objective
-from sim.policies import LinearSoftmax, Policy
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import gradient, natural_gradient, objective
+from goodteacher.sim.policies import LinearSoftmax, Policy
 
 
 class Bigram(Policy):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.instance import Instance
-from sim.metrics import Comparisons, comparisons, one_vs_many_accuracy, pairwise_accuracy
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import Comparisons, comparisons, one_vs_many_accuracy, pairwise_accuracy
 
 PROMPTS, MANY = 3, 4
 

@@ -7,10 +7,10 @@ import optax
 import pytest
 from sim_strategies import beneficial_errors, random_data, stack
 
-from sim.instance import Instance
-from sim.learning import learn
-from sim.objective import gradient
-from sim.sampling import ESTIMATORS, estimator, inverse_cdf, logit_estimate, sampled_gradient
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.learning import learn
+from goodteacher.sim.objective import gradient
+from goodteacher.sim.sampling import ESTIMATORS, estimator, inverse_cdf, logit_estimate, sampled_gradient
 
 RATE = 0.1
 GROUP = 4

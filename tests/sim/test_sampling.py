@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from sim.sampling import best_of_n
+from goodteacher.sim.sampling import best_of_n
 
 
 def by_enumeration(policy, rewards, samples):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory.adversary import search
-from theory.statements import Sides, Statement, problem, registry, verify
+from goodteacher.theory.adversary import search
+from goodteacher.theory.statements import Sides, Statement, problem, registry, verify
 
 DIMENSION = 6
 VALLEY = jnp.linspace(0.15, 0.9, DIMENSION)

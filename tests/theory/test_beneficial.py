@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory.beneficial import ideal_proxy, ideal_proxy_kl_limit, ideal_proxy_time_bound, log_gain
+from goodteacher.theory.beneficial import ideal_proxy, ideal_proxy_kl_limit, ideal_proxy_time_bound, log_gain
 
 LOG_P = jnp.log(jnp.array([1e-9, 0.4, 0.1, 0.3, 0.2 - 1e-9]))
 REWARDS = jnp.array([0.9, 0.5, 0.2, -0.3, -0.8])

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim.instance import Instance
-from sim.policies import LinearSoftmax
-from theory.benign import GROWTH, largest_probability, logits_apart, policies_apart
-from theory.logit_velocity import below_value, gram, logit_velocity
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.theory.benign import GROWTH, largest_probability, logits_apart, policies_apart
+from goodteacher.theory.logit_velocity import below_value, gram, logit_velocity
 
 
 def test_logit_velocity_is_the_sum_over_all_outputs_of_all_prompts():

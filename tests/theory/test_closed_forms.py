@@ -9,9 +9,9 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from sim.instance import Instance
-from sim.objective import natural_gradient
-from theory.closed_forms import (
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import natural_gradient
+from goodteacher.theory.closed_forms import (
     kl_optimum,
     natural_gradient_flow,
     one_good_output_log_odds,

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim.flow import hitting_time
-from sim.goals import reward_increase
-from sim.instance import Instance
-from theory.fast_increase import FAST_INCREASE, fast_increase
+from goodteacher.sim.flow import hitting_time
+from goodteacher.sim.goals import reward_increase
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.fast_increase import FAST_INCREASE, fast_increase
 
 
 def plainly(rewards, truth, start, kl_coefficient, gamma, prompts):

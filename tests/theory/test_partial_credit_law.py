@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory.partial_credit import CRITICAL_ODDS_RATIO, joint_probabilities, log_ratio
+from goodteacher.theory.partial_credit_law import CRITICAL_ODDS_RATIO, joint_probabilities, log_ratio
 
 
 @pytest.mark.parametrize("odds_ratio", [0.01, 1.0, 100.0])

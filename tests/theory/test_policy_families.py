@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory.policy_families import (
+from goodteacher.theory.policy_families import (
     Family,
     largest_kl_coefficient,
     praise,

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory.rankings import (
+from goodteacher.theory.rankings import (
     MOST_ENUMERATED,
     attainable_accuracies,
     insertion_ranking,

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.flow import hitting_times
-from sim.goals import probability_level
-from sim.instance import Instance
-from theory import stalling
-from theory.closed_forms import natural_gradient_flow, one_good_output_time
+from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.goals import probability_level
+from goodteacher.sim.instance import Instance
+from goodteacher.theory import stalling
+from goodteacher.theory.closed_forms import natural_gradient_flow, one_good_output_time
 
 POLICY = (1e-6, 0.5, *[(0.5 - 1e-6) / 3] * 3)
 REWARDS = (1.0, 0.8, -1.0, -1.0, -1.0)

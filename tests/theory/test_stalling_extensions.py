@@ -7,8 +7,8 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import beta
 
-from theory import stalling
-from theory.stalling_extensions import (
+from goodteacher.theory import stalling
+from goodteacher.theory.stalling_extensions import (
     largest_kl_coefficient,
     log_escape_time,
     log_regularized_time,

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from sim.files import from_dictionary
-from sim.goals import probability_level
-from sim.instance import Instance
-from theory.exact_flows import Elapsed, Hitting
-from theory.instances import without
-from theory.statements import Sides, Statement, collect, plain, registry, verify
+from goodteacher.sim.files import from_dictionary
+from goodteacher.sim.goals import probability_level
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.draws import without
+from goodteacher.theory.exact_flows import Elapsed, Hitting
+from goodteacher.theory.statements import Sides, Statement, collect, plain, registry, verify
 
 STATEMENTS = registry()
 INSTANCES = 200

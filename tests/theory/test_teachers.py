@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim.flow import hitting_times
-from sim.goals import reward_increase
-from sim.instance import Instance
-from theory.lower_bound import SOLVER
-from theory.rankings import attainable_accuracies
-from theory.teachers import (
+from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.goals import reward_increase
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.hitting_time_bound import SOLVER
+from goodteacher.theory.rankings import attainable_accuracies
+from goodteacher.theory.teachers import (
     fast_teacher,
     fast_teacher_kl_coefficient,
     fast_teacher_time,

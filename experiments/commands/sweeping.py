@@ -1,0 +1,169 @@
+"""The commands ``sweep``, ``show`` and ``plot``; what takes long to import is imported only then."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+from goodteacher.experiments.text import console
+
+Texts = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+def sweep(
+    what: Annotated[Positional[str], arg(metavar="SPEC.toml|BUILDER")],
+    *,
+    store: Annotated[Path, arg(metavar="DIR")],
+    axis: Annotated[Texts, arg(metavar="NAME=VALUES", help_behavior_hint="")] = (),
+    measure: Annotated[Texts, arg(metavar="MEASURE", help_behavior_hint="")] = (),
+    zip: Annotated[Texts, arg(metavar="NAME,NAME", help_behavior_hint="")] = (),
+    set: Annotated[Texts, arg(metavar="NAME=VALUE", help_behavior_hint="")] = (),
+    dynamics: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None,
+    option: Annotated[Texts, arg(metavar="NAME=VALUE", help_behavior_hint="")] = (),
+    chunk: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
+    lanes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
+    distributed: Annotated[str | None, arg(metavar="HOST:PORT,I,N", help_behavior_hint="")] = None,
+    dry_run: bool = False,
+    repair: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Measure instances over a grid of parameters, into a store that xarray opens.
+    $ goodteacher sweep random --axis seed=range:0:1000 --measure increase_time:0.1 --store DIR
+    $ goodteacher sweep SPEC.toml --store DIR
+
+    Stopped at any moment, the same command goes on where it was. The exit code is 0 if every problem is
+    accounted for.
+
+    Args:
+        what: A file, or a builder: beneficial_errors, feature_similarity, random, random_teacher,
+            slow_teacher, fast_teacher, policy_family, or file:FILE.json for an instance file.
+        store: The folder of the results.
+        axis: Values of a parameter: linspace:FIRST:LAST:COUNT, logspace:EXPONENT:EXPONENT:COUNT,
+            range:FIRST:END, or a,b,c; once for each axis.
+        measure: hitting_time:LEVEL, increase_time:GAMMA, probability_time:OUTPUT:LEVEL; probability:OUTPUT,
+            expected_reward, ground_truth, variance, accuracy, on_policy_accuracy, kl or entropy, of the
+            initial policy, or with :TIME or :final of the one then; once for each.
+        zip: Axes that vary together.
+        set: Value of a parameter that is no axis.
+        dynamics: flow (default), ascent, or an estimator: reinforce, baseline, rloo, grpo, grpo_unscaled.
+        option: Of the dynamics: horizon, tolerance, max_steps; steps, learning_rate, optimizer; group, seed.
+        chunk: Points that are computed and written at once (default: by the size of a problem).
+        lanes: Problems under way at a time on a device (default: by the device and the number of outputs).
+        distributed: Share the work with other processes on one file system: auto under Slurm and the like; or
+            where the first process listens, the number of this one from 0 on, and how many there are.
+        dry_run: Say what would be done and how long it would take, and write nothing.
+        repair: Compute chunks again that are damaged.
+        overwrite: Discard what the store holds.
+    """
+    from goodteacher.experiments.progress import Progress, interruptible
+    from goodteacher.experiments.sweeps import processes, runner, specification
+    from goodteacher.experiments.sweeps import summaries as reports
+
+    given = {"axis": axis, "measure": measure, "zip": zip, "set": set, "dynamics": dynamics, "option": option}
+    if what.endswith(".toml"):
+        for name, value in given.items():
+            if value:
+                raise ValueError(f"--{name} does not apply to a file; write it into {what}")
+        contents = specification.read(what)
+    else:
+        contents = {
+            "builder": what,
+            "axes": reports.pairs("axis", axis),
+            "measures": measure,
+            "zipped": [names.split(",") for names in zip],
+            "parameters": reports.scalars("set", set),
+            "dynamics_options": {"name": dynamics or "flow", **reports.scalars("option", option)},
+        }
+    sizes = {"chunk": contents.pop("chunk", None), "lanes": contents.pop("lanes", None)}
+    sizes |= {name: value for name, value in {"chunk": chunk, "lanes": lanes}.items() if value is not None}
+    processes.use_all_cores()
+    runner.keep_compiled()
+    if distributed is not None:
+        processes.start(distributed)
+    chosen = specification.specify(**contents)
+    cut = runner.plan(chosen, store, **sizes, overwrite=overwrite)
+    if dry_run:
+        with Progress("trial"):
+            console().print(interruptible(lambda: reports.plan_table(chosen, cut, store)))
+        return 0
+    try:
+        with Progress("sweep", specification.chunks(chosen, cut)) as progress:
+
+            def tell(done: int, total: int) -> None:
+                progress(done, f"{done} of {total} chunks")
+
+            control = {**sizes, "repair": repair, "overwrite": overwrite, "progress": tell}
+            outcome = interruptible(lambda: runner.run(chosen, store, **control, apart=processes.end))
+    except KeyboardInterrupt:
+        print(f"what is complete is safe in {store}; run the same command again to go on", file=sys.stderr)
+        raise
+    if processes.is_first():
+        print(f"{store}: {reports.completeness(outcome)}, {chosen.points:,} points")
+        console().print(reports.status_table(outcome.statuses))
+    return 0 if outcome.complete(chosen) else 1
+
+
+def show(
+    store: Annotated[Positional[Path], arg(metavar="STORE")],
+    *,
+    export: Annotated[Path | None, arg(metavar="OUT.csv|OUT.nc", help_behavior_hint="")] = None,
+    overwrite: bool = False,
+) -> int:
+    """Say what is in the store of a sweep, how complete it is, and where it comes from.
+    $ goodteacher show DIR
+    $ goodteacher show DIR --export results.csv
+
+    Args:
+        store: The folder of a sweep.
+        export: Write a small sweep as CSV or netCDF too.
+        overwrite: Replace the file if it exists.
+    """
+    from goodteacher.experiments.sweeps import summaries as reports
+
+    if export is not None:
+        reports.export(store, export, overwrite=overwrite)
+    for table in reports.summary(store):
+        console().print(table)
+    return 0
+
+
+def plot(
+    store: Annotated[Positional[Path], arg(metavar="STORE")],
+    *,
+    x: Annotated[str, arg(metavar="AXIS")],
+    y: Annotated[str, arg(metavar="AXIS|MEASURE")],
+    color: Annotated[str | None, arg(metavar="MEASURE|AXIS", help_behavior_hint="")] = None,
+    facet: Annotated[str | None, arg(metavar="AXIS", help_behavior_hint="")] = None,
+    log: Annotated[tuple[str, ...], arg(metavar="[NAME ...]", help_behavior_hint="")] = (),
+    contours: Annotated[int, arg(metavar="N")] = 0,
+    output: Annotated[Path | None, arg(metavar="OUT.png", help_behavior_hint="")] = None,
+    overwrite: bool = False,
+) -> int:
+    """Draw a sweep: a heat map over two axes, or lines over one.
+    $ goodteacher plot DIR --x initial_probability --y middling_reward --color hitting_time --log hitting_time
+    $ goodteacher plot DIR --x initial_probability --y hitting_time --color middling_reward
+
+    Lines are medians over the remaining axes, their bands go from the lower to the upper quartile; heat maps
+    show medians too.
+
+    Args:
+        store: The folder of a sweep.
+        x: The horizontal axis.
+        y: The vertical one: an axis for a heat map, a measure for lines.
+        color: Of a heat map, a measure; of lines, an axis.
+        facet: An axis with a panel for each of its values.
+        log: What to draw on logarithmic scales: any of the names above.
+        contours: How many contour lines to draw on a heat map.
+        output: A file that ends in .png or .pdf (default: the name of the store, .png).
+        overwrite: Replace it if it exists.
+    """
+    from goodteacher.experiments.sweeps import plotting
+    from goodteacher.sim import files
+
+    path = output or Path(f"{store.resolve().name}.png")
+    files.check_writable(path, overwrite=overwrite)
+    plotting.plot(store, path, x=x, y=y, color=color, facet=facet, log=log, contours=contours)
+    print(path)
+    return 0

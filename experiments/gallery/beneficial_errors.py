@@ -1,0 +1,155 @@
+"""A proxy that errs on a middling output escapes at once where the ground truth stalls (arXiv:2604.25872)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from goodteacher.experiments import instances
+from goodteacher.experiments.batches import (
+    LEVEL,
+    Labels,
+    batch,
+    escape_dataset,
+    follow_ascent,
+    follow_flow,
+    join,
+    listed,
+    recorded_updates,
+)
+from goodteacher.experiments.gallery.panels import escape_panels, label_times
+from goodteacher.experiments.registry import Data, Experiment
+from goodteacher.figures.style import GREY, paper, shades
+from goodteacher.sim.instance import Instance
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        published: initial probabilities of ``y*`` that the paper reports.
+        further: more of them, for the flow only.
+        updates, learning_rate: of discrete ascent.
+        last_time: until when the flow is followed.
+        points: records along each axis.
+    """
+
+    published: tuple[float, ...] = (0.15, 0.10, 0.05)
+    further: tuple[float, ...] = (0.01,)
+    updates: int = 50_000
+    learning_rate: float = 0.1
+    last_time: float = 1e9
+    points: int = 300
+
+
+def run(settings: Settings) -> Data:
+    """Discrete ascent and gradient flow, trained on the ground truth and on the proxy."""
+
+    def runs(probabilities: Sequence[float]) -> tuple[Instance, Labels]:
+        builders = [partial(instances.beneficial_errors, trained_on=name) for name in instances.TRAINED_ON]
+        labels = {
+            "trained_on": np.repeat(instances.TRAINED_ON, len(probabilities)),
+            "initial_probability": np.tile(probabilities, len(builders)),
+        }
+        return join(*[batch(build, probabilities) for build in builders]), labels
+
+    everything = runs(settings.published + settings.further)
+    return {
+        "ascent": follow_ascent(
+            *runs(settings.published), settings.learning_rate, recorded_updates(settings.updates)
+        ),
+        "flow": follow_flow(*everything, np.geomspace(0.1, settings.last_time, settings.points)),
+        "escape": escape_dataset(*everything),
+    }
+
+
+@paper()
+def figure(data: Data) -> Figure:
+    """Shade is the initial probability of ``y*``, line style what is trained on."""
+    order = list(dict.fromkeys(data["flow"]["initial_probability"].values))
+    colors = dict(zip(order, reversed(shades(len(order))), strict=True))
+
+    def look(run: xr.Dataset) -> dict[str, Any]:
+        style = "-" if run["trained_on"] == "ground_truth" else (0, (3, 1.2))
+        return {"color": colors[float(run["initial_probability"])], "linestyle": style}
+
+    titles = (
+        f"as published: {int(data['ascent']['updates'][-1]):,} updates",
+        "gradient flow, until every run has escaped",
+        "the best output fades before it takes over",
+        "the middling output holds the flow up",
+    )
+    drawing, ((linear, reward), (best, _)) = escape_panels(data, look, titles)
+    truth, proxy = _by_training(data["escape"])
+    label_times(reward, truth, look)
+
+    rarest = _by_training(data["ascent"])[0].isel(run=-1, updates=-1)
+    at_the_end = {"x": float(rarest["updates"]), "ha": "right", "va": "center"}
+    linear.text(y=0.94, s="on the proxy, from all three", **at_the_end)
+    linear.text(
+        y=float(rarest["expected_reward"]) - 0.06,
+        s=f"on the ground truth, from {float(rarest['initial_probability']):.2f}",
+        color=look(rarest)["color"],
+        **at_the_end,
+    )
+    reward.legend(
+        [Line2D([], [], **{**look(runs.isel(run=0)), "color": GREY}) for runs in (truth, proxy)],
+        ["trained on the ground truth", "trained on the proxy"],
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.3),
+    )
+    best.legend(
+        [Line2D([], [], color=color) for color in colors.values()],
+        [f"{probability:.2f}" for probability in colors],
+        title="$\\pi_0(y^{*})$",
+        loc="lower left",
+        ncols=2,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
+    return drawing
+
+
+def _by_training(dataset: xr.Dataset) -> list[xr.Dataset]:
+    return [dataset.isel(run=dataset["trained_on"] == name) for name in instances.TRAINED_ON]
+
+
+def caption(data: Data) -> str:
+    """What is seen, settings and source."""
+    truth, proxy = _by_training(data["escape"])
+    slowest = _by_training(data["ascent"])[0].isel(run=-1, updates=-1)
+    return (
+        "Exact policy gradient trained on the ground truth (solid) and on a proxy that wrongly gives the "
+        "middling output the low reward (dashed). "
+        f"(a) The six published runs, initial probabilities of y* {_starts(data['ascent'])}: after "
+        f"{int(slowest['updates']):,} updates at learning rate {slowest.attrs['learning_rate']} the one on "
+        f"the ground truth from {float(slowest['initial_probability'])} has an expected reward of "
+        f"{float(slowest['expected_reward']):.4f} and a probability of y* of "
+        f"{float(slowest['best_probability']):.3e}. "
+        "(b) The gradient flow, whose time is updates times learning rate, on a logarithmic axis and from "
+        f"{_starts(truth)}; shaded is what (a) shows. It does escape: dots mark when the probability of y* "
+        f"reaches {LEVEL}, on the ground truth at {listed(truth['escape_time'].values)}, on the proxy at "
+        f"{listed(proxy['escape_time'].values)}. (c, d) The probabilities of y* and y_med on the way. "
+        "Five outputs with ground truth rewards 1, 0.8, -1, -1, -1; tabular softmax, which identity features "
+        "amount to; y_med starts at 0.5, the low outputs share the rest. Instances: arXiv:2604.25872."
+    )
+
+
+def _starts(runs: xr.Dataset) -> str:
+    return listed(list(dict.fromkeys(runs["initial_probability"].values)))
+
+
+EXPERIMENT = Experiment(
+    name="beneficial_errors",
+    title="Beneficial errors: what seems to stall for ever escapes",
+    settings=Settings(),
+    run=run,
+    figure=figure,
+    caption=caption,
+)

@@ -1,0 +1,227 @@
+"""Best-of-N sampling beside gradient flow: where accuracy is all, and where it is not."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Array
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from goodteacher.experiments.batches import TIME, follow_flow, variable
+from goodteacher.experiments.gallery import three_teachers
+from goodteacher.experiments.gallery.three_teachers import (
+    BEST,
+    COLORS,
+    STYLES,
+    TEACHERS,
+    accuracy_and_variance,
+    problem,
+    random_rankings,
+    standardized,
+    taught,
+    teachers,
+)
+from goodteacher.experiments.registry import Data, Experiment
+from goodteacher.figures.style import BLACK, PAGE, decades, letter, paper
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.best_of_n_law import expected_best_of_n
+from goodteacher.theory.teachers import fast_rewards
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        three: the problem and its three teachers.
+        most_samples: largest ``N``.
+        latest: end of the flow.
+        points: recorded numbers of samples, and times.
+        models: random reward models, of each of the two kinds.
+        samples: the ``N`` at which they are compared.
+        time: of the flow, at which they are compared.
+        least_variance: of the random reward models.
+        seed: of the random reward models.
+    """
+
+    three: three_teachers.Settings = field(default_factory=three_teachers.Settings)
+    most_samples: float = 1e3
+    latest: float = 1e10
+    points: int = 200
+    models: int = 200
+    samples: int = 16
+    time: float = 100.0
+    least_variance: float = 1e-6
+    seed: int = 0
+
+
+MARKERS = {"rewards evenly spaced": "o", "best output far ahead": "^"}  # by kind of reward model
+
+
+def run(settings: Settings) -> Data:
+    """Best-of-N and the flow for the three teachers, and for random reward models at one N and one time."""
+    instance = problem(settings.three)
+    models, kinds = _random_models(settings, instance)
+    rewards = jnp.concatenate([jnp.asarray(list(teachers(settings.three).values())), models])
+    samples = np.unique(np.geomspace(1, settings.most_samples, settings.points).round())
+    samples = np.union1d(samples, [settings.samples])
+    times = np.union1d(np.geomspace(1e-1, settings.latest, settings.points), [settings.time])
+
+    best = np.asarray(_best_of_n(instance, rewards, jnp.asarray(samples)))
+    flow = follow_flow(taught(instance, rewards), {}, times)["expected_reward"].values
+    three = slice(0, len(TEACHERS))
+    rest = slice(len(TEACHERS), None)
+    accuracy, variance = accuracy_and_variance(instance, models)
+    outcomes = np.stack([best[rest, samples == settings.samples], flow[rest, times == settings.time]])[..., 0]
+    measured = np.stack([accuracy, variance, *outcomes])
+    correlations = [
+        [[_rank_correlation(*measured[[i, j]][:, kinds == kind]) for i in (0, 1)] for j in (2, 3)]
+        for kind in range(len(MARKERS))
+    ]
+    description = "expected ground truth reward"
+    teacher = {"teacher": xr.Variable("run", list(TEACHERS))}
+    return {
+        "best_of_n": xr.Dataset(
+            {"expected_reward": variable(("run", "samples"), best[three], description)},
+            {**teacher, "samples": variable("samples", samples, "number N of samples")},
+        ),
+        "flow": xr.Dataset(
+            {"expected_reward": variable(("run", "time"), flow[three], description)},
+            {**teacher, "time": variable("time", times, "time of the gradient flow", TIME)},
+        ),
+        "models": xr.Dataset(
+            {
+                "accuracy": variable("model", accuracy, "accuracy over uniform pairs"),
+                "variance": variable("model", variance, "reward variance of the initial policy"),
+                "best_of_n": variable("model", outcomes[0], f"{description} of best of {settings.samples}"),
+                "flow": variable("model", outcomes[1], f"{description} of the flow at {settings.time:g}"),
+            },
+            {"kind": xr.Variable("model", [list(MARKERS)[kind] for kind in kinds])},
+            {"samples": settings.samples, "time": settings.time},
+        ),
+        "correlations": xr.Dataset(
+            {
+                "rank_correlation": variable(
+                    ("kind", "outcome", "measure"), correlations, "rank correlation of measure and outcome"
+                )
+            },
+            {"kind": list(MARKERS), "outcome": ["best_of_n", "flow"], "measure": ["accuracy", "variance"]},
+        ),
+    }
+
+
+def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's: the correlation of ranks, where equal values share theirs."""
+    return float(pd.DataFrame({0: first, 1: second}).rank().corr().to_numpy()[0, 1])
+
+
+@jax.jit
+def _best_of_n(instance: Instance, rewards: Array, samples: Array) -> Array:
+    """Expected ground truth reward, ``[models, samples]``."""
+
+    def one(proxy: Array, count: Array) -> Array:
+        return expected_best_of_n(instance, proxy[None], count)[0]
+
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(rewards, samples)
+
+
+def _random_models(settings: Settings, instance: Instance) -> tuple[Array, np.ndarray]:
+    """Rewards ``[models, outputs]`` of random accuracy and variance, and their kinds."""
+    truth = np.asarray(instance.rewards[0])
+    policy = np.asarray(instance.probabilities(instance.initial_parameters)[0])
+    rng = np.random.default_rng(settings.seed)
+    pairs = truth.size * (truth.size - 1) // 2
+    kinds = np.repeat([0, 1], settings.models)
+    right = rng.integers((truth.size - 1) * kinds, pairs + 1)
+    levels = np.concatenate(
+        [random_rankings(truth, r, 1, rng, first=bool(kind)) for r, kind in zip(right, kinds, strict=True)]
+    )
+    far = jax.jit(fast_rewards)(levels, BEST, np.full(len(levels), policy[BEST]))
+    units = standardized(np.where(kinds[:, None] == 1, far, levels), policy)
+    most = (2.0 / np.ptp(units, axis=-1)) ** 2  # of rewards with a range of 2
+    variance = np.exp(rng.uniform(np.log(settings.least_variance), np.log(most)))
+    return jnp.asarray(units * np.sqrt(variance)[:, None]), kinds
+
+
+@paper()
+def figure(data: Data) -> Figure:
+    """Colour and dashes are the teacher; shade is the variance, the marker the kind of reward model."""
+    sampled, flow, models = (data[panel] for panel in ("best_of_n", "flow", "models"))
+    drawing = Figure(figsize=(PAGE, 5.2))
+    axes = drawing.subplots(2, 2, sharey=True)
+    for ax, paths, axis in ((axes[0, 0], sampled, "samples"), (axes[0, 1], flow, "time")):
+        for run, name in enumerate(paths["teacher"].values):
+            ax.plot(paths[axis], paths["expected_reward"][run], color=COLORS[name], ls=STYLES[name])
+        ax.set(xscale="log", xlim=paths[axis].values[[0, -1]])
+        decades(ax.xaxis)
+    sampling, flowing = axes[0]
+    sampling.set(title="best of N", xlabel="Number $N$ of samples", ylim=(-1.08, 1.08))
+    flowing.set(title="gradient flow", xlabel="Time of the gradient flow")
+    for ax, x, y, name, text, ha in (
+        (sampling, 1.2, 0.55, "low variance", "ground truth,\nlow variance", "left"),
+        (sampling, 35, 0.3, "fast", "fast", "left"),
+        (flowing, 8, 0.35, "ground truth", "ground\ntruth", "right"),
+        (flowing, 70, 0.5, "fast", "fast", "left"),
+        (flowing, 1e7, 0.0, "low variance", "low variance", "left"),
+    ):
+        ax.text(x, y, text, color=COLORS[name], ha=ha)
+
+    norm = LogNorm(float(models["variance"].min()), float(models["variance"].max()))
+    look: dict[str, Any] = {
+        "s": 13,
+        "norm": norm,
+        "cmap": "viridis_r",
+        "edgecolors": BLACK,
+        "linewidths": 0.25,
+    }
+    for ax, outcome in zip(axes[1], ("best_of_n", "flow"), strict=True):
+        for kind, marker in MARKERS.items():
+            some = models.isel(model=models["kind"].values == kind)
+            ax.scatter(some["accuracy"], some[outcome], c=some["variance"], marker=marker, **look)
+        ax.set(xlabel="Accuracy", xlim=(-0.03, 1.03))
+    axes[1, 0].set_title(f"best of {models.attrs['samples']}, random reward models")
+    axes[1, 1].set_title(f"gradient flow at time {models.attrs['time']:g}, the same models")
+    axes[1, 0].text(0.23, 0.4, "triangles: best\noutput far ahead", ha="center")
+    axes[1, 0].text(0.22, -0.4, "dots: rewards\nevenly spaced", ha="center")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("Expected ground truth reward")
+    drawing.colorbar(axes[1, 0].collections[0], ax=axes[1].tolist(), label="Reward variance")
+    letter(axes.ravel())
+    return drawing
+
+
+def caption(data: Data) -> str:
+    """What is seen, settings and source."""
+    sampled, models = data["best_of_n"], data["models"]
+    teachers, samples = sampled["expected_reward"].values, sampled["samples"].values
+    fast, apart = teachers[TEACHERS.index("fast")], np.ptp(teachers[:2], axis=0).max()
+    (even, even_flow), (ahead, ahead_flow) = data["correlations"]["rank_correlation"].values
+    return (
+        "Expected ground truth reward of best-of-N sampling (exact law) and along the gradient flow, for the "
+        "same reward models and initial policy, those of the figure three_teachers. (a) For best of N the "
+        "perfectly accurate model of low variance is as good as the ground truth (they differ by "
+        f"{apart:.2g}), and none is better (Proposition 1); the almost wholly inaccurate one does harm at "
+        f"first, down to {fast.min():.2f} at N = {samples[fast.argmin()]:.0f}, until the best output, which "
+        "it ranks first, is among the samples. (b) Along the flow the two exchange roles. (c, d) "
+        f"{models.sizes['model']} random reward models, half of them with evenly spaced rewards (dots), half "
+        "with the best output far ahead (triangles). Rank correlation of the outcome with accuracy and with "
+        f"variance, dots: best of {models.attrs['samples']} {even[0]:.2f} and {even[1]:.2f}, flow at time "
+        f"{models.attrs['time']:g} {even_flow[0]:.2f} and {even_flow[1]:.2f}; triangles: {ahead[0]:.2f} and "
+        f"{ahead[1]:.2f}, {ahead_flow[0]:.2f} and {ahead_flow[1]:.2f}. arXiv:2503.15477, Proposition 1 and "
+        "Theorem 2."
+    )
+
+
+EXPERIMENT = Experiment(
+    name="best_of_n",
+    title="Best of N and gradient flow",
+    settings=Settings(),
+    run=run,
+    figure=figure,
+    caption=caption,
+)

@@ -1,0 +1,1 @@
+"""What the command line says of an instance file: results as plain values, and tables of them."""

@@ -1,0 +1,172 @@
+"""What ``goodteacher errors`` does: every error of a proxy reward, what it is by rule and what it does."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from goodteacher.experiments.reports.simulation import increase
+from goodteacher.experiments.text import digits, plain, reward_text, several_best
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.error_kinds import (
+    MOST_SUBSETS,
+    Category,
+    Shares,
+    Thresholds,
+    categories,
+    effects,
+    most_of_the_way,
+    shares,
+    wrong,
+)
+
+
+def report(instance: Instance, gamma: float | None, thresholds: Thresholds) -> dict[str, Any]:
+    """What the output file holds: lists per prompt, entries per output, ``None`` where there is no error.
+
+    Infinite effects are ``"inf"`` and ``"-inf"``; of an unknown one there is none.
+
+    Args:
+        instance: the problem.
+        gamma: increase of the expected ground truth reward; nine tenths of what is possible if not given.
+        thresholds: of the rule.
+
+    Raises:
+        ValueError: for a gamma out of reach, or if all ground truth rewards of a prompt are equal.
+    """
+    exists = np.ones(instance.rewards.shape, bool) if instance.mask is None else np.asarray(instance.mask)
+    truth = np.where(exists, instance.ground_truth_rewards, -np.inf)
+    best = truth == truth.max(1, keepdims=True)
+    flat = (best == exists).all(1)
+    if flat.any():
+        raise ValueError(
+            f"ground_truth_rewards of prompt {int(flat.argmax())} are all equal: there is nothing to learn; "
+            "leave the prompt out"
+        )
+    goal = most_of_the_way(instance) if gamma is None else increase(instance, gamma)
+    wrongs = np.asarray(wrong(instance, thresholds))
+    found = effects(instance, goal, thresholds=thresholds)
+    of_prompt: list[Shares | None] = [
+        shares(instance, prompt, goal, thresholds=thresholds) if 1 < row.sum() <= MOST_SUBSETS else None
+        for prompt, row in enumerate(wrongs)
+    ]
+
+    def spread(values: np.ndarray) -> list[list[Any]]:
+        cells: list[list[Any]] = [[None] * instance.rewards.shape[1] for _ in wrongs]
+        for (prompt, output), value in zip(found.errors, values, strict=True):
+            cells[prompt][output] = (
+                None if np.isnan(value) else str(value) if np.isinf(value) else float(value)
+            )
+        return cells
+
+    codes = np.asarray(categories(instance, thresholds))
+    initial = instance.probabilities(instance.initial_parameters)
+    return {
+        "gamma": gamma,
+        "best_outputs": [np.flatnonzero(row).tolist() for row in best],
+        "rewards": plain(np.where(exists, instance.rewards, np.nan)),
+        "ground_truth_rewards": plain(np.where(exists, instance.ground_truth_rewards, np.nan)),
+        "initial_policy_probabilities": plain(np.where(exists, initial, np.nan)),
+        "category": [[Category(code).title for code in row] for row in codes],
+        "hitting_time": plain(found.time),
+        "corrected_hitting_time": spread(found.corrected_time),
+        "log10_time_ratio": spread(found.log_ratio),
+        "final_ground_truth_reward": plain(found.reward),
+        "final_ground_truth_reward_change": spread(found.reward_change),
+        "shapley": [
+            None if each is None else {name: plain(value) for name, value in each._asdict().items()}
+            for each in of_prompt
+        ],
+    }
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """A row for every output of every prompt."""
+    columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for name in ("prompt", "output"):
+        columns.add_column(name, no_wrap=True)
+    for name in ("r_P", "r_G", "probability"):
+        columns.add_column(name, justify="right")
+    columns.add_column("by rule")
+    for name in ("time with error", "corrected", "factor on time", "final r_G", "Shapley"):
+        columns.add_column(name, justify="right")
+    for prompt, kinds in enumerate(result["category"]):
+        values = result["shapley"][prompt]
+        shapley = {} if values is None else dict(zip(values["outputs"], values["values"], strict=True))
+        for output, kind in enumerate(kinds):
+            if result["rewards"][prompt][output] is None:
+                continue
+            star = "*" if output in result["best_outputs"][prompt] else ""
+            given = [
+                reward_text(result[name][prompt][output]) for name in ("rewards", "ground_truth_rewards")
+            ]
+            probability = digits(result["initial_policy_probabilities"][prompt][output], 3)
+            cells: list[str] = []
+            if kind != Category.NONE.title:
+                ratio, change, corrected = (
+                    result[name][prompt][output]
+                    for name in (
+                        "log10_time_ratio",
+                        "final_ground_truth_reward_change",
+                        "corrected_hitting_time",
+                    )
+                )
+                time = result["hitting_time"][prompt]
+                cells = [
+                    digits(time, 4) if time is not None else "never",
+                    _time(corrected),
+                    _factor(ratio),
+                    "-" if change is None else f"{round(change, 9) + 0.0:+.3g}",
+                    f"{shapley[output]:+.3g}" if output in shapley else "",
+                ]
+            columns.add_row(
+                str(prompt) if output == 0 else "", f"{output}{star}", *given, probability, kind, *cells
+            )
+        columns.add_section()
+    return columns
+
+
+def _time(value: float | str | None) -> str:
+    return "unknown" if value is None else "never" if isinstance(value, str) else digits(value, 4)
+
+
+def _factor(ratio: float | str | None) -> str:
+    if ratio is None:
+        return "-"
+    if isinstance(ratio, str):
+        return "makes it unreachable" if ratio == "inf" else "makes it reachable"
+    return f"{10.0**ratio:.3g}" if abs(ratio) < 100 else f"1e{ratio:+.0f}"
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """One sentence, or two if a prompt has several best outputs."""
+    kinds = Counter(kind for row in result["category"] for kind in row if kind != Category.NONE.title)
+    several = several_best(result["best_outputs"])
+    note = several and f" {several}"
+    if not kinds:
+        return "No errors: the proxy is the ground truth." + note
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    ratios = {
+        (prompt, output): float(value)
+        for prompt, row in enumerate(result["log10_time_ratio"])
+        for output, value in enumerate(row)
+        if value is not None
+    }
+    if not ratios:
+        return f"Errors by rule: {counted}; the goal is out of reach with any one of them corrected." + note
+    worst, best = max(ratios, key=lambda at: ratios[at]), min(ratios, key=lambda at: ratios[at])
+    does = []
+    if ratios[worst] > 0:
+        does.append(f"the most harmful is at output {worst[1]} of prompt {worst[0]} ({_says(ratios[worst])})")
+    if ratios[best] < 0:
+        does.append(f"the most beneficial is at output {best[1]} of prompt {best[0]} ({_says(ratios[best])})")
+    return f"Errors by rule: {counted}; {' and '.join(does) or 'none changes the time'}." + note
+
+
+def _says(ratio: float) -> str:
+    if np.isinf(ratio):
+        return _factor(str(ratio))
+    return f"time times {_factor(ratio)}"

@@ -1,0 +1,280 @@
+"""Whatever happens to a sweep, its finished store is that of an undisturbed one."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from goodteacher.experiments.sweeps import open_store, runner, sweep
+from goodteacher.experiments.sweeps.specification import specify
+from goodteacher.experiments.sweeps.store import Store, StoreError
+
+AXES = {"seed": "range:0:48", "logit_scale": "linspace:0.5:2:4"}
+MEASURES = ["variance", "entropy"]
+
+
+def small(store: Path, **control: Any) -> xr.Dataset:
+    options: dict[str, Any] = {"chunk": 16, **control}
+    return sweep("random", AXES, MEASURES, store=store, **options)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    files = (path for path in store.rglob("*") if path.is_file() and not path.name.startswith("lock-"))
+    return {str(path.relative_to(store)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    store = tmp_path_factory.mktemp("sweeps") / "undisturbed"
+    small(store)
+    return contents(store)
+
+
+def _run(store: str, compiled: str) -> None:
+    jax.config.update("jax_num_cpu_devices", 1)
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    small(Path(store))
+
+
+def _manifests(store: Path) -> int:
+    return len(list((store / ".sweep/manifests").glob("*")))
+
+
+def test_twenty_kills_leave_what_an_undisturbed_run_gives(tmp_path, undisturbed):
+    # Every process starts from one that has imported everything and done nothing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["goodteacher.experiments.sweeps.runner"])
+    chance = random.Random(0)
+    kills, stores, unfinished, store = 0, 0, 0, tmp_path / "0"
+    while kills < 20:
+        process = context.Process(target=_run, args=(str(store), str(tmp_path / "compiled")))
+        process.start()
+        # Between two files, or within one; also while the store is being made.
+        wanted = _manifests(store) + chance.randrange(4)
+        while process.is_alive() and _manifests(store) < wanted:
+            time.sleep(0.0005)
+        time.sleep(chance.uniform(0.0, 0.01))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        found = contents(store) if store.exists() else {}
+        unfinished += process.exitcode == -signal.SIGKILL and found != undisturbed
+        if _manifests(store) == 13:
+            small(store)
+            assert contents(store) == undisturbed
+            stores += 1
+            store = tmp_path / str(stores)
+    assert unfinished >= 15
+    small(store)
+    assert contents(store) == undisturbed
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC])
+def test_a_disk_that_refuses_any_file_loses_nothing(tmp_path, undisturbed, monkeypatch, number):
+    # The plan, some of the skeleton, every file of the first chunk, its manifest, and the last manifest.
+    place, files = Store._place, len(undisturbed)
+    for refused in (
+        0,
+        1,
+        8,
+        files - 60,
+        files - 59,
+        files - 58,
+        files - 57,
+        files - 56,
+        files - 55,
+        files - 1,
+    ):
+        store, count = tmp_path / str(refused), 0
+
+        def full(self, path, data, refused=refused):
+            nonlocal count
+            count += 1
+            if count > refused:
+                raise OSError(number, os.strerror(number))
+            place(self, path, data)
+
+        monkeypatch.setattr(Store, "_place", full)
+        with pytest.raises(StoreError, match=rf"cannot write to .*: {os.strerror(number)}; .*again"):
+            small(store)
+        monkeypatch.setattr(Store, "_place", place)
+        if refused:
+            # Four arrays and a manifest for each of the twelve chunks.
+            assert len(Store.find(store).done()) == max(0, refused - (files - 60)) // 5
+        small(store)
+        assert contents(store) == undisturbed
+
+
+def test_a_file_that_is_cut_off_by_the_disk_is_never_seen(tmp_path):
+    # A limit on the size of files makes writes fail in the middle, in a process of its own.
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from experiments.sweeps.runner import sweep\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+        "sweep('random', {'seed': 'range:0:4096'}, ['variance'], store=sys.argv[1], chunk=4096)\n"
+    )
+    store = tmp_path / "s"
+    done = subprocess.run([sys.executable, "-c", program, store], capture_output=True, text=True, timeout=120)
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert Store.find(store).done() == set()
+    data = sweep("random", {"seed": "range:0:4096"}, ["variance"], store=store, chunk=4096)
+    assert np.isfinite(data.variance).all()
+
+
+def test_a_store_that_vanishes_is_not_made_anew(tmp_path, monkeypatch):
+    write = Store.write
+
+    def vanish(self, specification, number, values):
+        if number == 3:
+            (tmp_path / "s").rename(tmp_path / "elsewhere")
+        write(self, specification, number, values)
+
+    monkeypatch.setattr(Store, "write", vanish)
+    with pytest.raises(StoreError, match="No such file"):
+        small(tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    assert Store.find(tmp_path / "elsewhere").done() == {0, 1, 2}
+
+
+def test_unfinished_points_are_missing(tmp_path, monkeypatch):
+    write = Store.write
+
+    def stop(self, specification, number, values):
+        if number == 2:
+            raise KeyboardInterrupt
+        write(self, specification, number, values)
+
+    monkeypatch.setattr(Store, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        small(tmp_path / "s")
+    data = open_store(tmp_path / "s")
+    done = data.variance_status == 0
+    assert done.sum() == 32
+    assert (data.variance_status.where(~done) == -1).sum() == 48 * 4 - 32
+    assert np.array_equal(np.isfinite(data.variance), done)
+    assert Store.find(tmp_path / "s").statuses()["variance"] == {"reached": 32}
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove", "manifest", "skeleton"])
+def test_damage_is_found_and_repaired(tmp_path, undisturbed, harm):
+    store = tmp_path / "s"
+    small(store)
+    name = {"manifest": ".sweep/manifests/5.json", "skeleton": "variance/zarr.json"}.get(
+        harm, "variance/c.10.0"
+    )
+    victim = store / name
+    data = victim.read_bytes()
+    changed = {"flip": data[:20] + bytes([data[20] ^ 1]) + data[21:], "remove": b""}.get(harm, data[:-7])
+    victim.write_bytes(changed)
+    if harm == "remove":
+        victim.unlink()
+    with pytest.raises(StoreError, match=r"damaged: 1 of its chunks .*--repair"):
+        small(store)
+    small(store, repair=True)
+    assert contents(store) == undisturbed
+    small(store)
+
+
+def test_xarray_itself_refuses_a_damaged_chunk(tmp_path):
+    small(tmp_path / "s")
+    chunk = tmp_path / "s/variance/c.10.0"
+    chunk.write_bytes(chunk.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"[Cc]hecksum"):
+        xr.open_zarr(tmp_path / "s").load()
+
+
+def test_a_second_run_is_refused_and_a_dead_one_forgotten(tmp_path):
+    specification = specify("random", AXES, MEASURES)
+    store = tmp_path / "s"
+    cut = runner.plan(specification, store, chunk=16)
+    with (
+        runner.prepare(store, specification, cut),
+        pytest.raises(StoreError, match=f"being written by process {os.getpid()} on"),
+    ):
+        small(store)
+    lock = store / ".sweep/lock-0"
+    assert lock.read_text() == ""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    me = {"pid": dead.pid, "host": socket.gethostname(), "start": "1"}
+    reused = {**me, "pid": os.getppid()}  # alive, but another process than the one that began then
+    for holder in (me, reused):
+        lock.write_text(json.dumps(holder))
+        runner.run(specification, store)
+    lock.write_text(json.dumps({**me, "host": "elsewhere"}))
+    with pytest.raises(StoreError, match=rf"process {dead.pid} on elsewhere; .*delete"):
+        runner.run(specification, store)
+
+
+def test_another_sweep_is_refused_with_the_differences(tmp_path, monkeypatch):
+    store = tmp_path / "s"
+    small(store)
+    before = contents(store)
+    other = {**AXES, "logit_scale": "linspace:0.5:3:4"}
+    with pytest.raises(StoreError, match=r"axes.logit_scale is 'linspace:0.5:2.0:4' in the store and 'linsp"):
+        sweep("random", other, MEASURES, store=store)
+    with pytest.raises(StoreError, match=r"parameters.outputs is not given .*; measures is"):
+        sweep("random", AXES, ["kl"], store=store, parameters={"outputs": 5})
+    with pytest.raises(StoreError, match=r"chunk .* leave --chunk out"):
+        sweep("random", AXES, MEASURES, store=store, chunk=32)
+    monkeypatch.setattr("goodteacher.experiments.sweeps.store._PACKAGES", ())
+    with pytest.raises(StoreError, match=r"jax is '.*' in the store and not given now"):
+        small(store)
+    monkeypatch.undo()
+    monkeypatch.setattr("goodteacher.experiments.sweeps.store.FORMAT", 2)
+    with pytest.raises(StoreError, match="format 1, this program of 2"):
+        small(store)
+    monkeypatch.undo()
+    assert contents(store) == before
+    data = sweep("random", other, MEASURES, store=store, overwrite=True)
+    assert float(data.logit_scale[-1]) == 3
+
+
+def test_a_folder_of_other_things_is_never_touched(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match="not empty and not the store of a sweep"):
+            small(tmp_path, overwrite=overwrite)
+    with pytest.raises(StoreError, match="is a file"):
+        small(tmp_path / "letter")
+    with pytest.raises(StoreError, match="is not the store of a sweep"):
+        open_store(tmp_path)
+
+
+def test_a_sweep_that_is_too_large_says_how_large(tmp_path):
+    with pytest.raises(StoreError, match=r"10,000,000,000,000 points take up to 180 TB, but .* left"):
+        sweep(
+            "random",
+            {"seed": "range:0:1000000", "error": "linspace:0:1:10000000"},
+            ["variance", "kl"],
+            store=tmp_path / "s",
+        )
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path):
+    store = tmp_path / "s"
+    command = [sys.executable, "-m", "goodteacher", "sweep", "random", "--axis", "seed=range:0:100000"]
+    rest = ["--measure", "entropy", "--chunk", "50", "--store", str(store)]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    process = subprocess.Popen([*command, *rest], stderr=subprocess.PIPE, text=True, env=environment)
+    while process.poll() is None and _manifests(store) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert "run the same command again to go on" in process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert Store.find(store).damaged() == {}

@@ -1,0 +1,349 @@
+"""Policy gradients from samples: what their estimators are on average, and how far they scatter.
+
+One prompt of weight one, rewards ``r`` (with KL: ``r_KL``), policy ``pi``, expected reward ``V``, advantage
+``A = r - V``. The score of an output by the logits is ``s(y) = e_y - pi``; the exact gradient is
+``g = E A s``, the covariance of reward and score. ``G`` outputs are drawn independently. All derived here.
+
+Of a fixed baseline ``b``, the mean of ``G`` independent terms ``(r - b) s``, whose mean is ``g`` because
+``E s = 0``, has the total variance ``(E (r - b)^2 |s|^2 - |g|^2) / G``.
+
+RLOO. Collecting terms by pairs, ``sum_i (r_i - mean_{j != i} r_j) s_i / G`` is the mean over all pairs of
+``h = (r_i - r_j)(s_i - s_j) / 2``: the unbiased sample covariance of reward and score, a U-statistic. Its
+variance is (Hoeffding 1948) ``[2 (G-2) zeta_1 + zeta_2] 2 / (G (G-1))``, where ``zeta_2`` is the variance of
+``h`` and ``zeta_1`` that of its expectation over one of the pair, here ``(A s + g) / 2``. So ``zeta_1 =
+(E A^2 |s|^2 - |g|^2) / 4``. As ``|s - s'|^2 = 2`` for different outputs, and equal ones have equal rewards,
+``E |h|^2 = E (r - r')^2 / 2``, so ``zeta_2 = Var r - |g|^2``. Beyond the variance with the exact baseline,
+estimating it costs ``E A^2 (1 + pi - sum_z pi(z)^2) / (G (G-1))``, which is never negative.
+
+GRPO divides the same sample covariance, times ``(G-1)/G``, by the standard deviation of the sampled rewards.
+With rewards of two values, ``gap`` apart, and ``k`` of ``G`` samples good, a good sample weighs
+``sqrt((G-k)/k)``; given ``k``, the expected estimate for a good output is ``pi(y)/p sqrt(k (G-k)) / G`` with
+``p`` the probability of the good ones. As ``g(y) = pi(y) (1-p) gap``, its expectation is ``g`` times
+``E sqrt(k (G-k)) / (G p (1-p) gap)``. So it has the right direction, and for large ``G`` the size that a
+reward of standard deviation one would give. But the factor never exceeds ``sqrt(G-1) / gap``, because
+``sqrt(k (G-k)) <= k (G-k) / sqrt(G-1)`` and ``E k (G-k) = G (G-1) p (1-p)``: it makes up for rewards that
+differ little, not for good outputs that are rare. With three values the direction is off too.
+For any rewards, Cauchy-Schwarz bounds each entry of the estimate by the standard deviation over the group of
+the indicator of its output, so that ``|estimate|^2 <= 1 - sum_y f_y^2`` with the frequencies ``f`` in the
+group, whose expectation is ``(1 - 1/G)(1 - sum_y pi(y)^2)``.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import reward_variance
+from goodteacher.sim.objective import advantage, expected_reward, gradient, logit_gradient
+from goodteacher.sim.sampling import estimator as find_estimator
+from goodteacher.sim.sampling import logit_estimate
+from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
+from goodteacher.theory.gradients import logit_gradient_magnitude
+from goodteacher.theory.statements import Claim, Sides, Statement
+
+
+def squared_scores(probabilities: Float[Array, "*batch outputs"]) -> Float[Array, "*batch outputs"]:
+    """``|e_y - pi|^2`` for every output."""
+    return 1.0 - 2.0 * probabilities + (probabilities**2).sum(-1, keepdims=True)
+
+
+def reinforce_variance(
+    probabilities: Float[Array, "*batch outputs"],
+    rewards: Float[Array, "*batch outputs"],
+    group: int,
+    baseline: ArrayLike = 0.0,
+) -> Float[Array, "*batch"]:
+    """Total variance (trace of the covariance) of REINFORCE's estimate by the logits of a prompt.
+
+    ``(E (r - b)^2 |s|^2 - |g|^2) / G``.
+
+    Args:
+        probabilities: of the policy.
+        rewards: that are sampled.
+        group: how many samples ``G``.
+        baseline: ``b``, of a shape that broadcasts against the batch.
+    """
+    slope = probabilities * advantage(probabilities, rewards)
+    relative = rewards - jnp.asarray(baseline)[..., None]
+    second_moment = (probabilities * relative**2 * squared_scores(probabilities)).sum(-1)
+    return (second_moment - (slope**2).sum(-1)) / group
+
+
+def baseline_variance(
+    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"], group: int
+) -> Float[Array, "*batch"]:
+    """The same with the exact expected reward ``V`` as the baseline, precise near a vertex of the simplex."""
+    return reinforce_variance(probabilities, advantage(probabilities, rewards), group)
+
+
+def rloo_variance(
+    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"], group: int
+) -> Float[Array, "*batch"]:
+    """Total variance of RLOO's estimate by the logits of a prompt.
+
+    ``[(G-2)(E A^2 |s|^2 - |g|^2) + 2 (Var r - |g|^2)] / (G (G-1))``. Args as for :func:`reinforce_variance`.
+    """
+    single = baseline_variance(probabilities, rewards, 1)
+    slope = probabilities * advantage(probabilities, rewards)
+    pair = reward_variance(probabilities, rewards) - (slope**2).sum(-1)
+    return ((group - 2) * single + 2 * pair) / (group * (group - 1))
+
+
+def grpo_factor(success: Float[Array, "*batch"], gap: ArrayLike, group: int) -> Float[Array, "*batch"]:
+    """What GRPO multiplies the gradient by, on average, when rewards have two values.
+
+    ``E sqrt(k (G-k)) / (G p (1-p) gap)`` with ``k`` binomial; ``sqrt(G-1) / gap`` in the limits of ``p = 0``
+    and ``p = 1``, ``1 / sqrt(p (1-p)) / gap`` for large groups.
+
+    Args:
+        success: probability ``p`` of the larger reward.
+        gap: between the two rewards, positive.
+        group: how many samples ``G``, from 2 to 1000.
+    """
+    k = np.arange(1, group)
+    ways = np.array([math.comb(group, int(good)) for good in k], float) * np.sqrt(k * (group - k)) / group
+    p = success[..., None]
+    return (ways * p ** (k - 1.0) * (1.0 - p) ** (group - k - 1.0)).sum(-1) / gap
+
+
+def grpo_norm_bound(probabilities: Float[Array, "*batch outputs"], group: int) -> Float[Array, "*batch"]:
+    """The largest norm of the expectation of GRPO's estimate by the logits of a prompt, for any rewards.
+
+    ``sqrt((1 - 1/G)(1 - sum_y pi(y)^2))``. Args as for :func:`reinforce_variance`.
+    """
+    return jnp.sqrt((1.0 - 1.0 / group) * (probabilities * (1.0 - probabilities)).sum(-1))
+
+
+def enumerate_estimates(
+    instance: Instance, parameters: Float[Array, "..."], estimator: str, group: int
+) -> tuple[Float[Array, "groups prompts"], Float[Array, "groups prompts outputs"]]:
+    """The exact law of an estimate at every prompt: every group that can be sampled there.
+
+    Prompts are sampled independently, and an estimate at a prompt depends on its own samples alone.
+
+    Args:
+        instance: the problem.
+        parameters: of the policy.
+        estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`.
+        group: samples per prompt. There are ``outputs ** group`` groups.
+
+    Returns:
+        The probability of each, and its estimate of the gradient by the logits.
+    """
+    logits = instance.logits(parameters)
+    prompts, outputs = logits.shape
+    drawn = np.indices((outputs,) * group).reshape(group, -1).T
+    samples = jnp.broadcast_to(drawn[:, None], (len(drawn), prompts, group))
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits)[None], samples, axis=-1)
+    weighing = find_estimator(estimator, group)
+    estimates = jax.vmap(lambda one: logit_estimate(instance, logits, one, weighing))
+    return jnp.exp(log_p.sum(-1)), estimates(samples)
+
+
+# Statements -------------------------------------------------------------------
+
+_ROUNDING = 1e-13  # of a sum over all groups, relative to the magnitudes of its terms
+_GROUP = 4
+
+
+@partial(jax.vmap, in_axes=(0, None))
+def _moments(instance: Instance, estimator: str) -> tuple[Array, Array]:
+    """Mean ``[n, prompts, outputs]`` and total variance ``[n, prompts]`` of the estimate, by enumeration."""
+    weights, estimates = enumerate_estimates(instance, instance.initial_parameters, estimator, _GROUP)
+    mean = jnp.einsum("gx,gxy->xy", weights, estimates)
+    return mean, jnp.einsum("gx,gxy->x", weights, (estimates - mean) ** 2)
+
+
+def _two_prompts(source: Source) -> Instance:
+    shape, features = (2, 3), 4
+    return Instance(
+        random_rewards(source, shape),
+        initial_policy_weights=random_logits(source, (features,), high=5.0),
+        output_features=source.normal((*shape, features)),
+        reference_policy_logits=random_logits(source, shape),
+        kl_coefficient=random_kl_coefficient(source),
+    )
+
+
+def _unbiased_claim(estimators: tuple[str, ...]) -> Claim:
+    @jax.vmap
+    def compare(instance: Instance, mean: Array) -> Sides:
+        parameters = instance.initial_parameters
+        error = jnp.abs(instance.policy.pullback(parameters, mean) - gradient(instance, parameters))
+        jacobian = jnp.abs(jax.jacobian(instance.policy.logits)(parameters))
+        magnitude = logit_gradient_magnitude(instance, parameters)
+        return Sides(error, _ROUNDING * jnp.tensordot(magnitude, jacobian, axes=2)).tightest()
+
+    @jax.jit
+    def claim(instances: Instance) -> Sides:
+        found = [compare(instances, _moments(instances, name)[0]) for name in estimators]
+        return Sides(*(jnp.stack(side) for side in zip(*found, strict=True))).tightest(0)
+
+    return claim
+
+
+UNBIASED = Statement(
+    name="estimators_unbiased",
+    title="REINFORCE, with and without baseline, and RLOO are unbiased",
+    citation="Williams 1992; Kool, van Hoof and Welling 2019; KL in the reward: theory/estimator_moments.py",
+    formula="E[Σ_i c_i (e_{y_i} − π)/G] = ∇φ; c_i = r_i, r_i − V or r_i − mean_{j≠i} r_j; r_i = r_KL(y_i)",
+    draw=_two_prompts,
+    claim=_unbiased_claim(("reinforce", "baseline", "rloo")),
+    sabotages=MappingProxyType(
+        {
+            "GRPO": _unbiased_claim(("grpo",)),
+            "GRPO without division by the standard deviation": _unbiased_claim(("grpo_unscaled",)),
+        }
+    ),
+)
+
+
+def _one_prompt(source: Source) -> Instance:
+    shape = (1, 4)
+    scale = source.log_uniform(1e-3, 1.0)
+    offset = (1.0 - scale) * source.uniform(-1.0, 1.0)
+    return Instance(
+        offset + scale * random_rewards(source, shape), initial_policy_weights=random_logits(source, shape)
+    )
+
+
+_Variance = Callable[[Array, Array, int], Array]
+
+
+def _variance_claim(variances: Mapping[str, _Variance]) -> Claim:
+    """With a closed form for each estimator."""
+
+    def compare(instances: Instance, enumerated: Array, name: str) -> Sides:
+        probabilities = jax.nn.softmax(instances.initial_parameters[:, 0])
+        rewards = instances.rewards[:, 0]
+        error = jnp.abs(variances[name](probabilities, rewards, _GROUP) - enumerated)
+        return Sides(error, _ROUNDING * expected_reward(probabilities, rewards**2))
+
+    @jax.jit
+    def claim(instances: Instance) -> Sides:
+        found = [compare(instances, _moments(instances, name)[1][:, 0], name) for name in variances]
+        return Sides(*(jnp.stack(side) for side in zip(*found, strict=True))).tightest(0)
+
+    return claim
+
+
+def _without_pairs(probabilities: Array, rewards: Array, group: int) -> Array:
+    """As if pairs did not share samples: the variance of half a group of independent pairs."""
+    slope = probabilities * advantage(probabilities, rewards)
+    return 2 * (reward_variance(probabilities, rewards) - (slope**2).sum(-1)) / group
+
+
+VARIANCE = Statement(
+    name="estimators_variance",
+    title="Total variance of REINFORCE, with and without baseline, and of RLOO",
+    citation="theory/estimator_moments.py (derived for this project)",
+    formula="REINFORCE: (E (r−b)²|s|² − |g|²)/G; "
+    "RLOO: [(G−2)(E A²|s|² − |g|²) + 2(Var r − |g|²)]/(G(G−1)); s = e_y − π, g = E A s",
+    draw=_one_prompt,
+    claim=_variance_claim(
+        {"reinforce": reinforce_variance, "baseline": baseline_variance, "rloo": rloo_variance}
+    ),
+    sabotages=MappingProxyType(
+        {
+            "RLOO with the variance of the exact baseline": _variance_claim({"rloo": baseline_variance}),
+            "RLOO with independent pairs": _variance_claim({"rloo": _without_pairs}),
+            "RLOO's for GRPO without division": _variance_claim({"grpo_unscaled": rloo_variance}),
+            "no baseline with the variance of the exact one": _variance_claim(
+                {"reinforce": baseline_variance}
+            ),
+        }
+    ),
+)
+
+
+def _two_values(source: Source) -> Instance:
+    shape = (1, 4)
+    gap = source.log_uniform(1e-6, 2.0)
+    low = source.uniform(-1.0, 1.0 - gap)
+    good = source.bernoulli(shape=shape).at[0, :2].set(jnp.array([True, False]))
+    return Instance(
+        jnp.where(good, low + gap, low), initial_policy_weights=random_logits(source, shape, high=8.0)
+    )
+
+
+def _two_values_claim(factor: Callable[[Array, Array, int], Array], middling: float = 0.0) -> Claim:
+    """With what GRPO multiplies the gradient by; and the place of a third reward in the gap, if positive."""
+
+    @jax.vmap
+    def compare(instance: Instance, mean: Array) -> Sides:
+        probabilities, rewards = instance.probabilities(instance.initial_parameters), instance.rewards
+        good = rewards == rewards.max()
+        success = jnp.where(good, probabilities, 0.0).sum()
+        exact = logit_gradient(instance, instance.initial_parameters)
+        error = jnp.abs(mean - factor(success, rewards.max() - rewards.min(), _GROUP) * exact)
+        return Sides(error, _ROUNDING * probabilities).tightest()
+
+    @jax.jit
+    def claim(instances: Instance) -> Sides:
+        rewards = instances.rewards
+        third = rewards[..., 1] + middling * (rewards[..., 0] - rewards[..., 1])
+        changed = jax.vmap(lambda i, r: Instance(r, initial_policy_weights=i.initial_parameters))(
+            instances, rewards.at[..., 2].set(jnp.where(middling > 0, third, rewards[..., 2]))
+        )
+        return compare(changed, _moments(changed, "grpo")[0])
+
+    return claim
+
+
+GRPO_TWO_VALUES = Statement(
+    name="grpo_two_values",
+    title="GRPO on rewards of two values: the gradient times a factor",
+    citation="theory/estimator_moments.py (derived for this project)",
+    formula="E[GRPO] = ∇V · E √(k(G−k)) / (G p(1−p) gap), k ~ Bin(G, p)",
+    draw=_two_values,
+    claim=_two_values_claim(grpo_factor),
+    sabotages=MappingProxyType(
+        {
+            "unbiased": _two_values_claim(lambda p, gap, group: jnp.ones(())),
+            "the factor of large groups": _two_values_claim(
+                lambda p, gap, group: 1.0 / (gap * jnp.sqrt(p * (1.0 - p)))
+            ),
+            "a third value": _two_values_claim(grpo_factor, middling=0.5),
+        }
+    ),
+)
+
+
+def _norm_claim(bound: Callable[[Array, Array], Array]) -> Claim:
+    """With the probabilities and the rewards ``[n, outputs]`` to a bound ``[n]``."""
+
+    @jax.jit
+    def claim(instances: Instance) -> Sides:
+        mean = _moments(instances, "grpo")[0][:, 0]
+        probabilities = jax.nn.softmax(instances.initial_parameters[:, 0])
+        return Sides(jnp.linalg.norm(mean, axis=-1), bound(probabilities, instances.rewards[:, 0]))
+
+    return claim
+
+
+GRPO_NORM = Statement(
+    name="grpo_norm",
+    title="GRPO's expected estimate is bounded, whatever the scale of the rewards",
+    citation="theory/estimator_moments.py (derived for this project)",
+    formula="|E[GRPO]| ≤ √((1 − 1/G)(1 − Σ_y π(y)²))",
+    draw=_one_prompt,
+    claim=_norm_claim(lambda p, r: grpo_norm_bound(p, _GROUP)),
+    sabotages=MappingProxyType(
+        {
+            "root dropped": _norm_claim(lambda p, r: grpo_norm_bound(p, _GROUP) ** 2),
+            "bounded like the gradient by the standard deviation of the reward": _norm_claim(
+                lambda p, r: jnp.sqrt(reward_variance(p, r))
+            ),
+        }
+    ),
+    bound=True,
+    smooth=True,
+)
+
+STATEMENTS = (UNBIASED, VARIANCE, GRPO_TWO_VALUES, GRPO_NORM)

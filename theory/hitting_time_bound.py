@@ -1,0 +1,158 @@
+"""Low reward variance makes every reward slow to rise, for a tabular policy (arXiv:2503.15477, Prop. 3)."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from goodteacher.sim.flow import HORIZON, HittingTime, hitting_times
+from goodteacher.sim.goals import reward_increase
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import reward_variance
+from goodteacher.sim.objective import advantage, expected_reward
+from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_rewards
+from goodteacher.theory.statements import Claim, Sides, Statement
+
+TIGHTEST_RATIO = 2.0
+"""The smallest ratio of hitting time and bound, as ``gamma`` goes to zero.
+
+``dV_G/dt = sum_y r_G(y) dpi(y)/dt <= sum_y |dpi(y)/dt| <= sqrt(Var) / 2``, with equality for two rewards of
+probability one half each and ``r_G = +-1`` in their order. The last step, and that no larger ``gamma`` gives
+less, are the outcome of a numerical search over 2 to 6 outputs.
+"""
+
+SHAPE = (2, 4)
+"""Prompts and outputs of all statements on hitting times of tabular policies, which are compiled once."""
+
+SOLVER = diffrax.Tsit5()  # of few stages: quick to compile, and at this tolerance quick to run
+TOLERANCE = 1e-8
+_FAR = 100.0  # hitting times are followed to so many times the bound
+
+
+def hitting_time_lower_bound(instance: Instance, gamma: ArrayLike) -> Float[Array, " prompts"]:
+    """``2 |S| (1 - exp(-gamma / 2)) / sqrt(Var r_RM)``: no reward in ``[-1, 1]`` rises by ``gamma`` before.
+
+    For the flow of a tabular policy from its reference, with any ``lambda >= 0``; ``Var`` is the variance of
+    the reward that is trained on, under the initial policy. ``|S|`` stands for one over the prompt's
+    weight, as prompts do not interact. arXiv:2503.15477, Proposition 3.
+    """
+    return _bound(instance, gamma, _initial(instance))
+
+
+def _initial(instance: Instance) -> Array:
+    return instance.probabilities(instance.initial_parameters)
+
+
+def _bound(instance: Instance, gamma: ArrayLike, policy: Array) -> Array:
+    deviation = jnp.sqrt(reward_variance(policy, instance.rewards))
+    return -2.0 * jnp.expm1(-0.5 * jnp.asarray(gamma)) / (instance.prompt_weights * deviation)
+
+
+def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
+    """When the expected ground truth reward has risen by ``gamma``, to a relative error of 1e-7.
+
+    Args:
+        tasks: a batch; one shape is compiled once for all who ask.
+        horizon: as for :func:`goodteacher.sim.flow.hitting_times`.
+    """
+    goals = _goals(tasks)
+    return hitting_times(tasks.instance, goals, solver=SOLVER, tolerance=TOLERANCE, horizon=horizon)
+
+
+@jax.jit
+@jax.vmap
+def _goals(task: Task):
+    return reward_increase(task.instance, task.gamma)
+
+
+# Statement --------------------------------------------------------------------
+
+
+def _task(source: Source) -> Task:
+    """A quarter of the policies are nearly even between two outputs, where the bound is tightest."""
+    even = source.bernoulli(0.25)
+    spread = jnp.where(even, source.log_uniform(1e-3, 1.0), source.log_uniform(0.1, 20.0))
+    rare = even & (jnp.arange(SHAPE[1]) > 1)
+    logits = jnp.where(rare, -20.0, 0.0) + spread * source.normal(SHAPE)
+    probabilities = jax.nn.softmax(logits)
+
+    rewards = source.log_uniform(1e-3, 1.0) * random_rewards(source, SHAPE)
+    advantages = advantage(probabilities, rewards)
+    extreme = jnp.where(advantages > 0, 1.0, -1.0)
+    unrelated = random_rewards(source, SHAPE)
+    rise = (probabilities**2 * advantages * advantage(probabilities, unrelated)).sum(-1, keepdims=True)
+    kind = source.integer(0, 2)
+    truth = jnp.where(rise < 0, -unrelated, unrelated)
+    truth = jnp.where(kind == 0, rewards, jnp.where(even | (kind == 1), extreme, truth))
+    within = (truth.max(-1) - expected_reward(probabilities, truth)).min()
+    # A KL coefficient far above the deviation of the reward holds the policy where it is.
+    deviation = jnp.sqrt(reward_variance(probabilities, rewards)).min()
+    instance = Instance(
+        rewards,
+        truth,
+        initial_policy_weights=logits,
+        kl_coefficient=deviation * random_kl_coefficient(source, high=3.0),
+    )
+    return Task(instance, source.log_uniform(1e-3, jnp.maximum(within, 2e-3)))
+
+
+_bounds = jax.jit(jax.vmap(hitting_time_lower_bound))
+
+
+def _claim(
+    bound: Callable[[Instance, Array], Array] = hitting_time_lower_bound,
+    change: Callable[[Task], Task] = lambda tasks: tasks,
+) -> Claim:
+    """With the bound, and a change of the batch of tasks."""
+
+    @jax.jit
+    def compare(tasks: Task, time: Array, horizon: Array) -> Sides:
+        bounds = jax.vmap(bound)(*tasks)
+        never = jnp.isinf(bounds) & jnp.isinf(time)  # no variance
+        return Sides(jnp.where(never, 0.0, bounds), jnp.minimum(time, horizon[:, None])).tightest(-1)
+
+    def claim(tasks: Task) -> Sides:
+        tasks = change(tasks)
+        horizon = jnp.minimum(_FAR * _bounds(*tasks).max(-1), 1e250)
+        return compare(tasks, rise_times(tasks, horizon).time, horizon)
+
+    return claim
+
+
+def _exaggerated(tasks: Task) -> Task:
+    return eqx.tree_at(lambda t: t.instance.ground_truth_rewards, tasks, replace_fn=lambda r: 10.0 * r)
+
+
+LOWER_BOUND = Statement(
+    name="hitting_time_tabular",
+    title="Low reward variance makes every reward slow to rise",
+    citation="arXiv:2503.15477, Proposition 3 (Theorem 1 for a tabular policy)",
+    formula="t_γ ≥ 2 |S| (1 − exp(−γ/2)) / √Var_{π₀} r_RM, any reward for t_γ, every λ ≥ 0",
+    draw=_task,
+    claim=_claim(),
+    sabotages=MappingProxyType(
+        {
+            "constant 5% above the tightest": _claim(
+                lambda i, gamma: 1.05 * TIGHTEST_RATIO * hitting_time_lower_bound(i, gamma)
+            ),
+            "variance under another policy": _claim(
+                lambda i, gamma: _bound(i, gamma, jnp.roll(_initial(i), 1, axis=-1))
+            ),
+            "variance for its root": _claim(
+                lambda i, gamma: (
+                    hitting_time_lower_bound(i, gamma) ** 2
+                    / (-2.0 * jnp.expm1(-gamma / 2.0))
+                    * i.prompt_weights
+                )
+            ),
+            "ground truth ten times as large": _claim(change=_exaggerated),
+        }
+    ),
+    bound=True,
+)
+
+STATEMENTS = (LOWER_BOUND,)

@@ -1,0 +1,144 @@
+"""Partial credit for one of two constraints: when it delays satisfying both (arXiv:2604.25872, Section 5).
+
+Four outputs satisfy both constraints, only the first, only the second, or neither. The binary reward is one
+for both and zero else; the partial one gives half a point for each. One prompt, tabular, no regularisation;
+``p_1`` and ``p_2`` are the initial probabilities of the constraints, and ``psi`` is their odds ratio,
+``pi(both) pi(neither) / (pi(only 1) pi(only 2))``, which is one if they are independent.
+
+Under the binary reward nothing stalls: the time is of order ``1/pi_0(both)``. Under partial credit the flow
+goes first to the likelier of the outputs that satisfy one constraint, and stalls there. Both times are
+those of :func:`goodteacher.theory.stalling_extensions.log_escape_time`. Derived here, for small ``e =
+pi_0(both)``:
+
+- One constraint likelier, by more than a small multiple of ``e``: the stall has one low output, ``t = |p_1
+  - p_2| pi_0(neither) / (3 e^2)``, and partial credit is slower by a factor of order ``|p_1 - p_2| / e``.
+- Equally likely, ``p_1 = p_2 = p``: the two tied outputs share the policy for ever, which makes the stall
+  shorter, ``t = (pi/2) pi_0(only 1) pi_0(neither)^(1/2) / e^(3/2)``. As ``p -> 0``, ``e -> psi p^2``, and the
+  binary reward takes ``1/(2 e)``. The ratio becomes ``pi / sqrt(psi)``: partial credit is faster if and
+  only if the odds ratio exceeds ``pi^2``. For independent constraints it is ``pi`` times slower, however
+  rare both is.
+"""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.goals import probability_level
+from goodteacher.sim.instance import Instance
+from goodteacher.theory.draws import Source
+from goodteacher.theory.stalling_extensions import log_escape_time, rounding
+from goodteacher.theory.statements import Claim, Sides, Statement
+
+OUTPUTS = ("both", "only the first", "only the second", "neither")
+BINARY, PARTIAL = (1.0, 0.0, 0.0, 0.0), (1.0, 0.5, 0.5, 0.0)
+CRITICAL_ODDS_RATIO = np.pi**2  # of equally likely, rare constraints: where both rewards are as fast
+
+
+def joint_probabilities(
+    first: Float[ArrayLike, "*batch"],
+    second: Float[ArrayLike, "*batch"],
+    odds_ratio: Float[ArrayLike, "*batch"] = 1.0,
+) -> Float[Array, "*batch 4"]:
+    """Probabilities of :data:`OUTPUTS` from those of the two constraints and their odds ratio.
+
+    The root of a quadratic equation (Plackett's distribution), in the form that does not cancel.
+
+    Args:
+        first, second: probabilities of the constraints, in (0, 1).
+        odds_ratio: positive; one if independent, larger if satisfying one makes the other likelier.
+    """
+    first, second, odds_ratio = (jnp.asarray(value, float) for value in (first, second, odds_ratio))
+    linear = 1.0 + (first + second) * (odds_ratio - 1.0)
+    root = jnp.sqrt(linear**2 - 4.0 * odds_ratio * (odds_ratio - 1.0) * first * second)
+    both = 2.0 * odds_ratio * first * second / (linear + root)
+    return jnp.stack([both, first - both, second - both, 1.0 - first - second + both], -1)
+
+
+def log_ratio(log_probabilities: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
+    """Natural logarithm of the time under partial credit over that under the binary reward, by the laws.
+
+    Up to terms of relative order ``e ln(1/e)``.
+
+    Args:
+        log_probabilities: of :data:`OUTPUTS`, initially.
+    """
+    partial, binary = _log_times(log_probabilities)
+    return partial - binary
+
+
+def _log_times(log_p: Array) -> list[Array]:
+    return [log_escape_time(log_p, jnp.broadcast_to(jnp.asarray(r), log_p.shape)) for r in (PARTIAL, BINARY)]
+
+
+# Statements -------------------------------------------------------------------
+
+
+class Constraints(NamedTuple):
+    """A problem under partial credit, the same under the binary reward, and the level to be reached."""
+
+    instance: Instance
+    binary: Instance
+    level: Float[Array, ""]
+
+
+def _constraints(source: Source) -> Constraints:
+    """Constraints that are rare, in half of the draws nearly equally."""
+    odds_ratio = source.log_uniform(0.1, 100.0)
+    # Up to the square root of the odds ratio smaller: then both is rare.
+    first = source.log_uniform(1e-4, 1e-2) / jnp.sqrt(jnp.maximum(odds_ratio, 1.0))
+    apart = jnp.where(source.bernoulli(), source.log_uniform(1e-8, 1e-1), source.uniform(0.1, 0.95))
+    start = jnp.log(joint_probabilities(first, first * (1.0 - apart), odds_ratio))[None]
+    partial, binary = (Instance(rewards, initial_policy_weights=start) for rewards in (PARTIAL, BINARY))
+    return Constraints(partial, binary, source.uniform(0.1, 0.9))
+
+
+def _log_simulated_ratio(drawn: Constraints) -> Array:
+    def log_time(instances: Instance) -> Array:
+        goals = jax.vmap(lambda i, level: probability_level(i, 0, level))(instances, drawn.level)
+        return jnp.log(hitting_times(instances, goals).time[:, 0])
+
+    return log_time(drawn.instance) - log_time(drawn.binary)
+
+
+def _claim(law: Callable[[Array], Array]) -> Claim:
+    def claim(drawn: Constraints) -> Sides:
+        start = drawn.instance.reference_log_probabilities[:, 0]
+        deviation = jnp.abs(jnp.expm1(law(start) - _log_simulated_ratio(drawn)))
+        # The second term alone is exceeded, once in 200,000 draws, where the odds ratio is large and so
+        # both a sixteenth as likely as either.
+        return Sides(deviation, rounding(start[:, 0], floor=1e-3))
+
+    return claim
+
+
+def _without_crossover(start: Array) -> Array:
+    """The first of the two limits, for all."""
+    stalled = jnp.log(jnp.abs(jnp.expm1(start[:, 2] - start[:, 1])) / 3.0) + start[:, 1] + start[:, 3]
+    return stalled - 2.0 * start[:, 0] - _log_times(start)[1]
+
+
+PARTIAL_CREDIT = Statement(
+    name="partial_credit",
+    title="How much slower or faster partial credit is, for two rare constraints of any odds ratio",
+    citation="derived here, theory/partial_credit_law.py; after arXiv:2604.25872, Section 5",
+    formula="t(partial)/t(binary) by the stalling law: |p₁−p₂| π₀(neither)/(3 e² t(binary)) far from "
+    "p₁ = p₂, π/√ψ at p₁ = p₂ → 0; to 1e-3 + 20 e ln(1/e), e = π₀(both)",
+    draw=_constraints,
+    claim=_claim(log_ratio),
+    sabotages=MappingProxyType(
+        {
+            "as if one constraint were much likelier": _claim(_without_crossover),
+            "as if both were equally likely": _claim(
+                lambda start: jnp.log(jnp.pi) + 0.5 * (start[:, 1] + start[:, 2] - start[:, 0] - start[:, 3])
+            ),
+        }
+    ),
+)
+
+STATEMENTS = (PARTIAL_CREDIT,)

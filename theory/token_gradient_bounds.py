@@ -1,0 +1,366 @@
+"""Autoregressive policies: what a low reward variance does to their gradient.
+
+``pi(y|x) = prod_l softmax(f(x, y_<l))[y_l]`` with any differentiable ``f``. ``J_x`` is the largest spectral
+norm of ``d f(x, y_<l) / d theta`` over the prefixes of a prompt, ``L`` the length of an output. ``phi(x)`` is
+a prompt's own objective, without its weight in the mean over prompts; ``r_KL = r - lambda ln(pi / ref)``.
+
+The sharp bound, derived here. The score of a token is
+``s_l = (d f(x, y_<l) / d theta)^T (e_{y_l} - pi(.|x, y_<l))``. For a unit vector ``u``,
+``u . grad phi(x) = E A sum_l u . s_l`` is at most ``sqrt(Var r_KL)`` times the root of
+``E (sum_l u . s_l)^2`` (Cauchy-Schwarz). As ``s_l`` has mean zero given ``y_<l``, that is
+``sum_l E (u . s_l)^2``. Given ``y_<l``, the mean of ``(u . s_l)^2`` is the variance over tokens of
+``w = (d f / d theta) u``: at most a quarter of the square of its range, and so at most half of
+``|w|^2 <= J_x^2``. Hence ``|grad phi(x)| <= J_x sqrt(L Var r_KL / 2)``.
+Equality: two equally likely tokens at every position, of features ``+a`` and ``-a``, and rewards that are
+linear in the number of tokens of the first kind.
+"""
+
+import itertools
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from goodteacher.sim.autoregressive import Autoregressive, Sequences, TokenTable
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.metrics import reward_variance
+from goodteacher.sim.objective import gradient, objective, regularized_advantage
+from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits
+from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
+from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.token_draws import (
+    SEQUENCES,
+    SHAPE,
+    mlp_policy,
+    random_linear_policy,
+    random_parameters,
+    random_scaled_rewards,
+    stretched,
+)
+
+
+def enumerated_gradient(
+    instance: Instance, parameters: Float[Array, " parameters"]
+) -> Float[Array, " parameters"]:
+    """The gradient of the objective, sequence by sequence and token by token (policy gradient theorem).
+
+    ``sum_x w(x) sum_y pi(y|x) (r_KL - E r_KL) sum_l (d f(x, y_<l) / d theta)^T (e_{y_l} - pi(.|x, y_<l))``,
+    as in the proof of arXiv:2310.20703, Theorem 1. For checks: it takes memory for all scores.
+
+    Args:
+        instance: with an autoregressive policy.
+        parameters: of the policy.
+    """
+    jacobian, log_p = _by_token(instance, parameters)
+    return _enumerated(instance, log_p, _scores(jacobian, log_p))
+
+
+def _scores(jacobian: Array, log_p: Array) -> Array:
+    return jacobian - jnp.einsum("xpv,xpvd->xpd", jnp.exp(log_p), jacobian)[:, :, None]
+
+
+def _enumerated(instance: Instance, log_p: Array, scores: Array) -> Array:
+    log_probabilities = _gathered(instance, log_p)
+    weights = instance.prompt_weights[:, None] * jnp.exp(log_probabilities)
+    coefficients = weights * regularized_advantage(instance, log_probabilities)
+    return jnp.einsum("xy,xyd->d", coefficients, _gathered(instance, scores))
+
+
+def _by_token(instance: Instance, parameters: Array) -> tuple[Array, Array]:
+    """Jacobian and logarithm of the distribution of every next token."""
+    policy = instance.policy
+    assert isinstance(policy, Autoregressive)
+    jacobian = jax.jacobian(policy.next_token_logits)(parameters)
+    return jacobian, jax.nn.log_softmax(policy.next_token_logits(parameters))
+
+
+def _gathered(instance: Instance, values: Array) -> Array:
+    """What belongs to prompts, prefixes and next tokens, summed over the tokens of each sequence."""
+    policy = instance.policy
+    assert isinstance(policy, Autoregressive)
+    tokens, size = policy.sequences.tokens(), policy.sequences.vocabulary
+    prefix, total = np.zeros(len(tokens), int), jnp.zeros(())
+    for token in tokens.T:
+        total += values[:, prefix, token]
+        prefix = prefix * size + token + 1  # of a prefix the children follow those of the prefixes before it
+    return total
+
+
+def gradient_norms(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
+    """``|grad phi(x)|`` for every prompt, by all parameters."""
+
+    def alone(weights: Array) -> Array:
+        of_prompt = eqx.tree_at(lambda i: i.prompt_weights, instance, weights)
+        return jnp.linalg.norm(gradient(of_prompt, parameters).ravel())
+
+    return jax.vmap(alone)(jnp.eye(len(instance.prompt_weights)))
+
+
+def regularized_reward_variance(
+    instance: Instance, parameters: Float[Array, "..."]
+) -> Float[Array, " prompts"]:
+    """``Var r_KL(x, .)`` under the policy."""
+    logits = instance.logits(parameters)
+    return reward_variance(jax.nn.softmax(logits), regularized_advantage(instance, logits))
+
+
+def largest_regularized_reward(
+    instance: Instance, parameters: Float[Array, "..."]
+) -> Float[Array, " prompts"]:
+    """``M``: the largest ``|r_KL(x, y)|`` over outputs, and at least one."""
+    rewards = instance.rewards
+    if instance.regularizer is not None:
+        ratio = instance.log_probabilities(parameters) - instance.reference_log_probabilities
+        rewards = rewards - instance.regularizer.kl * ratio
+    return jnp.maximum(jnp.abs(rewards).max(-1), 1.0)
+
+
+def gradient_upper_bound(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
+    """``6 M^(1/3) L J_x Var(r_KL)^(1/3)``: no less than :func:`gradient_norms`. Rewards within ``[-1, 1]``.
+
+    arXiv:2503.15477, Proposition 2; without regularisation ``M = 1``, arXiv:2310.20703, Theorem 1.
+    """
+    variance = regularized_reward_variance(instance, parameters)
+    norms = instance.policy.jacobian_norms(parameters).max(-1)
+    scale = largest_regularized_reward(instance, parameters)
+    return 6.0 * instance.policy.length * norms * jnp.cbrt(scale * variance)
+
+
+def sharp_gradient_upper_bound(
+    instance: Instance, parameters: Float[Array, "..."]
+) -> Float[Array, " prompts"]:
+    """``J_x sqrt(L Var(r_KL) / 2)``: the best bound of its kind on :func:`gradient_norms`. Derived above."""
+    variance = regularized_reward_variance(instance, parameters)
+    norms = instance.policy.jacobian_norms(parameters).max(-1)
+    return norms * jnp.sqrt(0.5 * instance.policy.length * variance)
+
+
+# Statements -------------------------------------------------------------------
+
+
+def _instance(source: Source, policy: Autoregressive) -> Instance:
+    """With a policy that need not be the reference."""
+    return Instance(
+        random_scaled_rewards(source),
+        policy=policy,
+        initial_policy_weights=random_parameters(source, policy),
+        reference_policy_logits=random_logits(source, SHAPE, low=1e-3),
+        kl_coefficient=random_kl_coefficient(source, high=1e3),
+    )
+
+
+class Policies(NamedTuple):
+    """The same rewards on policies of each kind; the last one writes a single token per output."""
+
+    instance: Instance
+    linear: Instance
+    mlp: Instance
+    single: Instance
+
+
+def _policies(source: Source) -> Policies:
+    one_token = Sequences(SEQUENCES.prompts, SEQUENCES.outputs, 1)
+    return Policies(
+        _instance(source, TokenTable(SEQUENCES)),
+        _instance(source, random_linear_policy(source)),
+        _instance(source, mlp_policy()),
+        _instance(source, TokenTable(one_token)),
+    )
+
+
+_Gradient = Callable[[Instance, Array], Array]
+
+
+def _gradient_claim(enumerated: _Gradient) -> Claim:
+    def agree(instance: Instance, found: Array, expected: Array) -> Sides:
+        parameters = instance.initial_parameters
+        jacobian, log_p = _by_token(instance, parameters)
+        size = jnp.abs(jacobian)
+        size += jnp.einsum("xpv,xpvd->xpd", jnp.exp(log_p), size)[:, :, None]
+        terms = logit_gradient_magnitude(instance, parameters)
+        scale = jnp.einsum("xy,xyd->d", terms, _gathered(instance, size))
+        return Sides(jnp.abs(found - expected), ROUNDING * scale).tightest()
+
+    def both(instance: Instance) -> list[Sides]:
+        parameters = instance.initial_parameters
+        autodiff = jax.grad(objective, argnums=1)(instance, parameters)
+        ways = enumerated(instance, parameters), gradient(instance, parameters)
+        return [agree(instance, found, autodiff) for found in ways]
+
+    def tabular(instance: Instance) -> Sides:
+        assert instance.regularizer is not None
+        same = Instance(
+            instance.rewards,
+            initial_policy_weights=instance.initial_parameters.reshape(instance.rewards.shape),
+            reference_policy_logits=instance.reference_log_probabilities,
+            kl_coefficient=instance.regularizer.kl,
+        )
+        expected = gradient(same, same.initial_parameters).ravel()
+        return agree(instance, enumerated(instance, instance.initial_parameters), expected)
+
+    def claim(policies: Policies) -> Sides:
+        every = [*itertools.chain.from_iterable(map(both, policies)), tabular(policies.single)]
+        return Sides(*map(jnp.stack, zip(*every, strict=True))).tightest()
+
+    return jax.jit(jax.vmap(claim))
+
+
+def _false_gradient(scores: Callable[[Array, Array], Array]) -> Claim:
+    def enumerated(instance: Instance, parameters: Array) -> Array:
+        jacobian, log_p = _by_token(instance, parameters)
+        return _enumerated(instance, log_p, scores(jacobian, log_p))
+
+    return _gradient_claim(enumerated)
+
+
+GRADIENT = Statement(
+    name="gradient_autoregressive",
+    title="Gradient of autoregressive policies: autodiff, and sequence by sequence",
+    citation="arXiv:2310.20703, proof of Theorem 1 (policy gradient theorem)",
+    formula="∇φ = Σ_x w(x) Σ_y π(y|x) (r_KL − E r_KL) Σ_l (∂f(x,y_<l)/∂θ)ᵀ (e_{y_l} − softmax f(x,y_<l)); "
+    "with one token per output and a table, the tabular gradient",
+    draw=_policies,
+    claim=_gradient_claim(enumerated_gradient),
+    sabotages=MappingProxyType(
+        {
+            "scores of later tokens dropped": _false_gradient(lambda j, p: _scores(j, p).at[:, 1:].set(0.0)),
+            "scores not centred": _false_gradient(lambda j, p: j),
+        }
+    ),
+)
+
+_Bound = Callable[[Instance, Array], Array]
+
+
+def _bound_claim(bound: _Bound) -> Claim:
+    def claim(instance: Instance) -> Sides:
+        parameters = instance.initial_parameters
+        return Sides(gradient_norms(instance, parameters), bound(instance, parameters)).tightest()
+
+    return jax.jit(jax.vmap(claim))
+
+
+def _from_variance(of: Callable[[Instance, Array], Array]) -> _Bound:
+    """Proposition 2 with something else in place of ``M Var(r_KL)``."""
+
+    def bound(instance: Instance, parameters: Array) -> Array:
+        norms = instance.policy.jacobian_norms(parameters).max(-1)
+        return 6.0 * instance.policy.length * norms * jnp.cbrt(of(instance, parameters))
+
+    return bound
+
+
+def _variance_elsewhere(instance: Instance, parameters: Array) -> Array:
+    """``M Var(r_KL)`` with the variance of the policy of tenfold parameters."""
+    scale = largest_regularized_reward(instance, parameters)
+    return scale * regularized_reward_variance(instance, 10.0 * parameters)
+
+
+def _over_jacobian(instance: Instance, parameters: Array) -> Array:
+    norms = instance.policy.jacobian_norms(parameters).max(-1)
+    return gradient_upper_bound(instance, parameters) / norms
+
+
+_over_jacobian_claim = _bound_claim(_over_jacobian)
+
+
+@jax.jit
+def _without_jacobian(instances: Instance) -> Sides:
+    return _over_jacobian_claim(jax.vmap(stretched)(instances))
+
+
+def _gradient_bound(name: str, of: str, draw: Callable[[Source], Instance], **more: Claim) -> Statement:
+    return Statement(
+        name=name,
+        title=f"A low reward variance flattens the objective, {of}",
+        citation="arXiv:2503.15477, Proposition 2",
+        formula="|∇φ(θ; x)| ≤ 6 M^(1/3) L J_x Var(r_KL(x,·))^(1/3) for |r_KL| ≤ M, M ≥ 1",
+        draw=draw,
+        claim=_bound_claim(gradient_upper_bound),
+        sabotages=MappingProxyType(
+            {
+                "variance of the policy of tenfold parameters": _bound_claim(
+                    _from_variance(_variance_elsewhere)
+                ),
+                "M dropped": _bound_claim(_from_variance(regularized_reward_variance)),
+                "variance in place of its cube root": _bound_claim(
+                    _from_variance(
+                        lambda i, p: largest_regularized_reward(i, p) * regularized_reward_variance(i, p) ** 3
+                    )
+                ),
+                **more,
+            }
+        ),
+        bound=True,
+        smooth=True,
+    )
+
+
+GRADIENT_BOUND = _gradient_bound(
+    "gradient_bound_autoregressive",
+    "tables and linear next-token logits",
+    lambda source: _instance(source, random_linear_policy(source)),
+    **{"Jacobian norm dropped": _without_jacobian},
+)
+GRADIENT_BOUND_MLP = _gradient_bound(
+    "gradient_bound_mlp",
+    "next-token logits of a neural network",
+    lambda source: _instance(source, mlp_policy()),
+)
+
+
+def _unregularized(source: Source) -> Instance:
+    return eqx.tree_at(lambda i: i.regularizer, _instance(source, random_linear_policy(source)), None)
+
+
+VANISHING = Statement(
+    name="vanishing_gradient",
+    title="Vanishing gradients: expected reward is flat where the reward varies little",
+    citation="arXiv:2310.20703, Theorem 1",
+    formula="|∇V(θ; x)| ≤ 6 L J_x Var(r(x,·))^(1/3) for |r| ≤ 1",
+    draw=_unregularized,
+    claim=_bound_claim(gradient_upper_bound),
+    sabotages=MappingProxyType(
+        {
+            "variance of the policy of tenfold parameters": _bound_claim(_from_variance(_variance_elsewhere)),
+            "Jacobian norm dropped": _without_jacobian,
+            "variance in place of its cube root": _bound_claim(
+                _from_variance(lambda i, p: regularized_reward_variance(i, p) ** 3)
+            ),
+            "6 replaced by 1/5": _bound_claim(lambda i, p: gradient_upper_bound(i, p) / 30.0),
+        }
+    ),
+    bound=True,
+    smooth=True,
+)
+
+SHARP = Statement(
+    name="gradient_bound_sharp",
+    title="The sharp bound on the gradient of autoregressive policies by reward variance",
+    citation="theory/token_gradient_bounds.py (derived for this project)",
+    formula="|∇φ(θ; x)| ≤ J_x √(L Var(r_KL(x,·)) / 2)",
+    draw=lambda source: _instance(source, random_linear_policy(source)),
+    claim=_bound_claim(sharp_gradient_upper_bound),
+    sabotages=MappingProxyType(
+        {
+            "variance of the policy of tenfold parameters": _bound_claim(
+                lambda i, p: (
+                    i.policy.jacobian_norms(p).max(-1)
+                    * jnp.sqrt(0.5 * i.policy.length * regularized_reward_variance(i, 10.0 * p))
+                )
+            ),
+            "L dropped and 1/2 replaced by 1/3": _bound_claim(
+                lambda i, p: sharp_gradient_upper_bound(i, p) / jnp.sqrt(1.5 * i.policy.length)
+            ),
+        }
+    ),
+    bound=True,
+    smooth=True,
+)
+
+STATEMENTS = (GRADIENT, GRADIENT_BOUND, GRADIENT_BOUND_MLP, VANISHING, SHARP)
