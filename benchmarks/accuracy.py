@@ -21,7 +21,7 @@ def main() -> None:
         def instance(probability: jax.Array, outputs: int = outputs) -> Instance:
             others = jnp.full(outputs - 1, (1.0 - probability) / (outputs - 1))
             rewards = jnp.full(outputs, -1.0).at[0].set(1.0)
-            return Instance(rewards, initial_policy_probabilities=jnp.append(probability, others))
+            return Instance(rewards, start=jnp.append(probability, others))
 
         instances = jax.vmap(instance)(jnp.asarray(INITIAL))
         goals = jax.vmap(lambda i: probability_level(i, 0, 0.9))(instances)

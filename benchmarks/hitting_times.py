@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.problems import plain_hitting_time, random_problems
 from benchmarks.timing import table, timed
 from goodteacher.experiments.instances import beneficial_errors
-from goodteacher.sim.flow import hitting_time, hitting_times
+from goodteacher.sim.flow import Control, hitting_time, hitting_times
 from goodteacher.sim.goals import probability_level
 
 REFERENCE_TOLERANCE = 1e-13
@@ -27,7 +27,7 @@ def one() -> None:
     for initial_probability in (0.05, 0.01, 1e-6, 1e-12):
         instance = beneficial_errors(initial_probability)
         goal = probability_level(instance, 0, 0.9)
-        reference = hitting_time(instance, goal, tolerance=REFERENCE_TOLERANCE).time
+        reference = hitting_time(instance, goal, Control(tolerance=REFERENCE_TOLERANCE)).time
         ours = timed(lambda i=instance, g=goal: hitting_time(i, g), repeats=50)
         rows.append(
             (
@@ -49,11 +49,13 @@ def many(counts: tuple[int, ...] = (100_000, 300_000, 1_000_000), plain_count: i
     """Prints problems per second, and the errors, at several tolerances and numbers of problems."""
     rows = []
     sample = random_problems(100_000)
-    reference = np.asarray(hitting_times(*sample, tolerance=REFERENCE_TOLERANCE).time)
+    reference = np.asarray(hitting_times(*sample, control=Control(tolerance=REFERENCE_TOLERANCE)).time)
     for tolerance in (1e-10, 1e-8):
         for count in counts:
             problems = random_problems(count)
-            ours = timed(lambda p=problems, t=tolerance: hitting_times(*p, tolerance=t), repeats=3)
+            ours = timed(
+                lambda p=problems, t=tolerance: hitting_times(*p, control=Control(tolerance=t)), repeats=3
+            )
             error = _worst(ours.result.time[: len(reference)], reference[:count])
             rows.append(
                 ("lanes", f"{tolerance:g}", f"{count:,}", ours.warm, f"{count / ours.warm:,.0f}", error)

@@ -9,7 +9,7 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from goodteacher.sim.goals import Goal, reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import expected_reward, gradient
 
 
@@ -20,7 +20,7 @@ def random_problems(count: int, outputs: int = 8, seed: int = 0) -> tuple[Instan
         logits_key, rewards_key = jax.random.split(key)
         rewards = jax.random.uniform(rewards_key, (1, outputs), minval=-1.0)
         logits = 2.0 * jax.random.normal(logits_key, (1, outputs))
-        instance = Instance(rewards, initial_policy_weights=logits)
+        instance = Instance(rewards, start=Parameters(logits))
         value = expected_reward(instance.probabilities(logits), rewards)
         return instance, reward_increase(instance, 0.5 * (rewards.max(-1) - value), rewards)
 

@@ -13,11 +13,12 @@ import xarray as xr
 
 from goodteacher.experiments.instances import BEST, MIDDLING
 from goodteacher.sim.ascent import ascend
-from goodteacher.sim.flow import HittingTime, Status, hitting_times, trajectory
+from goodteacher.sim.flow import Control, HittingTime, hitting_times, trajectory
 from goodteacher.sim.goals import Goal, probability_level
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import measure
 from goodteacher.sim.objective import expected_reward
+from goodteacher.sim.status import Status
 
 LEVEL = 0.9  # the probability of y* that counts as escape
 SOLVER = diffrax.Tsit5()  # fewer stages than the default: at the same tolerance, compiled in half the time
@@ -66,12 +67,12 @@ def escape(instances: Instance, **control: Any) -> HittingTime:
 
     Args:
         instances: the batch.
-        control: as for :func:`goodteacher.sim.flow.hitting_times`.
+        control: of :class:`goodteacher.sim.flow.Control`, but for the solver.
 
     Raises:
         RuntimeError: if a time could not be computed.
     """
-    result = hitting_times(instances, escape_goals(instances), solver=SOLVER, **control)
+    result = hitting_times(instances, escape_goals(instances), Control(SOLVER, **control))
     if (result.status == Status.NOT_CONVERGED).any():
         raise RuntimeError("a hitting time did not converge; raise max_steps")
     return result
@@ -103,7 +104,7 @@ def follow_flow(instances: Instance, labels: Labels, times: np.ndarray) -> xr.Da
     """The gradient flow of a batch at given times; a dataset over ``run`` and ``time`` as above."""
 
     def follow(instance: Instance) -> dict[str, jax.Array]:
-        path = trajectory(instance, times, solver=SOLVER)
+        path = trajectory(instance, times, Control(solver=SOLVER))
         return jax.vmap(lambda parameters: measure(instance, parameters, _METRICS))(path)
 
     axis = variable("time", times, "time of the gradient flow", TIME)

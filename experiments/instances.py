@@ -13,7 +13,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.sim.validation import Numbers
 
 BEST, MIDDLING = 0, 1  # positions of y* and y_med among the outputs
 
@@ -67,9 +69,7 @@ def beneficial_errors(
     return Instance(
         truth if trained_on == "ground_truth" else outputs(1.0, -1.0, -1.0),
         truth,
-        initial_policy_probabilities=outputs(
-            initial_probability, middling_probability, (1.0 - taken) / low_outputs
-        ),
+        start=outputs(initial_probability, middling_probability, (1.0 - taken) / low_outputs),
         **options,
     )
 
@@ -116,7 +116,7 @@ def feature_similarity(
         middling_probability,
         low_outputs,
         trained_on,
-        output_features=features[None],
+        policy=LinearSoftmax(features[None]),
         **options,
     )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from goodteacher.sim.autoregressive import (
@@ -19,22 +18,15 @@ from goodteacher.sim.autoregressive import (
     TokenTable,
     token_mlp,
 )
-from goodteacher.sim.instance import Instance, finite
-from goodteacher.sim.policies import LinearSoftmax, Tabular
+from goodteacher.sim.instance import Instance, Parameters, Probabilities, Regularizer
+from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
+from goodteacher.sim.validation import finite, jax_array, scalar
 
 REQUIRED = ("rewards", "ground_truth_rewards")
 START = ("initial_policy_weights", "initial_policy_probabilities")
-OPTIONAL = (
-    "output_features",
-    "temperature",
-    "token_policy",
-    "reference_policy_logits",
-    "kl_coefficient",
-    "forward_kl_coefficient",
-    "entropy_coefficient",
-    "prompt_weights",
-    "mask",
-)
+REGULARIZATION = ("kl_coefficient", "forward_kl_coefficient", "entropy_coefficient")
+_AS_IT_STANDS = ("reference_policy_logits", "prompt_weights", "mask")
+OPTIONAL = ("output_features", "temperature", "token_policy", *REGULARIZATION, *_AS_IT_STANDS)
 _TOKEN_POLICIES = {"table": (), "linear": ("features",), "mlp": ("width", "depth")}
 _KNOWN = (*REQUIRED, *START, *OPTIONAL)
 
@@ -55,7 +47,7 @@ def read_instance(path: str | os.PathLike[str], *, nearest: bool = False) -> Ins
 
     Args:
         path: the file.
-        nearest: as for :class:`goodteacher.sim.instance.Instance`.
+        nearest: as of :class:`goodteacher.sim.instance.Probabilities`.
 
     Raises:
         ValueError: if the file cannot be read or does not hold a valid instance.
@@ -95,12 +87,36 @@ def from_dictionary(data: Any, *, nearest: bool = False) -> Instance:
     for key, value in data.items():
         if value is None:
             raise ValueError(f"{key} is null; give a value or leave the key out")
-    if "token_policy" not in data:
-        return Instance(**data, nearest=nearest)
-    prompts = len(Instance(data["rewards"], mask=data.get("mask")).rewards)
-    policy = _token_policy(data["token_policy"], prompts)
-    rest = {key: value for key, value in data.items() if key != "token_policy"}
-    return Instance(**rest, policy=policy, nearest=nearest)
+    return Instance(
+        data["rewards"],
+        data["ground_truth_rewards"],
+        _start(data, nearest),
+        policy=_policy(data),
+        regularizer=Regularizer(*[data.get(key, 0.0) for key in REGULARIZATION]),
+        **{key: data[key] for key in _AS_IT_STANDS if key in data},
+    )
+
+
+def _start(data: dict[str, Any], nearest: bool) -> Probabilities | Parameters:
+    given = [key for key in START if key in data]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are both given; give one")
+    if "initial_policy_weights" in data:
+        return Parameters(data["initial_policy_weights"])
+    return Probabilities(data["initial_policy_probabilities"], nearest)
+
+
+def _policy(data: dict[str, Any]) -> Policy | None:
+    if "token_policy" in data:
+        if "output_features" in data:
+            raise ValueError("token_policy and output_features are both given; give one")
+        prompts = len(Instance(data["rewards"], mask=data.get("mask")).rewards)
+        return _token_policy(data["token_policy"], prompts)
+    if "output_features" in data:
+        return LinearSoftmax(data["output_features"], data.get("temperature", 1.0))
+    if not np.equal(scalar("temperature", data.get("temperature", 1.0), "positive"), 1.0):
+        raise ValueError("temperature is given without output_features; scale the tabular logits instead")
+    return None
 
 
 def _check_keys(data: dict[Any, Any], known: tuple[str, ...]) -> None:
@@ -128,7 +144,7 @@ def _token_policy(data: Any, prompts: int) -> Autoregressive:
             case "table":
                 return TokenTable(sequences)
             case "linear":
-                return TokenLinear(sequences, finite("features", data["features"], ndim=4))
+                return TokenLinear(sequences, jax_array(finite("features", data["features"], ndim=4)))
             case _:
                 return token_mlp(sequences, data["width"], data["depth"], jax.random.key(0))[0]
     except ValueError as error:
@@ -175,7 +191,7 @@ def to_dictionary(instance: Instance) -> dict[str, Any]:
     data: dict[str, Any] = {
         "rewards": listed(instance.rewards),
         "ground_truth_rewards": listed(instance.ground_truth_rewards),
-        "initial_policy_weights": listed(jnp.atleast_2d(start)),
+        "initial_policy_weights": listed(np.atleast_2d(np.asarray(start))),
     }
     if isinstance(policy, LinearSoftmax):
         data["output_features"] = listed(policy.features)
@@ -183,13 +199,14 @@ def to_dictionary(instance: Instance) -> dict[str, Any]:
     if isinstance(policy, Autoregressive):
         data["token_policy"] = _describe(policy)
     if instance.regularizer is not None:
-        data["kl_coefficient"] = listed(instance.regularizer.kl)
-        data["forward_kl_coefficient"] = listed(instance.regularizer.forward_kl)
-        data["entropy_coefficient"] = listed(instance.regularizer.entropy)
-    if not jnp.array_equal(instance.reference_log_probabilities, instance.log_probabilities(start)):
-        exists = jnp.isfinite(instance.reference_log_probabilities)
-        data["reference_policy_logits"] = listed(jnp.where(exists, instance.reference_log_probabilities, 0.0))
-    if not bool((instance.prompt_weights == 1.0 / instance.prompt_weights.size).all()):
+        regularizer = instance.regularizer
+        coefficients = (regularizer.kl, regularizer.forward_kl, regularizer.entropy)
+        data |= dict(zip(REGULARIZATION, map(listed, coefficients), strict=True))
+    reference, mask = np.asarray(instance.reference_log_probabilities), instance.mask
+    as_read = Instance(instance.rewards, start=Parameters(start), policy=policy, mask=mask)
+    if not np.array_equal(reference, as_read.reference_log_probabilities):
+        data["reference_policy_logits"] = listed(np.where(np.isfinite(reference), reference, 0.0))
+    if not (np.asarray(instance.prompt_weights) == 1.0 / instance.prompt_weights.size).all():
         data["prompt_weights"] = listed(instance.prompt_weights)
     if instance.mask is not None:
         data["mask"] = listed(instance.mask)
@@ -206,7 +223,7 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file")
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists; give another path, or --overwrite to replace it")
+        raise ValueError(f"{path} exists; give another path, or overwrite it")
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -4,7 +4,6 @@ Trajectories are diffrax's; hitting times are found by :mod:`goodteacher.sim.int
 with the logarithm of the time.
 """
 
-import enum
 from functools import partial
 from typing import Any
 
@@ -13,27 +12,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.goals import Goal
-from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.goals import Goal, is_possible
+from goodteacher.sim.instance import Instance
 from goodteacher.sim.integrator import FIRST_STEP, Done, Problem, prepare, run_many, run_one, stuck
-from goodteacher.sim.objective import expected_reward, gradient
+from goodteacher.sim.objective import expected_reward, gradient, logit_gradient
+from goodteacher.sim.status import Status
+from goodteacher.sim.validation import Numbers, as_array, is_concrete, namespace
 
 SOLVER = diffrax.Dopri8()
-HORIZON = 1e60
+HORIZON = 1e300  # about as far as numbers go
 TOLERANCE = 1e-10  # hitting times are then good to a relative 1e-9 or better (benchmarks/accuracy.py)
 MAX_STEPS = 100_000
 LANES = 128
-
-
-class Status(enum.IntEnum):
-    """What became of a hitting time."""
-
-    REACHED = 0
-    NOT_REACHED = 1  # by the horizon, or ever: the time is inf
-    NOT_CONVERGED = 2  # the steps ran out: the time is nan
+_LARGE = 1 << 12  # problems, up to which their number is filled up to a power of two
+_ARRIVED = 1e-6  # probability of all other outputs
 
 
 class HittingTime(eqx.Module):
@@ -41,7 +35,7 @@ class HittingTime(eqx.Module):
 
     Attributes:
         time: ``[prompts]``; ``inf`` where not reached, ``nan`` where not converged.
-        status: ``[prompts]``, of :class:`Status`.
+        status: ``[prompts]``, of :class:`goodteacher.sim.status.Status`.
         log_probabilities: ``[prompts, outputs]``: the policy at each prompt's own hitting time, or where
             it was seen that there is none.
         end: how far the integration went: the last hitting time, the horizon, or the time at which it was
@@ -56,28 +50,59 @@ class HittingTime(eqx.Module):
     steps: Int[Array, "*batch"]
 
 
-def _result(problem: Problem, done: Done, converged: Array) -> HittingTime:
-    unfinished = done.pending[:-1] & stuck(done) & ~converged
-    time = problem.time_scale * jnp.expm1(done.hit_log_time[:-1])
-    status = jnp.where(jnp.isfinite(time), int(Status.REACHED), int(Status.NOT_REACHED))
-    return HittingTime(
-        time=jnp.where(unfinished, jnp.nan, time),
-        status=jnp.where(unfinished, int(Status.NOT_CONVERGED), status),
-        log_probabilities=jax.nn.log_softmax(done.hit_logits),
-        end=problem.time_scale * jnp.expm1(done.end.log_time),
-        steps=done.steps,
-    )
+class Control(eqx.Module):
+    """How a flow is integrated, and how far.
+
+    Attributes:
+        solver: a Runge-Kutta method of diffrax: explicit for hitting times and final policies; for
+            trajectories any with an error estimate.
+        tolerance: error per step, of a logit or of the logarithm of the time; of a parameter for
+            trajectories.
+        horizon: the time at which to give up; one for all problems of a batch, or one for each.
+        max_steps: Runge-Kutta steps after which to give up.
+    """
+
+    solver: diffrax.AbstractAdaptiveSolver
+    tolerance: Any
+    horizon: Any
+    max_steps: Any
+
+    def __init__(
+        self,
+        solver: diffrax.AbstractAdaptiveSolver = SOLVER,
+        tolerance: Numbers = TOLERANCE,
+        horizon: Numbers = HORIZON,
+        max_steps: Numbers = MAX_STEPS,
+    ):
+        """Validates the numbers.
+
+        Raises:
+            ValueError: if the tolerance, the horizon or the number of steps is not positive and finite.
+        """
+        self.solver = solver
+        self.tolerance = _positive("tolerance", tolerance, float)
+        self.horizon = _positive("horizon", horizon, float)
+        self.max_steps = _positive("max_steps", max_steps, int)
 
 
-def hitting_time(
-    instance: Instance,
-    goal: Goal,
-    *,
-    solver: diffrax.AbstractERK = SOLVER,
-    tolerance: ArrayLike = TOLERANCE,
-    horizon: ArrayLike = HORIZON,
-    max_steps: ArrayLike = MAX_STEPS,
-) -> HittingTime:
+def _positive(name: str, value: Numbers, kind: type) -> Any:
+    # Of a definite type: that of Python's numbers would compile everything anew.
+    whole = kind is int and is_concrete(value) and np.isfinite(value).all()
+    array = namespace(value).asarray(value, int if whole else float)
+    if is_concrete(array) and not ((array > 0) & np.isfinite(array)).all():
+        raise ValueError(f"{name} is {value}; give a positive, finite number")
+    return array
+
+
+def _explicit(control: Control | None) -> Control:
+    control = control or Control()
+    if not isinstance(control.solver, diffrax.AbstractERK):
+        name = type(control.solver).__name__
+        raise ValueError(f"solver is {name}; give an explicit Runge-Kutta method, such as diffrax.Dopri8()")
+    return control
+
+
+def hitting_time(instance: Instance, goal: Goal, control: Control | None = None) -> HittingTime:
     """First time at which each prompt's goal is met along the gradient flow from the initial policy.
 
     May be jitted and vmapped (but see :func:`hitting_times` for many). ``time`` has a reverse-mode
@@ -87,121 +112,130 @@ def hitting_time(
     Args:
         instance: the problem.
         goal: what is to be reached; the integration ends when every prompt has met its own.
-        solver: an explicit Runge-Kutta method of diffrax.
-        tolerance: error per step, of a logit or of the logarithm of the time.
-        horizon: the time at which to give up.
-        max_steps: Runge-Kutta steps after which to give up.
+        control: ``Control()`` if not given.
 
     Returns:
         A :class:`HittingTime` of arrays with leading axis prompts.
-
-    Raises:
-        ValueError: if the tolerance, the horizon or the number of steps is not positive.
     """
-    _check_control(tolerance, horizon, max_steps)
-    return _one(*_strong((instance, goal)), solver, tolerance, horizon, max_steps)
+    problem, control = _strong((instance, goal)), _explicit(control)
+    found = _one(*problem, np.asarray(False), control)
+    return eqx.tree_at(lambda r: r.time, found, _implicit(problem, found.time))
 
 
 def hitting_times(
-    instances: Instance,
-    goals: Goal,
-    *,
-    solver: diffrax.AbstractERK = SOLVER,
-    tolerance: ArrayLike = TOLERANCE,
-    horizon: ArrayLike = HORIZON,
-    max_steps: ArrayLike = MAX_STEPS,
-    lanes: int = LANES,
+    instances: Instance, goals: Goal, control: Control | None = None, *, lanes: int = LANES
 ) -> HittingTime:
     """Hitting times of many problems: :func:`hitting_time` over a leading axis of every array.
 
     Args:
         instances: a batch of problems of one shape, as ``jax.vmap`` makes it.
         goals: one for each.
-        solver, tolerance, max_steps: as for :func:`hitting_time`.
-        horizon: the time at which to give up; one for all, or one for each.
+        control: ``Control()`` if not given.
         lanes: how many problems are under way at a time.
 
     Returns:
         A :class:`HittingTime` of arrays with leading axes batch and prompts.
 
     Raises:
-        ValueError: as :func:`hitting_time`, and if there is no problem or no lane.
+        ValueError: if there is no problem or no lane, or a number of horizons that fits neither.
     """
-    horizon, lanes = _check_batch(instances, tolerance, horizon, max_steps, lanes)
-    instances, goals = _strong((instances, goals))
-    return _many(instances, goals, solver, tolerance, horizon, max_steps, lanes)
+    return _batch(instances, goals, _explicit(control), lanes, endless=False)
 
 
 def final_policy(
-    instance: Instance,
-    *,
-    solver: diffrax.AbstractERK = SOLVER,
-    tolerance: ArrayLike = TOLERANCE,
-    horizon: ArrayLike = HORIZON,
-    max_steps: ArrayLike = MAX_STEPS,
+    instance: Instance, control: Control | None = None
 ) -> tuple[Float[Array, "prompts outputs"], Float[Array, ""]]:
     """Where the gradient flow is at the horizon; where it has come to rest before, it is still there.
 
-    Args and errors as for :func:`hitting_time`.
+    Args as for :func:`hitting_time`.
 
     Returns:
         Log-probabilities, and the time at which they are those of the policy: the horizon, or an earlier
         one if the steps ran out.
     """
-    _check_control(tolerance, horizon, max_steps)
-    return _last(_strong(instance), solver, tolerance, horizon, max_steps)
+    goal, control = _nothing(instance.rewards.shape), _explicit(control)
+    result = _one(_strong(instance), goal, np.asarray(True), control)
+    return result.log_probabilities, result.end
 
 
 def final_policies(
-    instances: Instance,
-    *,
-    solver: diffrax.AbstractERK = SOLVER,
-    tolerance: ArrayLike = TOLERANCE,
-    horizon: ArrayLike = HORIZON,
-    max_steps: ArrayLike = MAX_STEPS,
-    lanes: int = LANES,
+    instances: Instance, control: Control | None = None, *, lanes: int = LANES
 ) -> tuple[Float[Array, "batch prompts outputs"], Float[Array, " batch"]]:
     """Where many gradient flows are at the horizon: :func:`final_policy` over a leading axis of every array.
 
     Args and errors as for :func:`hitting_times`.
     """
-    horizon, lanes = _check_batch(instances, tolerance, horizon, max_steps, lanes)
-    return _last_of_many(_strong(instances), solver, tolerance, horizon, max_steps, lanes)
+    count, *shape = instances.rewards.shape
+    goals = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (count, *leaf.shape)), _nothing(tuple(shape)))
+    result = _batch(instances, goals, _explicit(control), lanes, endless=True)
+    return result.log_probabilities, result.end
+
+
+def _nothing(shape: tuple[int, ...]) -> Goal:
+    """The goal of a flow that waits for the horizon alone."""
+    return Goal(jnp.asarray(np.zeros(shape)), jnp.asarray(np.ones(shape[:-1])))
+
+
+def _batch(instances: Instance, goals: Goal, control: Control, lanes: int, *, endless: bool) -> HittingTime:
+    if lanes < 1:
+        raise ValueError(f"lanes is {lanes}; give at least 1")
+    count = instances.rewards.shape[0]
+    if count == 0:
+        raise ValueError("instances holds no problem; give at least one")
+    if control.horizon.shape not in ((), (count,)):
+        raise ValueError(f"horizon has shape {list(control.horizon.shape)}; give one number, or {count}")
+    horizons = namespace(control.horizon).broadcast_to(control.horizon, (count,))
+    problems = (*_strong((instances, goals)), horizons)
+    control = eqx.tree_at(lambda c: c.horizon, control, np.zeros(()))  # those of the problems count
+    if not is_concrete(*jax.tree.leaves(problems)):
+        return _many(*problems, np.asarray(endless), control, min(lanes, count))
+    # One compilation serves many sizes: surplus problems repeat the last, with a goal that is met at once.
+    size = _padded(count)
+    instances, goals, horizons = jax.tree.map(partial(_extended, size=size), problems)
+    surplus = np.arange(size) >= count
+    level = np.where(surplus[:, None], -np.inf, goals.level)
+    goals = eqx.tree_at(lambda g: g.level, goals, level)
+    found = _many(instances, goals, horizons, endless & ~surplus, control, min(lanes, size))
+    return found if size == count else jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:count]), found)
+
+
+def _padded(count: int) -> int:
+    """The next power of two, or multiple of a large one."""
+    return min(1 << (count - 1).bit_length(), -(-count // _LARGE) * _LARGE)
+
+
+def _extended(leaf: Any, size: int) -> Any:
+    if len(leaf) == size:
+        return leaf
+    return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), size - len(leaf), axis=0)])
 
 
 def trajectory(
-    instance: Instance,
-    times: Numbers,
-    *,
-    solver: diffrax.AbstractAdaptiveSolver = SOLVER,
-    tolerance: ArrayLike = TOLERANCE,
-    max_steps: int = MAX_STEPS,
+    instance: Instance, times: Numbers, control: Control | None = None
 ) -> Float[Array, "times ..."]:
     """Parameters along the gradient flow, at given times. Differentiable in the instance.
 
     Args:
         instance: the problem.
         times: ascending, not negative; for instance log-spaced.
-        solver: any solver of diffrax with an error estimate; an implicit one for stiff problems.
-        tolerance: error per step, of a parameter.
-        max_steps: Runge-Kutta steps after which to give up; the remaining rows are then ``nan``.
+        control: ``Control()`` if not given; an implicit solver for stiff problems. The horizon does not
+            count.
 
     Returns:
-        Parameters with a leading axis over the times.
+        Parameters with a leading axis over the times; ``nan`` from where the steps ran out.
 
     Raises:
-        ValueError: if the times are empty, negative, not finite or not ascending, or the tolerance is not
-            positive.
+        ValueError: if the times are empty, negative, not finite or not ascending.
     """
-    times = jnp.asarray(times, float)
+    times = as_array("times", times)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"times has shape {list(times.shape)}; give a list of at least one time")
-    if not isinstance(times, Tracer):
+    if is_concrete(times):
         ascending = np.all(np.diff(times) >= 0)
         if not (ascending and times[0] >= 0 and np.isfinite(times[-1])):
             raise ValueError("times must be finite, not negative and ascending")
-    _check_control(tolerance, 1.0, max_steps)
-    return _trajectory(instance, times, solver, tolerance, max_steps)
+    control = control or Control()
+    return _trajectory(instance, times, control.solver, control.tolerance, int(control.max_steps))
 
 
 def _velocity(time: Any, parameters: Any, instance: Any) -> Array:
@@ -239,96 +273,72 @@ def _strong(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), tree)
 
 
-@partial(jax.jit, static_argnames="solver")
-def _one(
-    instance: Instance,
-    goal: Goal,
-    solver: diffrax.AbstractERK,
-    tolerance: ArrayLike,
-    horizon: ArrayLike,
-    max_steps: ArrayLike,
-) -> HittingTime:
-    problem = jax.lax.stop_gradient(prepare(instance, goal, horizon))
-    result = _result(problem, *run_one(problem, solver, tolerance, max_steps))
-    result = jax.lax.stop_gradient(result)
-    return eqx.tree_at(lambda r: r.time, result, _implicit((instance, goal), result.time))
+@jax.jit
+def _one(instance: Instance, goal: Goal, endless: Array, control: Control) -> HittingTime:
+    problem = jax.lax.stop_gradient(prepare(instance, goal, control.horizon, endless))
+    done, converged = run_one(problem, control.solver, control.tolerance, control.max_steps)
+    return jax.lax.stop_gradient(_result(problem, control.horizon, done, converged))
 
 
-@partial(jax.jit, static_argnames=("solver", "lanes"))
+@partial(jax.jit, static_argnames="lanes")
 def _many(
-    instances: Instance,
-    goals: Goal,
-    solver: diffrax.AbstractERK,
-    tolerance: ArrayLike,
-    horizon: ArrayLike,
-    max_steps: ArrayLike,
-    lanes: int,
+    instances: Instance, goals: Goal, horizons: Array, endless: Array, control: Control, lanes: int
 ) -> HittingTime:
-    problems = jax.vmap(prepare)(instances, goals, horizon)
-    done, converged, _ = run_many(problems, solver, tolerance, max_steps, lanes)
-    return jax.vmap(_result)(problems, done, converged)
+    endless = jnp.broadcast_to(endless, horizons.shape)
+    problems = jax.vmap(prepare)(instances, goals, horizons, endless)
+    done, converged, _ = run_many(problems, control.solver, control.tolerance, control.max_steps, lanes)
+    return jax.vmap(_result)(problems, horizons, done, converged)
 
 
-@partial(jax.jit, static_argnames="solver")
-def _last(
-    instance: Instance,
-    solver: diffrax.AbstractERK,
-    tolerance: ArrayLike,
-    horizon: ArrayLike,
-    max_steps: ArrayLike,
-) -> tuple[Array, Array]:
-    problem = _endless(instance, horizon)
-    return _ended(problem, horizon, *run_one(problem, solver, tolerance, max_steps))
+def _result(problem: Problem, horizon: ArrayLike, done: Done, converged: Array) -> HittingTime:
+    instance, goal = problem.instance, problem.goal
+    pending, halted = done.pending[:-1], stuck(problem, done)
+    time = problem.time_scale * jnp.expm1(done.hit_log_time[:-1])
+    resting = jnp.where(halted, converged, _at_the_best(instance, done.end.parameters))
+    status = jnp.select(
+        [
+            jnp.isfinite(time),
+            ~is_possible(instance, goal),
+            ~_has_signal(instance),
+            pending & halted & ~converged,
+            ~pending | resting,  # what is not pending any more was seen to be beyond the optimum
+        ],
+        [
+            jnp.asarray(int(status))
+            for status in (
+                Status.REACHED,
+                Status.OUT_OF_REACH,
+                Status.NO_SIGNAL,
+                Status.NOT_CONVERGED,
+                Status.OPTIMUM,
+            )
+        ],
+        int(Status.NOT_REACHED),
+    )
+    end = problem.time_scale * jnp.expm1(done.end.log_time)
+    return HittingTime(
+        time=jnp.where(status == Status.NOT_CONVERGED, jnp.nan, time),
+        status=status,
+        log_probabilities=jax.nn.log_softmax(done.hit_logits),
+        end=jnp.where(problem.endless & ~(halted & ~converged), horizon, end),
+        steps=done.steps,
+    )
 
 
-@partial(jax.jit, static_argnames=("solver", "lanes"))
-def _last_of_many(
-    instances: Instance,
-    solver: diffrax.AbstractERK,
-    tolerance: ArrayLike,
-    horizon: Array,
-    max_steps: ArrayLike,
-    lanes: int,
-) -> tuple[Array, Array]:
-    problems = jax.vmap(_endless)(instances, horizon)
-    done, converged, _ = run_many(problems, solver, tolerance, max_steps, lanes)
-    return jax.vmap(_ended)(problems, horizon, done, converged)
+def _has_signal(instance: Instance) -> Bool[Array, " prompts"]:
+    """Whether the objective of a prompt pulls its policy anywhere at the start."""
+    pull = logit_gradient(instance, instance.logits(instance.initial_parameters))
+    return (pull != 0).any(-1)
 
 
-def _endless(instance: Instance, horizon: ArrayLike) -> Problem:
-    """The problem of waiting for what never comes: a low output 1e100 times as likely as all the others."""
-    exists = True if instance.mask is None else instance.mask
-    rewards = jnp.where(exists, instance.rewards, jnp.inf)
-    lowest = jnp.arange(rewards.shape[-1]) == rewards.argmin(-1)[:, None]
-    out_of_reach = Goal(jnp.where(lowest, 1.0, -1e100), jnp.zeros(len(rewards)))
-    return prepare(instance, out_of_reach, horizon)._replace(limit=None)
-
-
-def _ended(problem: Problem, horizon: ArrayLike, done: Done, converged: Array) -> tuple[Array, Array]:
-    result = _result(problem, done, converged)
-    return result.log_probabilities, jnp.where(stuck(done) & ~converged, result.end, horizon)
-
-
-def _check_control(tolerance: ArrayLike, horizon: ArrayLike, max_steps: ArrayLike) -> None:
-    settings = {"tolerance": tolerance, "horizon": horizon, "max_steps": max_steps}
-    for name, value in settings.items():
-        if not isinstance(value, Tracer) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
-            raise ValueError(f"{name} is {value}; give a positive, finite number")
-
-
-def _check_batch(
-    instances: Instance, tolerance: ArrayLike, horizon: ArrayLike, max_steps: ArrayLike, lanes: int
-) -> tuple[Array, int]:
-    """A horizon for each problem, and no more lanes than problems."""
-    _check_control(tolerance, horizon, max_steps)
-    if lanes < 1:
-        raise ValueError(f"lanes is {lanes}; give at least 1")
-    count = instances.rewards.shape[0]
-    if count == 0:
-        raise ValueError("instances holds no problem; give at least one")
-    if jnp.shape(horizon) not in ((), (count,)):
-        raise ValueError(f"horizon has shape {list(jnp.shape(horizon))}; give one number, or {count}")
-    return jnp.broadcast_to(jnp.asarray(horizon, float), (count,)), min(lanes, count)
+def _at_the_best(instance: Instance, parameters: Array) -> Bool[Array, " prompts"]:
+    """Whether a policy has come to what is trained on, where nothing regularises: it stays there."""
+    if instance.regularizer is not None:
+        return jnp.zeros(len(instance.rewards), bool)
+    probabilities = instance.probabilities(parameters)
+    rewards = jnp.where(probabilities > 0, instance.rewards, -jnp.inf)
+    best = rewards == rewards.max(-1, keepdims=True)
+    return probabilities.sum(-1, where=~best) < _ARRIVED
 
 
 @eqx.filter_custom_vjp

@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import expected_reward
+from goodteacher.sim.validation import Numbers
 
 
 class Goal(eqx.Module):
@@ -67,6 +68,11 @@ def check_reachable(instance: Instance, goal: Goal) -> None:
                 f"the level {level:.9g} of prompt {prompt} is not reachable: no policy has an expectation "
                 f"of {top:.9g} or more (initially {start:.9g}); ask for an increase below {top - start:.9g}"
             )
+
+
+def is_possible(instance: Instance, goal: Goal) -> Bool[Array, " prompts"]:
+    """Whether a level is below the value of the best output, which no policy's expectation attains."""
+    return goal.level < largest_value(instance, goal)
 
 
 def largest_value(instance: Instance, goal: Goal) -> Float[Array, " prompts"]:

@@ -1,19 +1,26 @@
 """The problem: prompts, outputs, rewards, a policy with its start and its reference, and regularisation."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim.autoregressive import Autoregressive
 from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
-
-# A number, an array, or numbers nested in lists: whatever it is, it is validated and refused in plain words.
-Numbers = Any
+from goodteacher.sim.validation import (
+    Numbers,
+    as_array,
+    finite,
+    is_concrete,
+    jax_array,
+    namespace,
+    rows,
+    scalar,
+)
 
 _NORMALIZATION_TOLERANCE = 1e-6  # how far given probabilities may be from summing to one
 _ROUNDING = 1e-14  # what sums to one so closely is left as it is, so that files are read back exactly
@@ -21,11 +28,51 @@ _REALIZATION_TOLERANCE = 1e-9  # largest error of a probability that counts as r
 
 
 class Regularizer(eqx.Module):
-    """Coefficients of reverse KL ``KL(pi || ref)``, forward ``KL(ref || pi)`` and entropy bonus."""
+    """Coefficients of reverse KL ``KL(pi || ref)``, forward ``KL(ref || pi)`` and entropy bonus.
+
+    None is negative. Under their names in instance files: ``kl_coefficient``, ``forward_kl_coefficient``,
+    ``entropy_coefficient``.
+    """
 
     kl: Float[Array, ""]
     forward_kl: Float[Array, ""]
     entropy: Float[Array, ""]
+
+    def __init__(self, kl: Numbers = 0.0, forward_kl: Numbers = 0.0, entropy: Numbers = 0.0):
+        """Validates the coefficients.
+
+        Raises:
+            ValueError: if one is negative, not finite or no number.
+        """
+        self.kl = jax_array(scalar("kl_coefficient", kl, "not negative"))
+        self.forward_kl = jax_array(scalar("forward_kl_coefficient", forward_kl, "not negative"))
+        self.entropy = jax_array(scalar("entropy_coefficient", entropy, "not negative"))
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """A start at given probabilities.
+
+    Attributes:
+        values: ``[prompts, outputs]``, positive, each row summing to one.
+        nearest: of a linear softmax policy whose features cannot realise them: start from the least-squares
+            fit to their logarithms, instead of refusing them.
+    """
+
+    values: Numbers
+    nearest: bool = False
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A start at given parameters of the policy.
+
+    Attributes:
+        values: ``[prompts, outputs]`` logits of a tabular policy; ``[features]`` or ``[1, features]`` of a
+            linear one; flat for any other.
+    """
+
+    values: Numbers
 
 
 class Instance(eqx.Module):
@@ -59,121 +106,77 @@ class Instance(eqx.Module):
         self,
         rewards: Numbers,
         ground_truth_rewards: Numbers | None = None,
+        start: Probabilities | Parameters | Numbers | None = None,
         *,
-        initial_policy_probabilities: Numbers | None = None,
-        initial_policy_weights: Numbers | None = None,
-        output_features: Numbers | None = None,
-        temperature: Numbers = 1.0,
         policy: Policy | None = None,
+        regularizer: Regularizer | None = None,
         reference_policy_logits: Numbers | None = None,
-        kl_coefficient: Numbers = 0.0,
-        forward_kl_coefficient: Numbers = 0.0,
-        entropy_coefficient: Numbers = 0.0,
         prompt_weights: Numbers | None = None,
         mask: Numbers | None = None,
-        nearest: bool = False,
     ):
         """Validates and completes a problem. A single prompt may be given without its axis.
+
+        ``Instance(rewards, truth, probabilities)`` is the common case: a tabular policy at given
+        probabilities.
 
         Args:
             rewards: proxy rewards, ``[prompts, outputs]``.
             ground_truth_rewards: same shape; the proxy itself if not given.
-            initial_policy_probabilities: ``[prompts, outputs]``, positive, each row summing to one.
-            initial_policy_weights: the initial parameters, instead of probabilities: ``[features]`` or
-                ``[1, features]`` with features or a policy of one's own, else ``[prompts, outputs]``
-                logits. With neither, the start is uniform.
-            output_features: ``[prompts, outputs, features]``; makes the policy linear softmax, else tabular.
-            temperature: of a linear softmax policy, positive.
-            policy: any other policy (:mod:`goodteacher.sim.autoregressive`); needs
-                ``initial_policy_weights``.
+            start: the initial policy, as :class:`Probabilities` (numbers alone are that) or
+                :class:`Parameters`; uniform if not given. In messages, ``initial_policy_probabilities`` and
+                ``initial_policy_weights``, as in instance files.
+            policy: tabular if not given; a :class:`goodteacher.sim.policies.LinearSoftmax`; or any other
+                (:mod:`goodteacher.sim.autoregressive`), which needs parameters to start from.
+            regularizer: none if not given.
             reference_policy_logits: unnormalised log-probabilities of the reference, ``[prompts, outputs]``.
-            kl_coefficient: of ``KL(pi || reference)``, not negative.
-            forward_kl_coefficient: of ``KL(reference || pi)``, not negative.
-            entropy_coefficient: of the entropy bonus, not negative.
             prompt_weights: ``[prompts]``, not negative; scaled to sum to one. Uniform if not given.
             mask: ``[prompts, outputs]``, true where an output exists; what stands elsewhere is ignored.
-            nearest: accept features that cannot realise the given probabilities, and start from the
-                least-squares fit to their logarithms.
 
         Raises:
             ValueError: naming the field, the value and the fix.
         """
-        reward_array = _rows("rewards", rewards)
-        if reward_array.shape[-1] < 2:
-            raise ValueError(f"rewards has {reward_array.shape[-1]} output per prompt; give at least 2")
-        if reward_array.shape[0] < 1:
+        proxy = rows("rewards", rewards)
+        if proxy.shape[-1] < 2:
+            raise ValueError(f"rewards has {proxy.shape[-1]} output per prompt; give at least 2")
+        if proxy.shape[0] < 1:
             raise ValueError("rewards has no prompt; give at least one row")
-        shape = reward_array.shape
-        mask_array = None if mask is None else _mask(mask, shape)
-        exists = np.ones(shape, bool) if mask_array is None else mask_array
+        shape = proxy.shape
+        present = None if mask is None else _mask(mask, shape)
+        exists = np.ones(shape, bool) if present is None else present
+        truth = proxy if ground_truth_rewards is None else ground_truth_rewards
+        truth = rows("ground_truth_rewards", truth, shape)
 
-        self.mask = None if mask_array is None else jnp.asarray(mask_array)
-        self.rewards = jnp.where(exists, finite("rewards", reward_array, exists), 0.0)
-        truth = reward_array
-        if ground_truth_rewards is not None:
-            truth = _rows("ground_truth_rewards", ground_truth_rewards, shape)
-        self.ground_truth_rewards = jnp.where(exists, finite("ground_truth_rewards", truth, exists), 0.0)
-        self.prompt_weights = _weights(prompt_weights, shape[0])
-        coefficients = {
-            "kl_coefficient": kl_coefficient,
-            "forward_kl_coefficient": forward_kl_coefficient,
-            "entropy_coefficient": entropy_coefficient,
-        }
-        scalars = [_scalar(name, value, "not negative") for name, value in coefficients.items()]
-        # Of the arguments themselves: under jit even a constant becomes a tracer when it is made an array.
-        absent = all(_is_concrete(value) and np.equal(value, 0.0) for value in coefficients.values())
-        self.regularizer = None if absent else Regularizer(*scalars)
+        self.mask = None if present is None else jnp.asarray(present)
+        self.rewards = jax_array(_where(exists, finite("rewards", proxy, exists), 0.0))
+        self.ground_truth_rewards = jax_array(
+            _where(exists, finite("ground_truth_rewards", truth, exists), 0.0)
+        )
+        self.prompt_weights = jax_array(_weights(prompt_weights, shape[0]))
+        self.regularizer = regularizer if _regularizes(regularizer) else None
 
-        if initial_policy_weights is not None and initial_policy_probabilities is not None:
-            raise ValueError(
-                "initial_policy_weights and initial_policy_probabilities are both given; give one"
-            )
-        if output_features is None:
-            _scalar("temperature", temperature, "positive")
-            if not (_is_concrete(temperature) and np.equal(temperature, 1.0)):
-                raise ValueError(
-                    "temperature is given without output_features; scale the tabular logits instead"
-                )
-        if policy is not None:
-            if output_features is not None or initial_policy_weights is None:
-                raise ValueError(
-                    "policy needs initial_policy_weights and takes no output_features; give just these"
-                )
-            self.policy = policy
-            self.initial_parameters = finite("initial_policy_weights", initial_policy_weights)
-            if isinstance(policy, Autoregressive):
-                self.initial_parameters = _flat(self.initial_parameters, policy.size, "policy has size")
-            logits_shape = jax.eval_shape(policy.logits, self.initial_parameters).shape
-            if logits_shape != shape:
-                raise ValueError(
-                    f"policy gives logits of shape {list(logits_shape)} but rewards has shape {list(shape)}"
-                )
-        elif output_features is not None:
-            features = finite("output_features", output_features, ndim=3)
-            if features.shape[:2] != shape or features.shape[2] < 1:
-                raise ValueError(
-                    f"output_features has shape {list(features.shape)} but rewards has shape {list(shape)}; "
-                    "give [prompts, outputs, features]"
-                )
-            features = jnp.where(exists[..., None], features, 0.0)
-            self.policy = LinearSoftmax(features, _scalar("temperature", temperature, "positive"))
-            self.initial_parameters = self._linear_start(
-                initial_policy_weights, initial_policy_probabilities, exists, nearest
-            )
-        else:
-            self.policy = Tabular()
-            self.initial_parameters = _tabular_start(
-                initial_policy_weights, initial_policy_probabilities, exists
-            )
+        if not (start is None or isinstance(start, Probabilities | Parameters)):
+            start = Probabilities(start)
+        match policy:
+            case None | Tabular():
+                self.policy, parameters = Tabular(), _tabular_start(start, exists)
+            case LinearSoftmax():
+                self.policy, parameters = _linear_start(policy, start, exists)
+            case _:
+                self.policy, parameters = policy, _parameters(policy, start)
+                logits_shape = jax.eval_shape(policy.logits, parameters).shape
+                if logits_shape != shape:
+                    raise ValueError(
+                        f"policy gives logits of shape {list(logits_shape)} but rewards has shape "
+                        f"{list(shape)}"
+                    )
+        self.initial_parameters = jax_array(parameters)
 
         if reference_policy_logits is None:
-            self.reference_log_probabilities = self.log_probabilities(self.initial_parameters)
+            reference = _log_probabilities(self.policy, parameters, exists)
         else:
-            reference = _rows("reference_policy_logits", reference_policy_logits, shape)
-            reference = jnp.where(exists, finite("reference_policy_logits", reference, exists), -jnp.inf)
-            normalizer = jax.nn.logsumexp(reference, axis=-1, keepdims=True)
-            normalized = jnp.abs(normalizer) <= _ROUNDING
-            self.reference_log_probabilities = jnp.where(normalized, reference, jax.nn.log_softmax(reference))
+            given = rows("reference_policy_logits", reference_policy_logits, shape)
+            reference = _normalized(_where(exists, finite("reference_policy_logits", given, exists), -np.inf))
+        self.reference_log_probabilities = jax_array(reference)
 
     def logits(self, parameters: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:
         """Logits of the policy, ``-inf`` where an output does not exist."""
@@ -188,41 +191,22 @@ class Instance(eqx.Module):
         """Probabilities of the policy, zero where an output does not exist."""
         return jax.nn.softmax(self.logits(parameters))
 
-    def _linear_start(
-        self, weights: Any, probabilities: Any, exists: np.ndarray, nearest: bool
-    ) -> Float[Array, " features"]:
-        assert isinstance(self.policy, LinearSoftmax)
-        features, temperature = self.policy.features, self.policy.temperature
-        size = features.shape[-1]
-        if weights is not None:
-            return _flat(finite("initial_policy_weights", weights), size, "features have dimension")
-        if probabilities is None:
-            return jnp.zeros(size)
-        target = _probabilities(probabilities, exists)
-        # The published program solves features @ theta = ln p. Where that has no solution, a constant
-        # per prompt, which no probability feels, may still give one.
-        rows = (jnp.where(exists[..., None], features, 0.0) / temperature).reshape(-1, size)
-        right = jnp.where(exists, jnp.log(jnp.where(exists, target, 1.0)), 0.0).ravel()
-        parameters = jnp.linalg.lstsq(rows, right)[0]
-        intercepts = jnp.repeat(jnp.eye(len(exists)), exists.shape[1], axis=0)
-        with_intercepts = jnp.concatenate([rows, jnp.where(exists.reshape(-1, 1), intercepts, 0.0)], axis=1)
-        shifted = jnp.linalg.lstsq(with_intercepts, right)[0][:size]
 
-        def distance(candidate: Array) -> Array:
-            return jnp.abs(self.probabilities(candidate) - jnp.where(exists, target, 0.0)).max()
-
-        parameters = jnp.where(distance(parameters) <= _REALIZATION_TOLERANCE, parameters, shifted)
-        gap = distance(parameters)
-        if not nearest and _is_concrete(gap) and not gap <= _REALIZATION_TOLERANCE:
-            raise ValueError(
-                "initial_policy_probabilities cannot be realised by output_features: the nearest "
-                f"policy (least squares in the logarithms) differs by {float(gap):.3g} in a probability; "
-                "change either, or ask for the nearest (nearest=True, --nearest)"
-            )
-        return parameters
+def _where(exists: np.ndarray, values: Any, other: float) -> Any:
+    return namespace(values).where(exists, values, other)
 
 
-def _flat(weights: Array, size: int, requirement: str) -> Float[Array, " parameters"]:
+def _regularizes(regularizer: Regularizer | None) -> bool:
+    if regularizer is None:
+        return False
+    coefficients = jax.tree.leaves(regularizer)
+    return not (is_concrete(*coefficients) and all(float(c) == 0.0 for c in coefficients))
+
+
+# Starts ----------------------------------------------------------------------------
+
+
+def _flat(weights: Any, size: int, requirement: str) -> Any:
     if weights.shape not in ((size,), (1, size)):
         raise ValueError(
             f"initial_policy_weights has shape {list(weights.shape)} but the {requirement} {size}; "
@@ -231,98 +215,141 @@ def _flat(weights: Array, size: int, requirement: str) -> Float[Array, " paramet
     return weights.reshape(size)
 
 
-def _tabular_start(weights: Any, probabilities: Any, exists: np.ndarray) -> Array:
-    shape = exists.shape
-    if weights is not None:
-        logits = _rows("initial_policy_weights", weights, shape)
-        return jnp.where(exists, finite("initial_policy_weights", logits, exists), 0.0)
-    if probabilities is not None:
-        target = _probabilities(probabilities, exists)
-        return jnp.where(exists, jnp.log(jnp.where(exists, target, 1.0)), 0.0)
-    return jnp.zeros(shape)
+def _tabular_start(start: Probabilities | Parameters | None, exists: np.ndarray) -> Any:
+    match start:
+        case None:
+            return np.zeros(exists.shape)
+        case Parameters():
+            logits = rows("initial_policy_weights", start.values, exists.shape)
+            return _where(exists, finite("initial_policy_weights", logits, exists), 0.0)
+        case Probabilities():
+            return _logarithms(_probabilities(start.values, exists), exists)
 
 
-def _is_concrete(value: Any) -> bool:
-    return not isinstance(value, Tracer)
+def _logarithms(probabilities: Any, exists: np.ndarray) -> Any:
+    xp = namespace(probabilities)
+    return xp.log(xp.where(exists, probabilities, 1.0))
 
 
-def as_array(name: str, value: Any) -> Array:
-    """An array of given numbers, finite or not.
+def _parameters(policy: Policy, start: Probabilities | Parameters | None) -> Any:
+    if not isinstance(start, Parameters):
+        raise ValueError("policy needs initial_policy_weights to start from; give just these")
+    weights = finite("initial_policy_weights", start.values)
+    if isinstance(policy, Autoregressive):
+        return _flat(weights, policy.size, "policy has size")
+    return weights
 
-    Raises:
-        ValueError: naming the field, if it holds anything but numbers, or rows of different lengths.
-    """
-    if isinstance(value, jax.Array):
-        return jnp.asarray(value, float)  # not weakly typed: that would compile everything anew
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
-            return jnp.asarray(value, float)
+
+def _linear_start(
+    policy: LinearSoftmax, start: Probabilities | Parameters | None, exists: np.ndarray
+) -> tuple[LinearSoftmax, Any]:
+    """The policy without features of outputs that do not exist, and its initial parameters."""
+    features = as_array("output_features", policy.features)
+    if features.shape[:2] != exists.shape or features.shape[2] < 1:
         raise ValueError(
-            f"{name} has rows of different lengths or nesting; pad the rows to one length and give a mask"
-        ) from error
-    except jax.errors.TracerArrayConversionError:
-        return jnp.asarray(value, float)
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{name} must hold numbers only, nested as lists; it has {_offender(value)}")
-    return jnp.asarray(array, float)
-
-
-def _offender(value: Any) -> str:
-    while isinstance(value, list | tuple) and value:
-        value = next((v for v in value if not isinstance(v, int | float)), value[0])
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _rows(name: str, value: Any, shape: tuple[int, ...] | None = None) -> Array:
-    array = as_array(name, value)
-    if array.ndim == 1:
-        array = array[None]
-    if array.ndim != 2:
-        raise ValueError(f"{name} has {array.ndim} levels of nesting; give 2: a list of outputs per prompt")
-    if shape is not None and array.shape != shape:
-        raise ValueError(
-            f"{name} has shape {list(array.shape)} but rewards has shape {list(shape)}; make them equal"
+            f"output_features has shape {list(features.shape)} but rewards has shape {list(exists.shape)}; "
+            "give [prompts, outputs, features]"
         )
-    return array
+    features = _where(exists[..., None], finite("output_features", features, exists[..., None]), 0.0)
+    policy = LinearSoftmax(features, policy.temperature)
+    size = features.shape[-1]
+    match start:
+        case None:
+            return policy, np.zeros(size)
+        case Parameters():
+            weights = finite("initial_policy_weights", start.values)
+            return policy, _flat(weights, size, "features have dimension")
+        case Probabilities():
+            return policy, _fitted(features, policy.temperature, start, exists)
 
 
-def finite(name: str, value: Any, exists: np.ndarray | None = None, ndim: int | None = None) -> Array:
-    """An array of given numbers.
+def _fitted(features: Any, temperature: Any, start: Probabilities, exists: np.ndarray) -> Any:
+    """Parameters of given probabilities."""
+    target = _probabilities(start.values, exists)
+    xp = namespace(features, temperature, target)
+    size = features.shape[-1]
+    # The published program solves features @ theta = ln p. Where that has no solution, a constant
+    # per prompt, which no probability feels, may still give one.
+    matrix = (features / xp.asarray(temperature)).reshape(-1, size)
+    right = _logarithms(target, exists).ravel()
+    plain = xp.linalg.lstsq(matrix, right)[0]
+    intercepts = np.repeat(np.eye(len(exists)), exists.shape[1], axis=0) * exists.reshape(-1, 1)
+    shifted = xp.linalg.lstsq(xp.concatenate([matrix, intercepts], axis=1), right)[0][:size]
 
-    Args:
-        name: of the field, for the error.
-        value: an array, or numbers nested in lists.
-        exists: where they count; everywhere if not given.
-        ndim: how many dimensions it must have.
+    def distance(candidate: Any) -> Any:
+        logits = _where(exists, (matrix @ candidate).reshape(exists.shape), -np.inf)
+        return xp.abs(xp.exp(_log_softmax(logits)) - target).max()
 
-    Raises:
-        ValueError: if it holds anything but numbers, rows of different lengths, or a number that counts and
-            is not finite.
-    """
-    array = as_array(name, value)
-    if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name} has {array.ndim} levels of nesting; give {ndim}")
-    if _is_concrete(array):
-        bad = ~np.isfinite(np.asarray(array))
-        if exists is not None:
-            bad &= exists
+    parameters = xp.where(distance(plain) <= _REALIZATION_TOLERANCE, plain, shifted)
+    gap = distance(parameters)
+    if not start.nearest and is_concrete(gap) and not gap <= _REALIZATION_TOLERANCE:
+        raise ValueError(
+            "initial_policy_probabilities cannot be realised by output_features: the nearest "
+            f"policy (least squares in the logarithms) differs by {float(gap):.3g} in a probability; "
+            "change either, or ask for the nearest"
+        )
+    return parameters
+
+
+def _probabilities(value: Any, exists: np.ndarray) -> Any:
+    """Rows that sum to one, zero where an output does not exist."""
+    name = "initial_policy_probabilities"
+    given = finite(name, rows(name, value, exists.shape), exists)
+    if is_concrete(given):
+        bad = exists & (given <= 0)
         if bad.any():
-            index = tuple(int(i) for i in np.argwhere(bad)[0])
-            place = "".join(f"[{i}]" for i in index)
-            raise ValueError(f"{name}{place} is {float(array[index])}; give finite numbers")
-    return array
+            x, y = (int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"{name}[{x}][{y}] is {float(given[x, y])}; a softmax policy gives every output a positive "
+                "probability (mask an output out if it does not exist)"
+            )
+        with np.errstate(over="ignore"):
+            sums = np.where(exists, given, 0.0).sum(-1)
+        wrong = np.flatnonzero(np.abs(sums - 1) > _NORMALIZATION_TOLERANCE)
+        if wrong.size:
+            raise ValueError(f"{name}[{wrong[0]}] sums to {sums[wrong[0]]:.9g}; make it sum to 1")
+    present = _where(exists, given, 0.0)
+    return present / present.sum(-1, keepdims=True)
 
 
-def _scalar(name: str, value: Any, requirement: str) -> Array:
-    scalar = finite(name, value)
-    if scalar.ndim != 0:
-        raise ValueError(f"{name} has shape {list(scalar.shape)}; give one number")
-    if _is_concrete(scalar) and (scalar < 0 or (requirement == "positive" and scalar == 0)):
-        raise ValueError(f"{name} is {float(scalar)}; it must be {requirement}")
-    return scalar
+# References ------------------------------------------------------------------------
+
+
+def _log_softmax(logits: Any) -> Any:
+    shifted, normalizer = _shifted(logits)
+    return shifted - normalizer
+
+
+def _shifted(logits: Any) -> tuple[Any, Any]:
+    """Logits less their largest, and their normaliser."""
+    xp = namespace(logits)
+    with np.errstate(over="ignore"):  # far apart
+        shifted = logits - logits.max(-1, keepdims=True)
+    return shifted, xp.log(xp.exp(shifted).sum(-1, keepdims=True))
+
+
+def _log_probabilities(policy: Policy, parameters: Any, exists: np.ndarray) -> Any:
+    """Of a policy, ``-inf`` where an output does not exist."""
+    match policy:
+        case Tabular():
+            logits = parameters
+        case LinearSoftmax():
+            xp = namespace(policy.features, policy.temperature, parameters)
+            logits = xp.asarray(policy.features) @ parameters / xp.asarray(policy.temperature)
+        case _:
+            logits = policy.logits(jax_array(parameters))
+    return _log_softmax(_where(exists, logits, -np.inf))
+
+
+def _normalized(logits: Any) -> Any:
+    """Log-probabilities of unnormalised ones; those that are normalised are left as they are."""
+    shifted, normalizer = _shifted(logits)
+    xp = namespace(logits)
+    normal = xp.abs(logits.max(-1, keepdims=True) + normalizer) <= _ROUNDING
+    return xp.where(normal, logits, shifted - normalizer)
+
+
+# Shapes and weights -----------------------------------------------------------------
 
 
 def _mask(value: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -347,38 +374,19 @@ def _mask(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def _weights(value: Any, prompts: int) -> Array:
+def _weights(value: Any, prompts: int) -> Any:
     if value is None:
-        return jnp.full(prompts, 1.0 / prompts, float)
+        return np.full(prompts, 1.0 / prompts)
     weights = finite("prompt_weights", value)
     if weights.shape != (prompts,):
         raise ValueError(
             f"prompt_weights has shape {list(weights.shape)} but there are {prompts} prompts; give one each"
         )
-    if _is_concrete(weights) and (weights.min() < 0 or weights.sum() <= 0):
+    if is_concrete(weights) and (weights.min() < 0 or weights.sum() <= 0):
         raise ValueError(
             f"prompt_weights has minimum {float(weights.min())} and sum {float(weights.sum())}; "
             "give numbers that are not negative and not all zero"
         )
     total = weights.sum()
-    return jnp.where(jnp.abs(total - 1.0) <= _ROUNDING, weights, weights / total)
-
-
-def _probabilities(value: Any, exists: np.ndarray) -> Array:
-    name = "initial_policy_probabilities"
-    rows = finite(name, _rows(name, value, exists.shape), exists)
-    if _is_concrete(rows):
-        bad = exists & (np.asarray(rows) <= 0)
-        if bad.any():
-            x, y = (int(i) for i in np.argwhere(bad)[0])
-            raise ValueError(
-                f"{name}[{x}][{y}] is {float(rows[x, y])}; a softmax policy gives every output a positive "
-                "probability (mask an output out if it does not exist)"
-            )
-        with np.errstate(over="ignore"):
-            sums = np.where(exists, np.asarray(rows), 0.0).sum(-1)
-        wrong = np.flatnonzero(np.abs(sums - 1) > _NORMALIZATION_TOLERANCE)
-        if wrong.size:
-            raise ValueError(f"{name}[{wrong[0]}] sums to {sums[wrong[0]]:.9g}; make it sum to 1")
-    present = jnp.where(exists, rows, 0.0)
-    return present / present.sum(-1, keepdims=True)
+    xp = namespace(weights)
+    return xp.where(xp.abs(total - 1.0) <= _ROUNDING, weights, weights / total)

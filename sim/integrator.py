@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.goals import Goal, largest_value
+from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import advantage, expected_reward, gradient, kl_divergence, natural_gradient
 from goodteacher.sim.policies import Tabular
 
 FIRST_STEP = 0.1  # in logits
 _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter
+_NO_SPEED = 1e-30  # squared, relative: nothing is divided by zero where nothing moves
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
 _ROUNDING = 1e-15  # of expected rewards
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
@@ -80,11 +81,12 @@ class _Limit(NamedTuple):
 class Problem(NamedTuple):
     """An instance with its goal, its unit of time, and the horizon in that unit (see ``log_time``).
 
-    ``limit`` is ``None`` if it is not known.
+    ``endless`` problems wait for the horizon alone. ``limit`` is ``None`` if it is not known.
     """
 
     instance: Instance
     goal: Goal
+    endless: Bool[Array, ""]
     time_scale: Array
     log_horizon: ArrayLike
     limit: _Limit | None
@@ -93,7 +95,9 @@ class Problem(NamedTuple):
 def _speed(instance: Instance, parameters: Array, velocity: Array) -> Array:
     """Euclidean norm of the logits' velocity."""
     logit_velocity = instance.policy.pushforward(parameters, velocity)
-    return jnp.sqrt(jnp.maximum((logit_velocity**2).sum(), jnp.finfo(float).tiny))
+    # In units of the largest: squares would underflow from times of 1e154 on.
+    unit = jnp.maximum(jnp.abs(logit_velocity).max(), jnp.finfo(float).tiny)
+    return unit * jnp.sqrt(((logit_velocity / unit) ** 2).sum() + _NO_SPEED)
 
 
 def _field(problem: Problem, state: _State) -> _State:
@@ -129,7 +133,7 @@ def _point(problem: Problem, state: _State, velocity: _State) -> _Point:
 
 
 def _runge_kutta_step(
-    solver: diffrax.AbstractERK,
+    solver: diffrax.AbstractAdaptiveSolver,
     field: Callable[[_State], _State],
     start: _Point,
     step: Array,
@@ -150,6 +154,7 @@ def _runge_kutta_step(
     def move(coefficients: np.ndarray, slopes: list[_State]) -> _State:
         return jax.tree.map(jnp.add, start.state, combine(coefficients, slopes))
 
+    assert isinstance(solver, diffrax.AbstractERK)
     tableau = solver.tableau
     assert isinstance(tableau, diffrax.ButcherTableau)
     slopes, end = [start.velocity], start.state
@@ -163,12 +168,14 @@ def _runge_kutta_step(
     return end, slopes[-1], error
 
 
-def prepare(instance: Instance, goal: Goal, horizon: ArrayLike) -> Problem:
+def prepare(
+    instance: Instance, goal: Goal, horizon: ArrayLike, endless: Bool[ArrayLike, ""] = False
+) -> Problem:
     """The problem in units of the time in which the logits first travel a distance of one."""
     start = instance.initial_parameters
     time_scale = 1.0 / _speed(instance, start, gradient(instance, start))
     log_horizon = jnp.log1p(horizon / time_scale)
-    return Problem(instance, goal, time_scale, log_horizon, _limit(instance, goal))
+    return Problem(instance, goal, jnp.asarray(endless), time_scale, log_horizon, _limit(instance, goal))
 
 
 def _limit(instance: Instance, goal: Goal) -> _Limit | None:
@@ -203,8 +210,7 @@ def _start(problem: Problem) -> _Lane:
     state = _State(instance.initial_parameters, zero)
     point = _point(problem, state, _field(problem, state))
     met = point.gap >= 0
-    # A level at or above every value is not met in any finite time and is not waited for.
-    possible = jnp.append(goal.level < largest_value(instance, goal), True)
+    possible = jnp.append(is_possible(instance, goal) & ~problem.endless, True)
     return _Lane(
         point=point,
         travelled=zero,
@@ -218,9 +224,12 @@ def _start(problem: Problem) -> _Lane:
     )
 
 
-def _active(lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
-    waiting = lane.pending[..., :-1].any(-1) & lane.pending[..., -1]
-    return waiting & (lane.cruise > _AT_REST) & (lane.steps < max_steps)
+def _waiting(problem: Problem, pending: Array) -> Bool[Array, "*batch"]:
+    return (pending[..., :-1].any(-1) | problem.endless) & pending[..., -1]
+
+
+def _active(problem: Problem, lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
+    return _waiting(problem, lane.pending) & (lane.cruise > _AT_REST) & (lane.steps < max_steps)
 
 
 def _inverse_hermite(width: Array, start: tuple[Array, Array], end: tuple[Array, Array]) -> Array:
@@ -263,13 +272,15 @@ def _leading(point: _Point, pending: Array) -> tuple[Array, Array]:
     return largest, jnp.where(gap == largest, point.slope, -jnp.inf).max()
 
 
-def _order(solver: diffrax.AbstractERK) -> int:
+def _order(solver: diffrax.AbstractAdaptiveSolver) -> int:
     order = solver.order(diffrax.ODETerm(lambda t, y, args: y))
     assert order is not None
     return order
 
 
-def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, tolerance: ArrayLike) -> _Lane:
+def _advance(
+    solver: diffrax.AbstractAdaptiveSolver, problem: Problem, lane: _Lane, tolerance: ArrayLike
+) -> _Lane:
     """Tries one step: takes it, rejects it, or shortens it for an event inside it."""
     instance = problem.instance
     start, step, pending = lane.point, lane.step, lane.pending
@@ -322,6 +333,7 @@ def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, toleran
         divergence = kl_divergence(log_p, problem.limit.log_probabilities)
         hopeless = divergence + _DIVERGENCE_ROUNDING < problem.limit.divergence
         awaited &= ~jnp.append(hopeless, False)
+    followed = pending[:-1] | problem.endless
 
     next_step = jnp.where(bracketed & ~found, jnp.minimum(root, cruise), cruise)
     return _Lane(
@@ -332,7 +344,7 @@ def _advance(solver: diffrax.AbstractERK, problem: Problem, lane: _Lane, toleran
         bracket=bracket._replace(ahead=jnp.where(found, jnp.inf, bracket.ahead)),
         pending=awaited,
         hit_log_time=jnp.where(met, point.state.log_time, lane.hit_log_time),
-        hit_logits=jnp.where(pending[:-1, None], instance.logits(point.state.parameters), lane.hit_logits),
+        hit_logits=jnp.where(followed[:, None], instance.logits(point.state.parameters), lane.hit_logits),
         steps=lane.steps + 1,
     )
 
@@ -367,21 +379,21 @@ def _finished(lane: _Lane) -> Done:
     return Done(lane.pending, lane.hit_log_time, lane.hit_logits, lane.point.state, lane.steps)
 
 
-def stuck(done: Done) -> Bool[Array, "*batch"]:
-    """Whether a goal is pending although the horizon has not been reached."""
-    return done.pending[..., :-1].any(-1) & done.pending[..., -1]
+def stuck(problem: Problem, done: Done) -> Bool[Array, "*batch"]:
+    """Whether something is waited for although the horizon has not been reached."""
+    return _waiting(problem, done.pending)
 
 
 def _examine(problem: Problem, done: Done) -> Bool[Array, ""]:
     return jax.lax.cond(
-        stuck(done),
+        stuck(problem, done),
         lambda: _converged(problem.instance, done.end.parameters),
         lambda: jnp.zeros((), bool),
     )
 
 
 def run_one(
-    problem: Problem, solver: diffrax.AbstractERK, tolerance: ArrayLike, max_steps: ArrayLike
+    problem: Problem, solver: diffrax.AbstractAdaptiveSolver, tolerance: ArrayLike, max_steps: ArrayLike
 ) -> tuple[Done, Bool[Array, "..."]]:
     """Integrates until every goal is met, the horizon is reached, the flow rests or the steps run out.
 
@@ -389,7 +401,7 @@ def run_one(
         How it ended, and whether the policy has converged there.
     """
     lane = jax.lax.while_loop(
-        lambda lane: _active(lane, max_steps),
+        lambda lane: _active(problem, lane, max_steps),
         lambda lane: _advance(solver, problem, lane, tolerance),
         _start(problem),
     )
@@ -408,7 +420,7 @@ def _select(condition: Array, new: Any, old: Any) -> Any:
 
 def run_many(
     problems: Problem,
-    solver: diffrax.AbstractERK,
+    solver: diffrax.AbstractAdaptiveSolver,
     tolerance: ArrayLike,
     max_steps: ArrayLike,
     lanes: int,
@@ -426,14 +438,14 @@ def run_many(
         problem = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, count - 1)], problems)
         return problem, jax.vmap(_start)(problem)
 
-    def idle_lanes(lane: _Lane, index: Array) -> Array:
-        return ~_active(lane, max_steps) & (index < count)
+    def idle_lanes(problem: Problem, lane: _Lane, index: Array) -> Array:
+        return ~_active(problem, lane, max_steps) & (index < count)
 
     def tick(carry: Any) -> Any:
         problem, lane, index, moves, _ = carry
         moved = advance(problem, lane, tolerance)
-        lane = _select(_active(lane, max_steps), moved, lane)
-        return problem, lane, index, moves + 1, idle_lanes(lane, index).sum()
+        lane = _select(_active(problem, lane, max_steps), moved, lane)
+        return problem, lane, index, moves + 1, idle_lanes(problem, lane, index).sum()
 
     def refill(carry: Any) -> Any:
         problem, lane, index, waiting, moves, done = carry
@@ -442,9 +454,9 @@ def run_many(
         problem, lane, index, moves, _ = jax.lax.while_loop(
             lambda carry: carry[-1] < enough,
             tick,
-            (problem, lane, index, moves, idle_lanes(lane, index).sum()),
+            (problem, lane, index, moves, idle_lanes(problem, lane, index).sum()),
         )
-        idle = idle_lanes(lane, index)
+        idle = idle_lanes(problem, lane, index)
         done = jax.tree.map(
             lambda all, new: all.at[jnp.where(idle, index, count)].set(new, mode="drop"),
             done,
@@ -464,7 +476,7 @@ def run_many(
     )
 
     converged = jax.lax.cond(
-        stuck(done).any(),
+        stuck(problems, done).any(),
         lambda: jax.lax.map(lambda pair: _examine(*pair), (problems, done)),
         lambda: jnp.zeros(count, bool),
     )

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from goodteacher.sim.instance import Instance, Numbers, as_array
+from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import advantage, entropy, expected_reward, gradient, kl_divergence
+from goodteacher.sim.validation import Numbers, as_array, is_concrete, jax_array, namespace
 
 Metric = Callable[[Instance, Float[Array, "..."]], Float[Array, "..."]]
 
@@ -53,6 +53,30 @@ def accuracy(
         Between 0 and 1; ``nan`` if no pair has a weight.
     """
     return _accuracy(rewards, ground_truth_rewards, lambda output: pair_weights[..., output, :])
+
+
+def decided_accuracy(
+    rewards: Float[Array, "*batch outputs"],
+    ground_truth_rewards: Float[Array, "*batch outputs"],
+    output_weights: Float[Array, "*batch outputs"],
+) -> Float[Array, "*batch"]:
+    """:func:`product_accuracy` over the pairs that the ground truth tells apart.
+
+    Definition 1 counts every tie of the ground truth as an error unless the reward ties too: on a binary one
+    with one right output in ten a reward without errors of rank has 0.2 by it, and 1 by this.
+
+    Args:
+        rewards, ground_truth_rewards, output_weights: as for :func:`product_accuracy`.
+
+    Returns:
+        Between 0 and 1; ``nan`` if the ground truth tells no pair apart.
+    """
+
+    def weights_with(output: Array) -> Array:
+        decided = ground_truth_rewards[..., output, None] != ground_truth_rewards
+        return jnp.where(decided, output_weights[..., output, None] * output_weights, 0.0)
+
+    return _accuracy(rewards, ground_truth_rewards, weights_with)
 
 
 def product_accuracy(
@@ -133,37 +157,40 @@ class Comparisons(eqx.Module):
         shape = as_array("dispreferred_rewards", dispreferred_rewards).shape
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"dispreferred_rewards has shape {list(shape)}; give [prompts, dispreferred]")
-        given_mask = jnp.asarray(mask, bool)
+        given_mask = namespace(mask).asarray(mask, bool)
         if given_mask.shape not in ((), shape):
             raise ValueError(f"mask has shape {list(given_mask.shape)}; give {list(shape)}")
-        self.mask = jnp.broadcast_to(given_mask, shape)
-        empty = ~self.mask.any(1)
-        if not isinstance(empty, Tracer) and empty.any():
+        exists = namespace(given_mask).broadcast_to(given_mask, shape)
+        self.mask = jnp.asarray(exists)
+        empty = ~exists.any(1)
+        if is_concrete(empty) and empty.any():
             prompt = int(empty.argmax())
             raise ValueError(f"mask leaves prompt {prompt} without a dispreferred output; leave it out")
 
-        def checked(name: str, value: Numbers, ok: Callable[[Array], Array], fix: str) -> Array:
+        def checked(name: str, value: Numbers, ok: Callable[[Any], Any], fix: str) -> Any:
             paired = name.startswith("dispreferred")
             expected = shape if paired else shape[:1]
             given = as_array(name, value)
             if given.shape not in ((), expected):
                 raise ValueError(f"{name} has shape {list(given.shape)}; give {list(expected)}")
-            array = jnp.broadcast_to(given, expected)
-            bad = ~ok(array) & (self.mask if paired else True)
-            if not isinstance(bad, Tracer) and bad.any():
+            array = namespace(given).broadcast_to(given, expected)
+            bad = ~ok(array) & (exists if paired else True)
+            if is_concrete(bad) and bad.any():
                 at = np.argwhere(bad)[0].tolist()
                 raise ValueError(f"{name}{at} is {float(array[tuple(at)])}; {fix}")
             return array
 
         def rewards(name: str, value: Numbers) -> Array:
-            return checked(name, value, jnp.isfinite, "give a finite number")
+            return jax_array(checked(name, value, lambda x: abs(x) < np.inf, "give a finite number"))
 
         def log_probabilities(kind: str, value: Numbers, lengths: Numbers) -> Array:
             # Not a number is refused too.
             logs = checked(
                 f"{kind}_log_probabilities", value, lambda x: x <= 0, "that of a probability is at most 0"
             )
-            return logs / checked(f"{kind}_lengths", lengths, lambda x: x > 0, "give a number of tokens")
+            return jax_array(
+                logs / checked(f"{kind}_lengths", lengths, lambda x: x > 0, "give a number of tokens")
+            )
 
         self.preferred_rewards = rewards("preferred_rewards", preferred_rewards)
         self.dispreferred_rewards = rewards("dispreferred_rewards", dispreferred_rewards)
@@ -253,7 +280,7 @@ def comparisons(instance: Instance, parameters: Float[Array, "..."]) -> Comparis
     best = truth.argmax(1)[:, None]
     worse = exists & (truth < truth.max(1, keepdims=True))
     some = worse.any(1)
-    if not isinstance(some, Tracer) and not some.all():
+    if is_concrete(some) and not some.all():
         raise ValueError(
             f"ground_truth_rewards of prompt {int(some.argmin())} are all equal: no output is preferred; "
             "leave the prompt out"
@@ -299,16 +326,30 @@ def proxy_reward_variance(instance: Instance, parameters: Float[Array, "..."]) -
     return reward_variance(instance.probabilities(parameters), instance.rewards)
 
 
-def uniform_proxy_accuracy(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
+def uniform_accuracy(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
     """Accuracy of the proxy over uniform pairs of outputs, whatever the policy."""
     exists = jnp.isfinite(instance.logits(parameters)).astype(float)
     return product_accuracy(instance.rewards, instance.ground_truth_rewards, exists)
 
 
-def on_policy_proxy_accuracy(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
+def on_policy_accuracy(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
     """Accuracy of the proxy over pairs of outputs drawn from the policy."""
     probabilities = instance.probabilities(parameters)
     return product_accuracy(instance.rewards, instance.ground_truth_rewards, probabilities)
+
+
+def uniform_decided_accuracy(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
+    """Accuracy of the proxy over uniform pairs of outputs that the ground truth tells apart."""
+    exists = jnp.isfinite(instance.logits(parameters)).astype(float)
+    return decided_accuracy(instance.rewards, instance.ground_truth_rewards, exists)
+
+
+def on_policy_decided_accuracy(
+    instance: Instance, parameters: Float[Array, "..."]
+) -> Float[Array, " prompts"]:
+    """Accuracy of the proxy over pairs drawn from the policy that the ground truth tells apart."""
+    probabilities = instance.probabilities(parameters)
+    return decided_accuracy(instance.rewards, instance.ground_truth_rewards, probabilities)
 
 
 def kl_to_reference(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
@@ -334,8 +375,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             expected_proxy_reward,
             expected_ground_truth_reward,
             proxy_reward_variance,
-            uniform_proxy_accuracy,
-            on_policy_proxy_accuracy,
+            uniform_accuracy,
+            on_policy_accuracy,
+            uniform_decided_accuracy,
+            on_policy_decided_accuracy,
             kl_to_reference,
             policy_entropy,
             gradient_norm,

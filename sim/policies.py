@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from goodteacher.sim.validation import Numbers, as_array, jax_array, scalar
+
 RANK_TOLERANCE = 1e-10  # relative; weights span 1e12, of which singular values see the root
 
 
@@ -106,6 +108,18 @@ class LinearSoftmax(Policy):
 
     features: Float[Array, "prompts outputs features"]
     temperature: Float[Array, ""]
+
+    def __init__(self, features: Numbers, temperature: Numbers = 1.0):
+        """Features, ``[prompts, outputs, features]``, and a positive temperature.
+
+        Raises:
+            ValueError: if they are none; in messages, ``output_features``.
+        """
+        array = as_array("output_features", features)
+        if array.ndim != 3:
+            raise ValueError(f"output_features has {array.ndim} levels of nesting; give 3")
+        self.features = jax_array(array)
+        self.temperature = jax_array(scalar("temperature", temperature, "positive"))
 
     def logits(self, parameters: Float[Array, " features"]) -> Float[Array, "prompts outputs"]:
         """Inner products of features and parameters over the temperature."""

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.flow import Control, hitting_times
 from goodteacher.sim.goals import probability_level, reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward
 from goodteacher.theory.draws import Source, Task, random_logits, without
 from goodteacher.theory.error_kinds import trained_on
@@ -124,7 +124,7 @@ def _task(source: Source) -> Task:
     gamma = source.uniform(0.01, 0.99) * (top - initial).min()
     limit = ideal_proxy_kl_limit(rarity[:, 0], jnp.exp(start).min(-1), top, initial + gamma).min()
     kl = jnp.where(source.bernoulli(), 0.0, limit * source.uniform())
-    instance = Instance(ideal_proxy(truth), truth, initial_policy_weights=start, kl_coefficient=kl)
+    instance = Instance(ideal_proxy(truth), truth, start=Parameters(start), regularizer=Regularizer(kl=kl))
     return Task(instance, gamma)
 
 
@@ -133,7 +133,7 @@ def _task_times(tasks: Task, instances: Instance) -> Array:
     """``[n, prompts]``; followed no further than ten times the bound."""
     goals = jax.vmap(lambda task: reward_increase(task.instance, task.gamma))(tasks)
     horizon = jnp.maximum(10.0 * jax.vmap(_bounds)(tasks).max(-1), 1.0)
-    return hitting_times(instances, goals, horizon=horizon).time
+    return hitting_times(instances, goals, Control(horizon=horizon)).time
 
 
 def _bounds(task: Task) -> Array:
@@ -202,7 +202,7 @@ def _rarer(source: Source) -> Rarer:
 
     def build(log_eps: Array) -> Instance:
         start = jnp.where(exists, with_rare_best(log_eps, weights), 0.0)
-        return without(Instance(truth, initial_policy_weights=start[None]), exists[None])
+        return without(Instance(truth, start=Parameters(start[None])), exists[None])
 
     return Rarer(build(log_eps), build(log_eps - _DECADES * jnp.log(10.0)), proxy[None])
 
@@ -213,7 +213,7 @@ def _exponents(drawn: Rarer, rewards: Array) -> Array:
     def log_time(instances: Instance) -> Array:
         training = trained_on(instances, rewards)
         goals = jax.vmap(lambda i: probability_level(i, 0, 0.5))(training)
-        return jnp.log(hitting_times(training, goals, horizon=1e120).time[:, 0])
+        return jnp.log(hitting_times(training, goals, Control(horizon=1e120)).time[:, 0])
 
     return (log_time(drawn.rarer) - log_time(drawn.instance)) / (_DECADES * jnp.log(10.0))
 
@@ -300,7 +300,7 @@ def _gain(source: Source) -> Gain:
     weights = jnp.where(exists, source.uniform(jnp.log(0.05), 0.0, index.shape), -jnp.inf)
     start = with_rare_best(jnp.log(source.log_uniform(1e-8, 1e-5)), weights)
     start = jnp.where(exists, start, 0.0)
-    instance = without(Instance(truth, initial_policy_weights=start[None]), exists[None])
+    instance = without(Instance(truth, start=Parameters(start[None])), exists[None])
     return Gain(instance, proxy[None], source.uniform(0.1, 0.9))
 
 
@@ -308,7 +308,7 @@ def _log_simulated_gain(drawn: Gain) -> Array:
     def log_time(rewards: Array) -> Array:
         training = trained_on(drawn.instance, rewards)
         goals = jax.vmap(lambda i, level: probability_level(i, 0, level))(training, drawn.level)
-        return jnp.log(hitting_times(training, goals, horizon=_HORIZON).time[:, 0])
+        return jnp.log(hitting_times(training, goals, Control(horizon=_HORIZON)).time[:, 0])
 
     return log_time(drawn.instance.rewards) - log_time(drawn.proxy_rewards)
 

@@ -41,8 +41,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import trajectory
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.flow import Control, trajectory
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import Source, random_logits, random_rewards
 from goodteacher.theory.statements import Claim, Sides, Statement
 
@@ -120,7 +120,7 @@ def _error(source: Source) -> Error:
     rewards = random_rewards(source, (_OUTPUTS,))[::-1]
     wrong = source.log_uniform(0.01, 1.0)
     correct = jnp.where(rewards[0] > 0, rewards[0] - wrong, rewards[0] + wrong)
-    instance = Instance(rewards, initial_policy_weights=jnp.append(jnp.log(rare), rest)[None])
+    instance = Instance(rewards, start=Parameters(jnp.append(jnp.log(rare), rest)[None]))
     return Error(instance, correct, source.log_uniform(0.1, 30.0))
 
 
@@ -134,7 +134,7 @@ def _corrected(drawn: Error) -> Instance:
 @jax.vmap
 def _ends(instance: Instance, time: Array) -> Array:
     """Logits ``[outputs]`` at a time."""
-    return trajectory(instance, time[None], tolerance=_TRAJECTORY_TOLERANCE)[0, 0]
+    return trajectory(instance, time[None], Control(tolerance=_TRAJECTORY_TOLERANCE))[0, 0]
 
 
 _Bound = Callable[[Array, Array, Array, Array], Array]  # of pi_0(y), error, time and range

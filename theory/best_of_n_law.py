@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.sampling import best_of_n
 from goodteacher.theory.draws import Source, random_logits
@@ -47,7 +47,7 @@ def _contest(source: Source) -> Contest:
     tied = source.bernoulli(0.5, (2,))
     truth = jnp.where(tied[0], jnp.round(steps * truth) / steps, truth)
     rival = jnp.where(tied[1], jnp.round(steps * rival) / steps, rival)
-    instance = Instance(rival, truth, initial_policy_weights=random_logits(source, _SHAPE))
+    instance = Instance(rival, truth, start=Parameters(random_logits(source, _SHAPE)))
     return Contest(instance, jnp.round(source.log_uniform(1.0, 1e6)))
 
 

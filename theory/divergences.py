@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import kl_divergence
 from goodteacher.theory.draws import Source, random_logits
 from goodteacher.theory.statements import Claim, Sides, Statement
@@ -39,7 +39,7 @@ def _policies(source: Source) -> Instance:
     shape = (2, 4)
     return Instance(
         source.uniform(-1.0, 1.0, shape),
-        initial_policy_weights=random_logits(source, shape),
+        start=Parameters(random_logits(source, shape)),
         reference_policy_logits=random_logits(source, shape),
     )
 

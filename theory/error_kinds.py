@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from goodteacher.sim.flow import HORIZON, final_policy, hitting_times
+from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_times
 from goodteacher.sim.goals import Goal, reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import advantage, expected_reward
 from goodteacher.theory.draws import Source, dimension, random_logits
 from goodteacher.theory.hitting_time_bound import SOLVER
@@ -186,7 +186,7 @@ def _times(variants: Instance, goal: Goal) -> np.ndarray:
     """``[batch, prompts]``."""
     size = len(variants.rewards)
     goals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), goal)
-    return np.asarray(hitting_times(variants, goals, solver=SOLVER).time)
+    return np.asarray(hitting_times(variants, goals, Control(solver=SOLVER)).time)
 
 
 @jax.jit
@@ -194,7 +194,7 @@ def _final_rewards(variants: Instance) -> Array:
     """``[batch, prompts]``; ``nan`` if not converged."""
 
     def final_reward(instance: Instance) -> Array:
-        log_p, end = final_policy(instance, solver=SOLVER)
+        log_p, end = final_policy(instance, Control(solver=SOLVER))
         reward = expected_reward(jnp.exp(log_p), instance.ground_truth_rewards)
         return jnp.where(end == HORIZON, reward, jnp.nan)
 
@@ -340,7 +340,7 @@ def _trial(source: Source) -> tuple[Instance, Array]:
     start = random_logits(source, shape, 0.1, 3.0)
     output = source.integer(0, _TRIAL_OUTPUTS - 1)
     rewards = truth.at[0, output].set(source.uniform(-1.0, 1.2))
-    return Instance(rewards, truth, initial_policy_weights=start), output
+    return Instance(rewards, truth, start=Parameters(start)), output
 
 
 def trials(seed: int, n: int) -> Trials:
@@ -356,7 +356,7 @@ def trials(seed: int, n: int) -> Trials:
     goals = jax.vmap(most_of_the_way)(instances)
     corrected = trained_on(instances, instances.ground_truth_rewards)
     both = jax.tree.map(lambda *pair: jnp.concatenate(pair), (instances, goals), (corrected, goals))
-    time = hitting_times(*both, solver=SOLVER).time[:, 0]
+    time = hitting_times(*both, control=Control(solver=SOLVER)).time[:, 0]
     return Trials(instances, np.asarray(output), np.asarray(log_ratio(time[:n], time[n:])))
 
 

@@ -38,9 +38,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, expected_reward, gradient, logit_gradient
+from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.sim.sampling import estimator as find_estimator
 from goodteacher.sim.sampling import logit_estimate
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
@@ -164,10 +165,10 @@ def _two_prompts(source: Source) -> Instance:
     shape, features = (2, 3), 4
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, (features,), high=5.0),
-        output_features=source.normal((*shape, features)),
+        start=Parameters(random_logits(source, (features,), high=5.0)),
+        policy=LinearSoftmax(source.normal((*shape, features))),
         reference_policy_logits=random_logits(source, shape),
-        kl_coefficient=random_kl_coefficient(source),
+        regularizer=Regularizer(kl=random_kl_coefficient(source)),
     )
 
 
@@ -209,7 +210,7 @@ def _one_prompt(source: Source) -> Instance:
     scale = source.log_uniform(1e-3, 1.0)
     offset = (1.0 - scale) * source.uniform(-1.0, 1.0)
     return Instance(
-        offset + scale * random_rewards(source, shape), initial_policy_weights=random_logits(source, shape)
+        offset + scale * random_rewards(source, shape), start=Parameters(random_logits(source, shape))
     )
 
 
@@ -267,9 +268,7 @@ def _two_values(source: Source) -> Instance:
     gap = source.log_uniform(1e-6, 2.0)
     low = source.uniform(-1.0, 1.0 - gap)
     good = source.bernoulli(shape=shape).at[0, :2].set(jnp.array([True, False]))
-    return Instance(
-        jnp.where(good, low + gap, low), initial_policy_weights=random_logits(source, shape, high=8.0)
-    )
+    return Instance(jnp.where(good, low + gap, low), start=Parameters(random_logits(source, shape, high=8.0)))
 
 
 def _two_values_claim(factor: Callable[[Array, Array, int], Array], middling: float = 0.0) -> Claim:
@@ -288,7 +287,7 @@ def _two_values_claim(factor: Callable[[Array, Array, int], Array], middling: fl
     def claim(instances: Instance) -> Sides:
         rewards = instances.rewards
         third = rewards[..., 1] + middling * (rewards[..., 0] - rewards[..., 1])
-        changed = jax.vmap(lambda i, r: Instance(r, initial_policy_weights=i.initial_parameters))(
+        changed = jax.vmap(lambda i, r: Instance(r, start=Parameters(i.initial_parameters)))(
             instances, rewards.at[..., 2].set(jnp.where(middling > 0, third, rewards[..., 2]))
         )
         return compare(changed, _moments(changed, "grpo")[0])

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from goodteacher.sim.flow import hitting_times, trajectory
+from goodteacher.sim.flow import Control, hitting_times, trajectory
 from goodteacher.sim.goals import Goal, probability_level
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import gradient, kl_divergence, natural_gradient, objective
 from goodteacher.theory.closed_forms import kl_optimum, natural_gradient_flow, one_good_output_time
 from goodteacher.theory.draws import Source, random_logits, random_rewards, without
@@ -47,9 +47,7 @@ def _one_good_output(fewest: int, most: int, source: Source) -> Hitting:
     index = jnp.arange(most)
     instance = Instance(
         jnp.where(index == 0, best, best - gap),
-        initial_policy_weights=jnp.where(
-            index == 0, jnp.log(start), jnp.log1p(-start) - jnp.log(outputs - 1)
-        ),
+        start=Parameters(jnp.where(index == 0, jnp.log(start), jnp.log1p(-start) - jnp.log(outputs - 1))),
     )
     if fewest < most:
         instance = without(instance, (index < outputs)[None])
@@ -123,7 +121,7 @@ class Elapsed(NamedTuple):
 
 def _elapsed(source: Source) -> Elapsed:
     shape = (2, 5)
-    instance = Instance(random_rewards(source, shape), initial_policy_weights=random_logits(source, shape))
+    instance = Instance(random_rewards(source, shape), start=Parameters(random_logits(source, shape)))
     return Elapsed(instance, source.log_uniform(1e-2, 1e3))
 
 
@@ -186,9 +184,9 @@ def _regularized(low: float, high: float, spread: float, source: Source) -> Inst
     shape = (2, 4)
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, shape, high=spread),
+        start=Parameters(random_logits(source, shape, high=spread)),
         reference_policy_logits=random_logits(source, shape, high=spread),
-        kl_coefficient=source.log_uniform(low, high),
+        regularizer=Regularizer(kl=source.log_uniform(low, high)),
     )
 
 
@@ -227,7 +225,9 @@ def _relaxed(instance: Instance) -> Array:
     assert instance.regularizer is not None
     ends = jnp.stack([instance.log_probabilities(instance.initial_parameters), _optimum(instance)])
     slowest = instance.regularizer.kl * jnp.exp(ends.min()) * instance.prompt_weights.min()
-    return instance.log_probabilities(trajectory(instance, (_RELAXATIONS / slowest)[None], tolerance=1e-8)[0])
+    return instance.log_probabilities(
+        trajectory(instance, (_RELAXATIONS / slowest)[None], Control(tolerance=1e-8))[0]
+    )
 
 
 def _attraction_claim(optimum: _Optimum) -> Claim:

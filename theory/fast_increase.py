@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward
 from goodteacher.theory.draws import Source, Task
 from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
@@ -163,7 +163,7 @@ def _task(source: Source) -> Task:
         value = mass * high - second_mass * behind + (1.0 - mass) * low
         top = jnp.minimum(1.0, value + bad_share * (2.0 - value))
         rewards = jnp.stack([high, jnp.where(two, high - behind, low), top, low], axis=-1)
-        made = Instance(rewards, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
+        made = Instance(rewards, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
         return made, gamma
 
     log_bad = jnp.full(prompts, -jnp.inf)

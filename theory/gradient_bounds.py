@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, logit_gradient, regularized_advantage
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
@@ -65,15 +65,15 @@ def _regularized(source: Source) -> Instance:
     shape = (2, 4)
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, shape),
+        start=Parameters(random_logits(source, shape)),
         reference_policy_logits=random_logits(source, shape),
-        kl_coefficient=random_kl_coefficient(source),
+        regularizer=Regularizer(kl=random_kl_coefficient(source)),
     )
 
 
 def _unregularized(source: Source) -> Instance:
     shape = (2, 8)
-    return Instance(random_rewards(source, shape), initial_policy_weights=random_logits(source, shape))
+    return Instance(random_rewards(source, shape), start=Parameters(random_logits(source, shape)))
 
 
 def _upper_claim(bound: Callable[[Instance, Array], Array]) -> Claim:

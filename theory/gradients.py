@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from goodteacher.sim.flow import trajectory
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.flow import Control, trajectory
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward, gradient, objective
+from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
 from goodteacher.theory.statements import Claim, Sides, Statement
 
@@ -49,9 +50,9 @@ def _tabular(source: Source) -> Instance:
     shape = (3, 4)
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, shape),
+        start=Parameters(random_logits(source, shape)),
         reference_policy_logits=random_logits(source, shape),
-        kl_coefficient=random_kl_coefficient(source),
+        regularizer=Regularizer(kl=random_kl_coefficient(source)),
     )
 
 
@@ -59,10 +60,10 @@ def _linear(source: Source) -> Instance:
     shape, dimension = (3, 4), 5
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, (dimension,), high=5.0),
-        output_features=source.normal((*shape, dimension)),
+        start=Parameters(random_logits(source, (dimension,), high=5.0)),
+        policy=LinearSoftmax(source.normal((*shape, dimension))),
         reference_policy_logits=random_logits(source, shape),
-        kl_coefficient=random_kl_coefficient(source),
+        regularizer=Regularizer(kl=random_kl_coefficient(source)),
     )
 
 
@@ -110,7 +111,7 @@ def _gradient_statement(name: str, policy: str, draw: Callable[[Source], Instanc
 @jax.jit
 def _trajectories(instances: Instance) -> Array:
     """``[n, times, ...]``: parameters, the initial ones first."""
-    flow = jax.vmap(lambda i: trajectory(i, _TIMES, tolerance=_TRAJECTORY_TOLERANCE))(instances)
+    flow = jax.vmap(lambda i: trajectory(i, _TIMES, Control(tolerance=_TRAJECTORY_TOLERANCE)))(instances)
     return jnp.concatenate([instances.initial_parameters[:, None], flow], axis=1)
 
 
@@ -118,8 +119,8 @@ def _moderate_tabular(source: Source) -> Instance:
     shape = (2, 4)
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, shape, high=4.0),
-        kl_coefficient=random_kl_coefficient(source, high=1.0),
+        start=Parameters(random_logits(source, shape, high=4.0)),
+        regularizer=Regularizer(kl=random_kl_coefficient(source, high=1.0)),
     )
 
 
@@ -127,9 +128,9 @@ def _moderate_linear(source: Source) -> Instance:
     shape, dimension = (2, 4), 3
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, (dimension,), high=2.0),
-        output_features=source.normal((*shape, dimension)),
-        kl_coefficient=random_kl_coefficient(source, high=1.0),
+        start=Parameters(random_logits(source, (dimension,), high=2.0)),
+        policy=LinearSoftmax(source.normal((*shape, dimension))),
+        regularizer=Regularizer(kl=random_kl_coefficient(source, high=1.0)),
     )
 
 

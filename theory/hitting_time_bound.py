@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import HORIZON, HittingTime, hitting_times
+from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times
 from goodteacher.sim.goals import reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, expected_reward
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_rewards
@@ -60,7 +60,7 @@ def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
         horizon: as for :func:`goodteacher.sim.flow.hitting_times`.
     """
     goals = _goals(tasks)
-    return hitting_times(tasks.instance, goals, solver=SOLVER, tolerance=TOLERANCE, horizon=horizon)
+    return hitting_times(tasks.instance, goals, Control(solver=SOLVER, tolerance=TOLERANCE, horizon=horizon))
 
 
 @jax.jit
@@ -94,8 +94,8 @@ def _task(source: Source) -> Task:
     instance = Instance(
         rewards,
         truth,
-        initial_policy_weights=logits,
-        kl_coefficient=deviation * random_kl_coefficient(source, high=3.0),
+        start=Parameters(logits),
+        regularizer=Regularizer(kl=deviation * random_kl_coefficient(source, high=3.0)),
     )
     return Task(instance, source.log_uniform(1e-3, jnp.maximum(within, 2e-3)))
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from goodteacher.sim.flow import trajectory
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.flow import Control, trajectory
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import advantage, objective, regularized_advantage
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
@@ -71,11 +71,10 @@ def _linear(source: Source) -> Instance:
     shape, dimension = (_PROMPTS, _OUTPUTS), 4
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, (dimension,), high=5.0),
-        output_features=source.normal((*shape, dimension)),
-        temperature=source.log_uniform(0.2, 5.0),
+        start=Parameters(random_logits(source, (dimension,), high=5.0)),
+        policy=LinearSoftmax(source.normal((*shape, dimension)), source.log_uniform(0.2, 5.0)),
         reference_policy_logits=random_logits(source, shape),
-        kl_coefficient=random_kl_coefficient(source),
+        regularizer=Regularizer(kl=random_kl_coefficient(source)),
     )
 
 
@@ -130,8 +129,8 @@ def _orthogonal(source: Source) -> Instance:
     rotation = jnp.linalg.qr(source.normal((_OUTPUTS, _OUTPUTS)) + 1e-3 * jnp.eye(_OUTPUTS))[0]
     return Instance(
         random_rewards(source, (1, _OUTPUTS)),
-        initial_policy_weights=rotation.T @ random_logits(source, (_OUTPUTS,), high=5.0),
-        output_features=(lengths[:, None] * rotation)[None],
+        start=Parameters(rotation.T @ random_logits(source, (_OUTPUTS,), high=5.0)),
+        policy=LinearSoftmax((lengths[:, None] * rotation)[None]),
     )
 
 
@@ -145,7 +144,7 @@ def _sheared(instance: Instance) -> Instance:
 @jax.vmap
 def _paths(instance: Instance) -> Array:
     """Logits ``[times, outputs]``, the initial ones first."""
-    flow = trajectory(instance, _TIMES, tolerance=_TRAJECTORY_TOLERANCE)
+    flow = trajectory(instance, _TIMES, Control(tolerance=_TRAJECTORY_TOLERANCE))
     path = jnp.concatenate([instance.initial_parameters[None], flow])
     return jax.vmap(lambda parameters: instance.policy.logits(parameters)[0])(path)
 

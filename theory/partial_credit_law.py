@@ -30,7 +30,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from goodteacher.sim.flow import hitting_times
 from goodteacher.sim.goals import probability_level
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import Source
 from goodteacher.theory.stalling_extensions import log_escape_time, rounding
 from goodteacher.theory.statements import Claim, Sides, Statement
@@ -94,7 +94,7 @@ def _constraints(source: Source) -> Constraints:
     first = source.log_uniform(1e-4, 1e-2) / jnp.sqrt(jnp.maximum(odds_ratio, 1.0))
     apart = jnp.where(source.bernoulli(), source.log_uniform(1e-8, 1e-1), source.uniform(0.1, 0.95))
     start = jnp.log(joint_probabilities(first, first * (1.0 - apart), odds_ratio))[None]
-    partial, binary = (Instance(rewards, initial_policy_weights=start) for rewards in (PARTIAL, BINARY))
+    partial, binary = (Instance(rewards, start=Parameters(start)) for rewards in (PARTIAL, BINARY))
     return Constraints(partial, binary, source.uniform(0.1, 0.9))
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.instance import Instance, Regularizer
+from goodteacher.sim.validation import Numbers
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient
 from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
 from goodteacher.theory.statements import Claim, Sides, Statement
@@ -268,8 +269,8 @@ def _start(right: bool, source: Source) -> Start:
     instance = Instance(
         jax.vmap(lambda output: praise(output, _OUTPUTS))(praised),
         jnp.broadcast_to(rewards, probabilities.shape),
-        initial_policy_probabilities=probabilities,
-        kl_coefficient=kl_coefficient,
+        start=probabilities,
+        regularizer=Regularizer(kl=kl_coefficient),
     )
     return Start(instance, both)
 

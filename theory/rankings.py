@@ -39,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from goodteacher.sim.instance import Numbers
+from goodteacher.sim.validation import Numbers
 
 MOST_ENUMERATED = 8
 MOST_STEPS = 10_000_000

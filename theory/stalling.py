@@ -34,9 +34,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.flow import Control, hitting_times
 from goodteacher.sim.goals import Goal
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import Source, without
 from goodteacher.theory.statements import Claim, Sides, Statement
 
@@ -207,9 +207,7 @@ def _stall(source: Source) -> Stall:
 
     order = source.permutation(_MOST_OUTPUTS)
     exists, rewards, logits = exists[order], rewards[order], logits[order]
-    instance = Instance(
-        jnp.where(exists, rewards, 0.0), initial_policy_weights=jnp.where(exists, logits, 0.0)
-    )
+    instance = Instance(jnp.where(exists, rewards, 0.0), start=Parameters(jnp.where(exists, logits, 0.0)))
     share = source.uniform(0.05, 0.95)
     of_probability = source.bernoulli()
     indicator = (order == 0).astype(float)
@@ -221,7 +219,7 @@ def _stall(source: Source) -> Stall:
 
 
 def _log_escape(stall: Stall) -> Array:
-    return jnp.log(hitting_times(stall.instance, stall.goal, horizon=_HORIZON).time[:, 0])
+    return jnp.log(hitting_times(stall.instance, stall.goal, Control(horizon=_HORIZON)).time[:, 0])
 
 
 _Law = Callable[[Array, Array], Array]
@@ -303,7 +301,7 @@ def _many_outputs(source: Source) -> Stall:
     probabilities = ((1.0 - _EPS) * weights / weights.sum()).at[0].set(_EPS)
     logits = jnp.log(jnp.where(exists, probabilities, 1.0))
     goal = Goal((index == 0).astype(float)[None], source.uniform(0.05, 0.95, (1,)))
-    return Stall(without(Instance(rewards, initial_policy_weights=logits[None]), exists[None]), goal)
+    return Stall(without(Instance(rewards, start=Parameters(logits[None])), exists[None]), goal)
 
 
 def _to_four_digits(parameter: Array, eps: Array) -> Array:

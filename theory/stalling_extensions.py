@@ -63,9 +63,9 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.flow import SOLVER, hitting_times
+from goodteacher.sim.flow import SOLVER, Control, hitting_times
 from goodteacher.sim.goals import Goal, probability_level, reward_level
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, without
 from goodteacher.theory.statements import Claim, Sides, Statement
@@ -281,7 +281,7 @@ class Escape(NamedTuple):
 
 
 def _log_simulated(instances: Instance, goals: Goal, solver: diffrax.AbstractERK = SOLVER) -> Array:
-    times = hitting_times(instances, goals, solver=solver, tolerance=_TOLERANCE, horizon=_HORIZON)
+    times = hitting_times(instances, goals, Control(solver=solver, tolerance=_TOLERANCE, horizon=_HORIZON))
     return jnp.log(times.time[:, 0])
 
 
@@ -333,8 +333,8 @@ def _orthogonal(source: Source) -> Escape:
     log_p = with_rare_best(jnp.log(source.log_uniform(1e-9, 1e-4)), jnp.where(exists, weights, -jnp.inf))
     instance = Instance(
         rewards,
-        initial_policy_weights=jnp.where(exists, log_p, 0.0) / jnp.sqrt(norms),
-        output_features=jnp.diag(jnp.sqrt(norms))[None],
+        start=Parameters(jnp.where(exists, log_p, 0.0) / jnp.sqrt(norms)),
+        policy=LinearSoftmax(jnp.diag(jnp.sqrt(norms))[None]),
     )
     return Escape(without(instance, exists[None]), source.uniform(0.1, 0.9))
 
@@ -391,7 +391,7 @@ def _staircase(source: Source) -> Staircase:
     second = with_rare_best(jnp.log(source.log_uniform(1e-7, 1e-4)), weights)
     log_eps = second[0] + jnp.log(source.log_uniform(1e-7, 1e-4))
     start = with_rare_best(log_eps, jnp.append(0.0, second))
-    return Staircase(Instance(rewards, initial_policy_weights=start[None]), source.uniform(0.1, 0.9))
+    return Staircase(Instance(rewards, start=Parameters(start[None])), source.uniform(0.1, 0.9))
 
 
 _Steps = Callable[[Array, Array], Array]  # [n, steps] from log-probabilities and rewards
@@ -447,7 +447,7 @@ def _rescued(source: Source) -> Escape:
     log_eps = jnp.log(1e-9)
     log_eps += jnp.log(_relaxations(with_rare_best(log_eps, weights), rewards, kl) / relaxations)
     start = with_rare_best(log_eps, weights)
-    instance = Instance(rewards, initial_policy_weights=start[None], kl_coefficient=kl)
+    instance = Instance(rewards, start=Parameters(start[None]), regularizer=Regularizer(kl=kl))
     return Escape(instance, source.uniform(0.1, 0.6))
 
 

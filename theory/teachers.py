@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import product_accuracy
 from goodteacher.sim.objective import expected_reward
+from goodteacher.sim.validation import Numbers
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_logits
 from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
 from goodteacher.theory.rankings import levels, ranking
@@ -83,7 +84,7 @@ def fast_teacher(
     if not 0 < gamma < 2:
         raise ValueError(f"gamma is {gamma}; an increase of a reward in [-1, 1] is above 0 and below 2")
     order = ranking(accuracy, ground_truth_rewards, pair_weights, ranked_first=output, strictly=True)
-    problem = Instance(ground_truth_rewards, initial_policy_probabilities=initial_policy_probabilities)
+    problem = Instance(ground_truth_rewards, start=initial_policy_probabilities)
     rewards, policy = problem.rewards[0], problem.probabilities(problem.initial_parameters)[0]
     if jnp.abs(rewards).max() > 1:
         raise ValueError(f"ground_truth_rewards reach {jnp.abs(rewards).max()}; scale them to [-1, 1]")
@@ -189,7 +190,7 @@ def _untaught(source: Source, levels: Array, T: Array) -> Lesson:
     share = source.log_uniform(1e-6, 0.9, good.shape)
     logits = jnp.concatenate([jnp.log(share), jnp.log1p(-share) + jnp.log(policy)], axis=1)
     truth = jnp.concatenate([good, truth], axis=1)
-    instance = Instance(truth, initial_policy_weights=logits, kl_coefficient=1.0)  # replaced later
+    instance = Instance(truth, start=Parameters(logits), regularizer=Regularizer(kl=1.0))  # replaced later
     within = (good[:, 0] - expected_reward(jax.nn.softmax(logits), truth)).min()
     return Lesson(instance, source.uniform(0.01, 0.99) * within, levels, T)
 

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from goodteacher.sim.autoregressive import Autoregressive, Sequences, TokenTable
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import gradient, objective, regularized_advantage
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits
@@ -148,9 +148,9 @@ def _instance(source: Source, policy: Autoregressive) -> Instance:
     return Instance(
         random_scaled_rewards(source),
         policy=policy,
-        initial_policy_weights=random_parameters(source, policy),
+        start=Parameters(random_parameters(source, policy)),
         reference_policy_logits=random_logits(source, SHAPE, low=1e-3),
-        kl_coefficient=random_kl_coefficient(source, high=1e3),
+        regularizer=Regularizer(kl=random_kl_coefficient(source, high=1e3)),
     )
 
 
@@ -196,9 +196,9 @@ def _gradient_claim(enumerated: _Gradient) -> Claim:
         assert instance.regularizer is not None
         same = Instance(
             instance.rewards,
-            initial_policy_weights=instance.initial_parameters.reshape(instance.rewards.shape),
+            start=Parameters(instance.initial_parameters.reshape(instance.rewards.shape)),
             reference_policy_logits=instance.reference_log_probabilities,
-            kl_coefficient=instance.regularizer.kl,
+            regularizer=Regularizer(kl=instance.regularizer.kl),
         )
         expected = gradient(same, same.initial_parameters).ravel()
         return agree(instance, enumerated(instance, instance.initial_parameters), expected)

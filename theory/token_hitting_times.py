@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from goodteacher.sim.autoregressive import Autoregressive, TokenFunction
-from goodteacher.sim.flow import HORIZON, Status, hitting_times, trajectory
+from goodteacher.sim.flow import HORIZON, Control, hitting_times, trajectory
 from goodteacher.sim.goals import reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, expected_reward
+from goodteacher.sim.status import Status
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_rewards
 from goodteacher.theory.statements import Claim, Sides, Statement
 from goodteacher.theory.token_draws import (
@@ -70,8 +71,8 @@ def _task(policy: Autoregressive, source: Source, most_kl: float) -> Task:
         rewards,
         truth,
         policy=policy,
-        initial_policy_weights=weights,
-        kl_coefficient=random_kl_coefficient(source, high=most_kl),
+        start=Parameters(weights),
+        regularizer=Regularizer(kl=random_kl_coefficient(source, high=most_kl)),
     )
     return Task(instance, jnp.maximum(headroom * source.log_uniform(1e-3, 0.99), 1e-6))
 
@@ -95,7 +96,7 @@ def _times(tasks: Task) -> tuple[Array, Array]:
 
     def on_the_way(instance: Instance, time: Array) -> Array:
         times = time * jnp.linspace(0.0, 1.0, _POINTS)
-        path = trajectory(instance, times, solver=_SOLVER, tolerance=_NEAR)
+        path = trajectory(instance, times, Control(solver=_SOLVER, tolerance=_NEAR))
         return jax.vmap(partial(norm, instance))(path).max()
 
     instances = tasks.instance
@@ -103,7 +104,7 @@ def _times(tasks: Task) -> tuple[Array, Array]:
     bounds = jax.vmap(hitting_time_lower_bound)(instances, tasks.gamma, start)
     horizon = jnp.minimum(10.0**_DECADES * bounds, HORIZON)
     goals = jax.vmap(reward_increase)(instances, tasks.gamma)
-    result = hitting_times(instances, goals, solver=_SOLVER, tolerance=_TOLERANCE, horizon=horizon)
+    result = hitting_times(instances, goals, Control(solver=_SOLVER, tolerance=_TOLERANCE, horizon=horizon))
     # A flow that the integrator took no further has not met its goal by where it ended.
     stopped = result.status == Status.NOT_CONVERGED
     elapsed = jnp.where(stopped, result.end[:, None], jnp.minimum(result.time, horizon[:, None])).min(-1)

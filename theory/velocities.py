@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import advantage, gradient, regularized_advantage
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_logits, random_rewards
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
@@ -55,9 +55,9 @@ def _policies(source: Source) -> Instance:
     shape = (3, 4)
     return Instance(
         random_rewards(source, shape),
-        initial_policy_weights=random_logits(source, shape),
+        start=Parameters(random_logits(source, shape)),
         reference_policy_logits=random_logits(source, shape),
-        kl_coefficient=random_kl_coefficient(source),
+        regularizer=Regularizer(kl=random_kl_coefficient(source)),
     )
 
 
@@ -122,8 +122,8 @@ def _growth(source: Source) -> Growth:
     rewards = jnp.where(source.bernoulli(), jnp.sign(rewards), rewards)
     instance = Instance(
         rewards,
-        initial_policy_weights=random_logits(source, SHAPE, high=5.0),
-        kl_coefficient=random_kl_coefficient(source, high=1.0),
+        start=Parameters(random_logits(source, SHAPE, high=5.0)),
+        regularizer=Regularizer(kl=random_kl_coefficient(source, high=1.0)),
     )
     one = jnp.arange(SHAPE[1]) == source.integer(0, SHAPE[1] - 1, (SHAPE[0], 1))
     return Growth(instance, source.log_uniform(1e-3, 2.0), one | source.bernoulli(0.25, SHAPE))

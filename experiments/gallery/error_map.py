@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from goodteacher.experiments.batches import SOLVER, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, PAGE, decades, letter, paper
-from goodteacher.sim.flow import Status, hitting_times
+from goodteacher.sim.flow import Control, hitting_times
 from goodteacher.sim.instance import Instance
+from goodteacher.sim.status import Status
 from goodteacher.theory.error_kinds import (
     VERDICTS,
     Category,
@@ -68,7 +69,7 @@ def problem(settings: Settings, truth: Array, probability: Array, reward: Array)
     return Instance(
         jnp.stack([1.0, reward, *settings.lows]),
         jnp.stack([1.0, truth, *settings.lows]),
-        initial_policy_probabilities=jnp.stack(row),
+        start=jnp.stack(row),
     )
 
 
@@ -82,7 +83,7 @@ def run(settings: Settings) -> Data:
     truths, starts = (jnp.asarray(axis[..., 0].ravel()) for axis in grid[:2])
     corrected = jax.vmap(partial(problem, settings))(truths, starts, truths)
     both = jax.tree.map(lambda *pair: jnp.concatenate(pair), instances, corrected)
-    found = hitting_times(both, jax.vmap(most_of_the_way)(both), solver=SOLVER)
+    found = hitting_times(both, jax.vmap(most_of_the_way)(both), Control(solver=SOLVER))
     if (found.status == Status.NOT_CONVERGED).any():
         raise RuntimeError("a hitting time did not converge; change the grid")
     size = grid[0].size

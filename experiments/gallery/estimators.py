@@ -67,7 +67,7 @@ def one_good_output(probability: Array, gap: Array, offset: float, outputs: int)
     """Rewards ``offset + gap / 2`` for the first output and ``offset - gap / 2`` for the others."""
     good = jnp.arange(outputs) == BEST
     probabilities = jnp.where(good, probability, (1.0 - probability) / (outputs - 1))
-    return Instance(offset + jnp.where(good, 0.5, -0.5) * gap, initial_policy_probabilities=probabilities)
+    return Instance(offset + jnp.where(good, 0.5, -0.5) * gap, start=probabilities)
 
 
 def run(settings: Settings) -> Data:

@@ -15,6 +15,7 @@ from goodteacher.experiments.instances import BEST, MIDDLING, SIMILARITIES, TRAI
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, PAGE, letter, paper
 from goodteacher.sim.instance import Instance
+from goodteacher.sim.policies import LinearSoftmax
 
 _PUBLISHED_NORM = 1.5
 _NAMES = {"ground_truth": "ground truth", "proxy": "proxy"}
@@ -47,7 +48,7 @@ def run(settings: Settings) -> Data:
             middling = jnp.stack([cosine, jnp.sqrt(1.0 - cosine**2)])
             features = jnp.eye(5).at[BEST, 0].set(norm).at[MIDDLING, :2].set(middling)
             return beneficial_errors(
-                settings.initial_probability, trained_on=trained_on, output_features=features[None]
+                settings.initial_probability, trained_on=trained_on, policy=LinearSoftmax(features[None])
             )
 
         found = escape(batch(build, *map(np.ravel, grid)), horizon=settings.horizon)

@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from goodteacher.experiments.batches import SOLVER, listed, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, BLUE, GREY, PAGE, RED, decades, letter, number, paper
-from goodteacher.sim.flow import hitting_times, trajectory
+from goodteacher.sim.flow import Control, hitting_times, trajectory
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import product_accuracy, reward_variance
@@ -75,13 +75,13 @@ def run(settings: Settings) -> Data:
     @jax.jit
     @jax.vmap
     def pose(rewards: Array) -> tuple[Instance, Goal, Array]:
-        instance = Instance(rewards, truth, initial_policy_probabilities=start)
+        instance = Instance(rewards, truth, start=start)
         accuracy = product_accuracy(rewards, truth, jnp.ones_like(truth))
         return instance, reward_increase(instance, settings.gamma), accuracy
 
     instances, goals, accuracy = pose(rewards)
     times = np.geomspace(1e-2, settings.last_time, settings.points)
-    paths = jax.vmap(lambda instance: trajectory(instance, times, solver=SOLVER))(instances)[:, :, 0]
+    paths = jax.vmap(lambda instance: trajectory(instance, times, Control(solver=SOLVER)))(instances)[:, :, 0]
     first, second = np.moveaxis(np.asarray(paths @ _DIRECTIONS.T), -1, 0)
 
     axes = [np.linspace(*ends, settings.side) for ends in _WINDOW]
@@ -124,7 +124,7 @@ def run(settings: Settings) -> Data:
                 "variance": variable("model", variance(rewards), "initial reward variance"),
                 "hitting_time": variable(
                     "model",
-                    hitting_times(instances, goals, solver=SOLVER).time[:, 0],
+                    hitting_times(instances, goals, Control(solver=SOLVER)).time[:, 0],
                     f"time at which the expected ground truth reward has risen by {settings.gamma}",
                 ),
             },

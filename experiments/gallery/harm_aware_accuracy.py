@@ -16,7 +16,7 @@ from goodteacher.experiments.batches import listed, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, GREY, ORANGE, PAGE, letter, paper
 from goodteacher.sim.ascent import ascend
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import comparisons, measure, one_vs_many_accuracy, pairwise_accuracy
 from goodteacher.sim.objective import expected_reward
 
@@ -81,8 +81,8 @@ def _instance(settings: Settings, key: Array, policy_key: Array, rescale: Array)
     return Instance(
         jnp.where(rescale, scale, 1.0) * rewards,
         truth,
-        initial_policy_weights=start,
-        kl_coefficient=settings.kl_coefficient,
+        start=Parameters(start),
+        regularizer=Regularizer(kl=settings.kl_coefficient),
     )
 
 

@@ -16,9 +16,9 @@ from matplotlib.ticker import NullLocator
 from goodteacher.experiments.batches import SOLVER, listed, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, BLUE, PAGE, RED, decades, letter, number, paper
-from goodteacher.sim.flow import hitting_times, trajectory
+from goodteacher.sim.flow import Control, hitting_times, trajectory
 from goodteacher.sim.goals import Goal, reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.metrics import product_accuracy, reward_variance
 from goodteacher.sim.objective import kl_divergence
 from goodteacher.theory.closed_forms import kl_optimum
@@ -75,17 +75,14 @@ def run(settings: Settings) -> Data:
     @jax.vmap
     def pose(which: Array, kl: Array) -> tuple[Instance, Goal]:
         instance = Instance(
-            rewards[which],
-            truth,
-            initial_policy_probabilities=start,
-            kl_coefficient=jnp.asarray(coefficients)[kl],
+            rewards[which], truth, start=start, regularizer=Regularizer(kl=jnp.asarray(coefficients)[kl])
         )
         return instance, reward_increase(instance, settings.gamma)
 
     instances, goals = pose(which, kl)
-    hitting = hitting_times(instances, goals, solver=SOLVER).time.reshape(shape)
+    hitting = hitting_times(instances, goals, Control(solver=SOLVER)).time.reshape(shape)
     times = np.unique(np.append(np.geomspace(0.1, settings.times[-1], settings.points), settings.times))
-    paths = jax.vmap(lambda instance: trajectory(instance, times, solver=SOLVER))(instances)
+    paths = jax.vmap(lambda instance: trajectory(instance, times, Control(solver=SOLVER)))(instances)
     flow = jax.nn.log_softmax(paths[:, :, 0]).reshape(*shape, len(times), -1)
     looked_at = flow[:, :, np.searchsorted(times, settings.times)]
 

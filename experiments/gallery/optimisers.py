@@ -17,9 +17,9 @@ from goodteacher.experiments.instances import BEST, beneficial_errors
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, RED, decades, letter, paper
 from goodteacher.sim.ascent import Ascent, ascend, optimizer
-from goodteacher.sim.flow import trajectory
+from goodteacher.sim.flow import Control, trajectory
 from goodteacher.sim.goals import Goal
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Regularizer
 
 _OPTIMIZERS: Mapping[str, str] = {  # name here: name in sim.ascent
     "gradient ascent": "sgd",
@@ -92,7 +92,9 @@ def run(settings: Settings) -> Data:
     # A coefficient under vmap, even of zero, gives both batches one structure: one compilation.
     without, with_bonus = (
         batch(
-            lambda start, c: beneficial_errors(start, entropy_coefficient=c), starts, np.full_like(starts, c)
+            lambda start, c: beneficial_errors(start, regularizer=Regularizer(entropy=c)),
+            starts,
+            np.full_like(starts, c),
         )
         for c in (0.0, settings.entropy_coefficient)
     )
@@ -115,7 +117,7 @@ def run(settings: Settings) -> Data:
     ways, escapes = zip(*map(climb, _OPTIMIZERS), strict=True)
     times = escape(join(without, with_bonus), horizon=_HORIZON).time.reshape(2, -1)
     start = jax.tree.map(lambda leaf: leaf[0], without)
-    path = trajectory(start, settings.learning_rate * counts, solver=SOLVER)
+    path = trajectory(start, settings.learning_rate * counts, Control(solver=SOLVER))
     flow = jax.vmap(start.probabilities)(path)[:, 0, BEST]
     until = f"updates until the probability of y* is {LEVEL}"
     attributes = {

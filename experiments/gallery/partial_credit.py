@@ -17,8 +17,8 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from goodteacher.experiments.batches import LEVEL, SOLVER, TIME, escape, join, listed, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, BLUE, PAGE, RED, decades, letter, number, paper
-from goodteacher.sim.flow import trajectory
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.flow import Control, trajectory
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.partial_credit_law import (
     BINARY,
     CRITICAL_ODDS_RATIO,
@@ -144,7 +144,7 @@ def _constraints(panel: xr.Dataset) -> list[np.ndarray]:
 
 
 def _problems(log_probabilities: Array, rewards: tuple[float, ...]) -> Instance:
-    return jax.vmap(lambda start: Instance(rewards, initial_policy_weights=start[None]))(log_probabilities)
+    return jax.vmap(lambda start: Instance(rewards, start=Parameters(start[None])))(log_probabilities)
 
 
 def _follow(settings: Settings, batches: list[Instance]) -> xr.Dataset:
@@ -152,7 +152,7 @@ def _follow(settings: Settings, batches: list[Instance]) -> xr.Dataset:
 
     @jax.vmap
     def follow(instance: Instance) -> Array:
-        return jax.nn.softmax(trajectory(instance, times, solver=SOLVER)[:, 0])
+        return jax.nn.softmax(trajectory(instance, times, Control(solver=SOLVER))[:, 0])
 
     axes = {
         "reward": list(_REWARDS),

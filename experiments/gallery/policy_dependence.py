@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from goodteacher.experiments.batches import SOLVER, listed, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLUE, GREY, PAGE, RED, decades, label_right, letter, number, paper
-from goodteacher.sim.flow import hitting_times, trajectory
+from goodteacher.sim.flow import Control, hitting_times, trajectory
 from goodteacher.sim.goals import reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.policy_families import Family, praise, right_teacher_time, wrong_teacher_time
 
 _GOOD = ("a", "b")  # the first two outputs
@@ -71,9 +71,7 @@ def _instance(family: Family, praised: Array) -> Instance:
     index = jnp.arange(rewards.size)
     position = jnp.where(index == family.likely, 0.0, jnp.where(index == family.rare, 1.0, 0.5))
     probabilities = family.member(position)
-    return Instance(
-        praise(praised, rewards.size), rewards, initial_policy_weights=jnp.log(probabilities)[None]
-    )
+    return Instance(praise(praised, rewards.size), rewards, start=Parameters(jnp.log(probabilities)[None]))
 
 
 def run(settings: Settings) -> Data:
@@ -94,14 +92,14 @@ def run(settings: Settings) -> Data:
 
     @jax.vmap
     def follow(instance: Instance) -> Array:
-        path = trajectory(instance, times, solver=SOLVER)
+        path = trajectory(instance, times, Control(solver=SOLVER))
         return jax.nn.softmax(path[:, 0]) @ rewards
 
     both = range(len(_GOOD))
     values = follow(pose(*every(both, both, settings.T))[0])
     instances, bounds = pose(*every(both, both, settings.scales))
     goals = jax.vmap(lambda instance: reward_increase(instance, settings.gamma))(instances)
-    hitting = hitting_times(instances, goals, solver=SOLVER).time
+    hitting = hitting_times(instances, goals, Control(solver=SOLVER)).time
 
     labels = {"policy": list(_GOOD), "teacher": list(_GOOD)}
     attributes = {name: getattr(settings, name) for name in ("ground_truth_rewards", "value", "gamma", "c")}

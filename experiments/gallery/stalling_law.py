@@ -12,7 +12,8 @@ from goodteacher.experiments.batches import LEVEL, TIME, batch, escape, listed, 
 from goodteacher.experiments.instances import TRAINED_ON, beneficial_errors
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, GREY, PAGE, decades, label_right, letter, paper, shades
-from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.validation import Numbers
 from goodteacher.theory import stalling
 from goodteacher.theory.draws import without
 

@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from goodteacher.experiments.batches import SOLVER, TIME, follow_flow, listed, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, BLUE, GREY, ORANGE, PAGE, decades, letter, paper
-from goodteacher.sim.flow import Status, hitting_times
+from goodteacher.sim.flow import Control, hitting_times
 from goodteacher.sim.goals import reward_increase
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import product_accuracy, reward_variance
+from goodteacher.sim.status import Status
 from goodteacher.theory.rankings import insertion_ranking
 from goodteacher.theory.teachers import (
     fast_rewards,
@@ -74,7 +75,7 @@ def problem(settings: Settings) -> Instance:
     share = (1.0 - settings.initial_probability) / others
     return Instance(
         [1.0, *np.linspace(settings.next_reward, -1.0, others)],
-        initial_policy_probabilities=[settings.initial_probability, *[share] * others],
+        start=[settings.initial_probability, *[share] * others],
     )
 
 
@@ -197,7 +198,7 @@ def _times(instance: Instance, rewards: Array, gamma: float) -> np.ndarray:
     """Of the rise of the ground truth by gamma, for many reward models."""
     batch = taught(instance, rewards)
     goals = jax.jit(jax.vmap(lambda i: reward_increase(i, gamma)))(batch)
-    result = hitting_times(batch, goals, solver=SOLVER, tolerance=_TOLERANCE, horizon=_LATEST)
+    result = hitting_times(batch, goals, Control(solver=SOLVER, tolerance=_TOLERANCE, horizon=_LATEST))
     if (result.status == Status.NOT_CONVERGED).any():
         raise RuntimeError("a hitting time did not converge; raise max_steps")
     return np.asarray(result.time[:, 0])

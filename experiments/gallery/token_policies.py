@@ -15,10 +15,11 @@ from goodteacher.experiments.batches import TIME, listed, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, BLUE, GREY, ORANGE, PAGE, decades, letter, paper
 from goodteacher.sim.autoregressive import Autoregressive, Sequences, TokenLinear, token_mlp
-from goodteacher.sim.flow import Status, hitting_time, trajectory
+from goodteacher.sim.flow import Control, hitting_time, trajectory
 from goodteacher.sim.goals import reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.metrics import reward_variance
+from goodteacher.sim.status import Status
 from goodteacher.theory.token_gradient_bounds import (
     gradient_norms,
     gradient_upper_bound,
@@ -93,10 +94,10 @@ def _measure(
     policy: Autoregressive, start: Array, truth: Array, gamma: float, times: Array, scales: Array
 ) -> dict[str, Array]:
     def instance(scale: Array) -> Instance:
-        return Instance(scale * truth, truth, policy=policy, initial_policy_weights=start)
+        return Instance(scale * truth, truth, policy=policy, start=Parameters(start))
 
     whole = instance(jnp.ones(()))
-    path = trajectory(whole, times, solver=SOLVER, tolerance=1e-8)
+    path = trajectory(whole, times, Control(solver=SOLVER, tolerance=1e-8))
     norms = jax.vmap(lambda parameters: policy.jacobian_norms(parameters).max())(path)
     gradients = [
         jax.vmap(partial(of, whole))(path)[:, 0]
@@ -105,7 +106,8 @@ def _measure(
     batch = jax.vmap(instance)(scales)
     # One after the other: lanes for so few problems would only take longer to compile.
     found = jax.lax.map(
-        lambda one: hitting_time(one, reward_increase(one, gamma), solver=SOLVER, tolerance=1e-8), batch
+        lambda one: hitting_time(one, reward_increase(one, gamma), Control(solver=SOLVER, tolerance=1e-8)),
+        batch,
     )
     # Rewards on another scale are followed on the same way, only at another pace.
     largest = norms.max(where=times <= found.time[-1, 0], initial=norms[0])

@@ -17,10 +17,11 @@ from matplotlib.patheffects import withStroke
 from goodteacher.experiments.batches import SOLVER, TIME, listed, variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLUE, GREY, PAGE, RED, decades, letter, paper
-from goodteacher.sim.flow import Status, hitting_times
+from goodteacher.sim.flow import Control, hitting_times
 from goodteacher.sim.goals import reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.metrics import reward_variance
+from goodteacher.sim.status import Status
 from goodteacher.theory.draws import Source
 from goodteacher.theory.hitting_time_bound import hitting_time_lower_bound
 from goodteacher.theory.token_hitting_times import hitting_time_lower_bound as autoregressive_bound
@@ -64,12 +65,12 @@ def _instance(settings: Settings, cause: int, point: Array) -> Instance:
     logits = source.normal(shape)
     scale = source.log_uniform(settings.least_variance, 1.0)
     if cause == 0:
-        return Instance(jnp.sqrt(scale) * rewards, truth, initial_policy_weights=logits)
+        return Instance(jnp.sqrt(scale) * rewards, truth, start=Parameters(logits))
     # The likeliest output must leave something to be gained.
     likeliest = jnp.arange(settings.outputs) == source.integer(0, settings.outputs - 1)
     truth, rewards = (jnp.where(likeliest, -jnp.abs(values), values) for values in (truth, rewards))
     concentrated = jnp.where(likeliest, jax.nn.logsumexp(logits) - jnp.log(scale), logits)
-    return Instance(rewards, truth, initial_policy_weights=concentrated)
+    return Instance(rewards, truth, start=Parameters(concentrated))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -77,7 +78,7 @@ def _measured(settings: Settings, cause: int, points: Array) -> tuple[Array, ...
     """Reward variance, hitting time, its status and the two bounds, for each instance."""
     instances = jax.vmap(partial(_instance, settings, cause))(points)
     goals = jax.vmap(lambda i: reward_increase(i, settings.gamma))(instances)
-    found = hitting_times(instances, goals, solver=SOLVER, tolerance=1e-8, horizon=settings.horizon)
+    found = hitting_times(instances, goals, Control(solver=SOLVER, tolerance=1e-8, horizon=settings.horizon))
 
     def bounds(instance: Instance) -> tuple[Array, Array, Array]:
         policy = instance.probabilities(instance.initial_parameters)

@@ -22,8 +22,8 @@ from goodteacher.sim.metrics import (
 
 _OF_A_PROMPT = {
     "reward_variance": "proxy_reward_variance",
-    "accuracy": "on_policy_proxy_accuracy",
-    "uniform_accuracy": "uniform_proxy_accuracy",
+    "accuracy": "on_policy_accuracy",
+    "uniform_accuracy": "uniform_accuracy",
 }
 _RANKINGS = {"pairwise": pairwise_accuracy, "one_vs_many": one_vs_many_accuracy}
 

@@ -13,12 +13,13 @@ from rich.table import Table
 
 from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.ascent import Direction, ascend
-from goodteacher.sim.flow import Status, final_policy, hitting_time
+from goodteacher.sim.flow import Control, final_policy, hitting_time
 from goodteacher.sim.goals import Goal, check_reachable, reward_increase
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import product_accuracy, reward_variance
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
+from goodteacher.sim.status import Status
 from goodteacher.theory.hitting_time_bound import hitting_time_lower_bound
 
 STATUS = ("finished", "reached", "not reached", "not converged")  # from best to worst
@@ -65,16 +66,17 @@ def follow_flow(instance: Instance, goal: Goal | None, horizon: float) -> Outcom
         ValueError: if the horizon is not positive and finite.
     """
     if goal is None:
-        last, time = jax.device_get(final_policy(instance, horizon=horizon))
+        last, time = jax.device_get(final_policy(instance, Control(horizon=horizon)))
         status = ["finished" if time == horizon else "not converged"] * len(last)
         unknown: list[float | None] = [None] * len(last)
         return Outcome({"time": float(time)}, status, unknown, unknown, jnp.exp(last))
-    result = jax.device_get(hitting_time(instance, goal, horizon=horizon))
-    status = [Status(value).name.lower().replace("_", " ") for value in result.status]
+    result = jax.device_get(hitting_time(instance, goal, Control(horizon=horizon)))
+    titles = {Status.REACHED: "reached", Status.NOT_CONVERGED: "not converged"}
+    status = [titles.get(Status(value), "not reached") for value in result.status]
     time, policy = result.end, result.log_probabilities
     if worst(status) == "not reached":
         # The search may have ended as soon as that was certain.
-        last, time = jax.device_get(final_policy(instance, horizon=horizon))
+        last, time = jax.device_get(final_policy(instance, Control(horizon=horizon)))
         policy = np.where(np.isfinite(result.time)[:, None], policy, last)
     bound = _lower_bound(instance, goal)
     return Outcome({"time": float(time)}, status, plain(result.time), bound, jnp.exp(policy))

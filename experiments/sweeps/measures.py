@@ -17,6 +17,7 @@ from goodteacher.experiments.batches import TIME
 from goodteacher.experiments.sweeps.axes import scalar, unknown
 from goodteacher.sim import flow
 from goodteacher.sim.ascent import ascend, optimizer
+from goodteacher.sim.flow import Control
 from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
@@ -365,9 +366,7 @@ def _hit(dynamics: Dynamics, goals: Goal, instances: Instance, lanes: int) -> di
         result = flow.hitting_times(
             instances,
             goals,
-            horizon=dynamics.horizon,
-            tolerance=dynamics.tolerance,
-            max_steps=dynamics.max_steps,
+            Control(tolerance=dynamics.tolerance, horizon=dynamics.horizon, max_steps=dynamics.max_steps),
             lanes=lanes,
         )
         return {"": result.time, "_steps": result.steps, "_status": result.status}
@@ -399,9 +398,7 @@ def _policies(
     if dynamics.name == "flow":
         log_p, end = flow.final_policies(
             instances,
-            horizon=time,
-            tolerance=dynamics.tolerance,
-            max_steps=dynamics.max_steps,
+            Control(tolerance=dynamics.tolerance, horizon=time, max_steps=dynamics.max_steps),
             lanes=lanes,
         )
         return log_p, end == time

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from goodteacher.experiments.instances import SIMILARITIES, TRAINED_ON, beneficial_errors, feature_similarity
+from goodteacher.sim.instance import Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 
 REWARDS = {"ground_truth": [1, 0.8, -1, -1, -1], "proxy": [1, -1, -1, -1, -1]}
@@ -29,7 +30,7 @@ def test_beneficial_errors_has_the_published_values(trained_on):
 
 
 def test_every_parameter_counts():
-    instance = beneficial_errors(0.1, 0.3, 0.2, 5, kl_coefficient=0.5)
+    instance = beneficial_errors(0.1, 0.3, 0.2, 5, regularizer=Regularizer(kl=0.5))
     np.testing.assert_array_equal(instance.rewards[0], [1, 0.3] + 5 * [-1])
     np.testing.assert_allclose(start(instance), [0.1, 0.2] + 5 * [0.14], rtol=1e-14)
     assert instance.regularizer is not None

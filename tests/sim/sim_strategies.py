@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 
 PROMPTS, OUTPUTS, FEATURES = 3, 5, 4
 # Five, four and two outputs.
@@ -17,7 +17,7 @@ def beneficial_errors(initial_probability: float = 0.05, **optional: Any) -> Ins
     """The published five outputs (arXiv:2604.25872), trained on the ground truth."""
     rest = (0.5 - initial_probability) / 3
     probabilities = [initial_probability, 0.5, rest, rest, rest]
-    return Instance([1.0, 0.8, -1.0, -1.0, -1.0], initial_policy_probabilities=probabilities, **optional)
+    return Instance([1.0, 0.8, -1.0, -1.0, -1.0], start=probabilities, **optional)
 
 
 def stack(*trees: Any) -> Any:
@@ -55,7 +55,7 @@ def random_tabular(count: int, outputs: int, seed: int, prompts: int = 1, scale:
     """A batch of ``count`` tabular instances, each with a proxy and a ground truth of its own."""
     rng = np.random.default_rng(seed)
     shape = (count, prompts, outputs)
-    return jax.vmap(lambda proxy, truth, logits: Instance(proxy, truth, initial_policy_weights=logits))(
+    return jax.vmap(lambda proxy, truth, logits: Instance(proxy, truth, start=Parameters(logits)))(
         rng.uniform(-1, 1, shape), rng.uniform(-1, 1, shape), scale * rng.normal(size=shape)
     )
 

@@ -11,10 +11,12 @@ from jaxtyping import Array
 from sim_strategies import beneficial_errors, random_data, random_tabular
 
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
+from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.goals import probability_level, reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import METRICS
 from goodteacher.sim.objective import gradient, natural_gradient, objective
+from goodteacher.sim.policies import LinearSoftmax
 
 RATE = 0.1
 
@@ -42,7 +44,7 @@ def plain_loop(data: dict[str, Any], updates: int, momentum: float = 0.0) -> np.
 @pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.0), ("momentum", 0.9)])
 def test_ascent_is_the_plain_loop(features, name, momentum):
     data = random_data(0, features=features)
-    instance = Instance(**data)
+    instance = from_dictionary(data)
     direction, transformation = optimizer(name, RATE)
     found = ascend(instance, transformation, [0, 1, 50], metrics=("probabilities",), direction=direction)
     path = plain_loop(data, 50, momentum)
@@ -54,7 +56,7 @@ def test_ascent_is_the_plain_loop(features, name, momentum):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_ascends(name):
-    instance = beneficial_errors(kl_coefficient=0.1)
+    instance = beneficial_errors(regularizer=Regularizer(kl=0.1))
     direction, transformation = optimizer(name, 0.01)
     theta = ascend(instance, transformation, 100, direction=direction).parameters
     risen = objective(instance, theta) - objective(instance, instance.initial_parameters)
@@ -67,7 +69,7 @@ def test_normalized_ascent_moves_at_a_constant_speed():
     """Even where the gradient is 1e-100 of its usual size; and it stays where there is none."""
     direction, transformation = optimizer("normalized", RATE)
     for logits in ([0.0, 0.0], [230.0, 0.0]):
-        instance = Instance([0.0, 1.0], initial_policy_weights=logits)
+        instance = Instance([0.0, 1.0], start=Parameters(logits))
         moved = ascend(instance, transformation, 1, direction=direction).parameters - jnp.asarray(logits)
         np.testing.assert_allclose(jnp.linalg.norm(moved), RATE, rtol=1e-6)
     flat = Instance([1.0, 1.0])
@@ -78,7 +80,7 @@ def test_normalized_ascent_moves_at_a_constant_speed():
 def test_natural_ascent_follows_its_closed_form():
     """Tabular: ``pi_t`` proportional to ``pi_0 exp(r t)``, whatever the step; plain ascent is not."""
     rewards, logits = np.array([[1.0, 0.8, -1.0, -0.5]]), np.array([[-5.0, 1.0, 0.0, 2.0]])
-    instance = Instance(rewards, initial_policy_weights=logits)
+    instance = Instance(rewards, start=Parameters(logits))
     updates = [1, 10, 200]
     paths = [
         ascend(instance, optax.sgd(RATE), updates, metrics=("probabilities",), direction=direction).records
@@ -92,11 +94,11 @@ def test_natural_ascent_follows_its_closed_form():
 
 def test_natural_ascent_with_full_features_is_the_tabular_one():
     data = random_data(0)
-    row = {key: data[key][:1] for key in ("rewards", "initial_policy_weights")}
+    row = {key: data[key][:1] for key in ("rewards", "ground_truth_rewards", "initial_policy_weights")}
     features = np.random.default_rng(0).normal(size=(1, 5, 5))
     weights = np.linalg.solve(features[0], row["initial_policy_weights"][0])
-    tabular = Instance(**row)
-    linear = Instance(row["rewards"], output_features=features, initial_policy_weights=weights)
+    tabular = from_dictionary(row)
+    linear = Instance(row["rewards"], policy=LinearSoftmax(features), start=Parameters(weights))
     _, transformation = optimizer("npg", RATE)
     found = [
         instance.probabilities(ascend(instance, transformation, 100, direction=natural_gradient).parameters)
@@ -107,7 +109,7 @@ def test_natural_ascent_with_full_features_is_the_tabular_one():
 
 def test_first_update_is_that_of_a_loop():
     data = random_data(0)
-    instance = Instance(**data)
+    instance = from_dictionary(data)
     # The first prompt gets there, the second has been there from the start, the third never will.
     goal = reward_increase(instance, [0.02, -0.1, 3.0], rewards=instance.rewards)
     found = ascend(instance, optax.sgd(RATE), 200, goal=goal)
@@ -180,7 +182,7 @@ def published(key: str) -> np.ndarray:
 
 def published_runs(rate: float, late: int = 0) -> dict[str, np.ndarray]:
     """Ours in float64, ``[runs, records, ...]``, ``late`` updates after the published ones."""
-    instances = jax.vmap(lambda r, g, p: Instance(r, g, initial_policy_probabilities=p))(
+    instances = jax.vmap(lambda r, g, p: Instance(r, g, start=p))(
         published("rewards")[:, None],
         published("ground_truth_rewards")[:, None],
         published("initial_probabilities")[:, None],

@@ -18,9 +18,9 @@ from goodteacher.sim.autoregressive import (
     token_function,
     token_mlp,
 )
-from goodteacher.sim.flow import hitting_time, trajectory
+from goodteacher.sim.flow import Control, hitting_time, trajectory
 from goodteacher.sim.goals import reward_increase, reward_level
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward, gradient, natural_gradient, objective
 from goodteacher.theory.closed_forms import one_good_output_time
 
@@ -38,7 +38,7 @@ def random_instance(kind, prompts=2, vocabulary=3, length=2, **optional):
     else:
         policy, _ = token_mlp(of, 3, 1, jax.random.key(0))
     rewards = rng.uniform(-1, 1, (prompts, of.outputs))
-    return Instance(rewards, policy=policy, initial_policy_weights=rng.normal(size=policy.size), **optional)
+    return Instance(rewards, policy=policy, start=Parameters(rng.normal(size=policy.size)), **optional)
 
 
 def test_orders():
@@ -83,7 +83,7 @@ def test_mlp_by_its_own_network():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_is_autodiff_and_natural_gradient_solves_the_fisher_system(kind):
-    instance = random_instance(kind, prompts=1, vocabulary=2, length=6, kl_coefficient=0.3)
+    instance = random_instance(kind, prompts=1, vocabulary=2, length=6, regularizer=Regularizer(kl=0.3))
     theta = instance.initial_parameters + 0.1
 
     @jax.jit
@@ -122,13 +122,13 @@ def test_jacobian_norms(kind):
 def test_one_token_per_output_is_the_tabular_policy():
     rng = np.random.default_rng(1)
     rewards, logits = rng.uniform(-1, 1, (2, 3, 5))
-    tabular = Instance(rewards, initial_policy_weights=logits)
-    tokens = Instance(rewards, policy=TokenTable(Sequences(3, 5, 1)), initial_policy_weights=logits.ravel())
+    tabular = Instance(rewards, start=Parameters(logits))
+    tokens = Instance(rewards, policy=TokenTable(Sequences(3, 5, 1)), start=Parameters(logits.ravel()))
     for direction in (gradient, natural_gradient):
         expected = direction(tabular, tabular.initial_parameters).ravel()
         np.testing.assert_allclose(direction(tokens, tokens.initial_parameters), expected, atol=1e-15)
     expected, found = (
-        hitting_time(i, reward_increase(i, 0.3), solver=SOLVER).time for i in (tabular, tokens)
+        hitting_time(i, reward_increase(i, 0.3), Control(solver=SOLVER)).time for i in (tabular, tokens)
     )
     assert jnp.isfinite(expected).all()
     np.testing.assert_allclose(found, expected, rtol=1e-9)
@@ -144,24 +144,24 @@ def test_closed_forms_from_a_rare_start(decisive):
     weights = np.zeros((3, 2))
     weights[1:, 0] = log_odds if decisive else 0.0
     weights[0, 0] = 0.0 if decisive else log_odds
-    instance = Instance(rewards, policy=TokenTable(of), initial_policy_weights=weights.ravel())
-    time = hitting_time(instance, reward_level(instance, 0.8), solver=SOLVER).time[0]
+    instance = Instance(rewards, policy=TokenTable(of), start=Parameters(weights.ravel()))
+    time = hitting_time(instance, reward_level(instance, 0.8), Control(solver=SOLVER)).time[0]
     expected = (1 + decisive) * one_good_output_time(start, 0.9, 2.0)
     assert expected > 1e11
     np.testing.assert_allclose(time, expected, rtol=1e-9)
     # On to where the right token is all but certain.
-    time = hitting_time(instance, reward_level(instance, 1.0 - 2e-11), solver=SOLVER).time[0]
+    time = hitting_time(instance, reward_level(instance, 1.0 - 2e-11), Control(solver=SOLVER)).time[0]
     expected = (1 + decisive) * one_good_output_time(start, 1.0 - 1e-11, 2.0)
     np.testing.assert_allclose(time, expected, rtol=1e-4)  # of 1 - 1e-11 a double holds five digits
 
 
 def test_hitting_time_is_where_the_trajectory_is_at_the_goal():
-    instance = random_instance("mlp", vocabulary=2, prompts=1, kl_coefficient=0.01)
+    instance = random_instance("mlp", vocabulary=2, prompts=1, regularizer=Regularizer(kl=0.01))
     goal = reward_increase(instance, 0.2)
-    time = hitting_time(instance, goal, solver=SOLVER).time
+    time = hitting_time(instance, goal, Control(solver=SOLVER)).time
     assert jnp.isfinite(time).all()
     for factor, gap in {1.0: 0.0, 0.9: -1e-3}.items():
-        theta = trajectory(instance, factor * time, solver=SOLVER)[0]
+        theta = trajectory(instance, factor * time, Control(solver=SOLVER))[0]
         value = expected_reward(instance.probabilities(theta), goal.values) - goal.level
         assert abs(value[0]) < 1e-8 if gap == 0.0 else value[0] < gap
 
@@ -228,8 +228,8 @@ def test_bad_shapes():
     with pytest.raises(
         ValueError, match=r"has shape \[5\] but the policy has size 12; give \[\[12 numbers\]\]"
     ):
-        Instance(rewards, policy=TokenTable(of), initial_policy_weights=np.zeros(5))
+        Instance(rewards, policy=TokenTable(of), start=Parameters(np.zeros(5)))
     with pytest.raises(
         ValueError, match=r"policy gives logits of shape \[2, 4\] but rewards has shape \[2, 3\]"
     ):
-        Instance(rewards[:, :3], policy=TokenTable(of), initial_policy_weights=np.zeros(12))
+        Instance(rewards[:, :3], policy=TokenTable(of), start=Parameters(np.zeros(12)))

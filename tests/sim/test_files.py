@@ -23,7 +23,7 @@ from goodteacher.sim.files import (
     write_instance,
     write_json,
 )
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.policies import LinearSoftmax
 
 PUBLISHED = """{
@@ -71,7 +71,7 @@ def test_round_trip_notices_the_last_digit(path):
 
 
 def test_optional_keys_are_written_only_when_needed():
-    assert to_dictionary(Instance(**VALID)) == VALID
+    assert to_dictionary(from_dictionary(VALID)) == VALID
     full = VALID | {
         "output_features": [[[1.0, 0.0], [0.0, 1.0]]],
         "temperature": 2.0,
@@ -81,15 +81,15 @@ def test_optional_keys_are_written_only_when_needed():
         "entropy_coefficient": 0.3,
         "mask": [[True, True]],
     }
-    written = to_dictionary(Instance(**full))
+    written = to_dictionary(from_dictionary(full))
     assert {*written} == {*full}
     assert {*full, "prompt_weights", "token_policy"} == {*VALID, *OPTIONAL}
-    two = Instance(**{key: value * 2 for key, value in VALID.items()}, prompt_weights=[1.0, 3.0])
+    two = from_dictionary({key: value * 2 for key, value in VALID.items()} | {"prompt_weights": [1.0, 3.0]})
     assert to_dictionary(two)["prompt_weights"] == [0.25, 0.75]
 
 
 def test_a_policy_that_the_format_lacks():
-    instance = Instance([[1.0, 0.0, 0.0, 0.0]], policy=Bigram(), initial_policy_weights=[0.0, 0.0, 0.0])
+    instance = Instance([[1.0, 0.0, 0.0, 0.0]], policy=Bigram(), start=Parameters([0.0, 0.0, 0.0]))
     with pytest.raises(ValueError, match="policy is a Bigram; instance files hold tabular and linear"):
         to_dictionary(instance)
 
@@ -133,7 +133,7 @@ def test_token_policies(path, kind):
 
 def test_a_token_function_of_ones_own_cannot_be_written():
     policy, flat = token_function(Sequences(1, 2, 1), lambda weights, *_: weights, np.zeros(2))
-    instance = Instance([[1.0, 0.0]], policy=policy, initial_policy_weights=flat)
+    instance = Instance([[1.0, 0.0]], policy=policy, start=Parameters(flat))
     with pytest.raises(
         ValueError, match="policy is a token function of one's own; instance files hold tables"
     ):
@@ -172,7 +172,7 @@ def tokens(**changes: Any) -> dict[str, Any]:
         ),
         (
             TOKENS | {"output_features": [[[1.0]]]},
-            "policy needs initial_policy_weights and takes no output_feat",
+            "token_policy and output_features are both given; give one",
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_nearest_is_passed_on(path):
         "output_features": [[[1.0], [1.0]]],
     }
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"ask for the nearest \(nearest=True, --nearest\)"):
+    with pytest.raises(ValueError, match=r"or ask for the nearest"):
         read_instance(path)
     instance = read_instance(path, nearest=True)
     np.testing.assert_allclose(instance.probabilities(instance.initial_parameters), 0.5)
@@ -257,7 +257,7 @@ def test_unreadable_files(tmp_path):
 def test_existing_files_are_kept(tmp_path):
     path = tmp_path / "out.json"
     write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match=r"out\.json exists; give another path, or --overwrite to replace"):
+    with pytest.raises(ValueError, match=r"out\.json exists; give another path, or overwrite it"):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     write_json(path, {"a": 2}, overwrite=True)

@@ -12,10 +12,11 @@ from jaxtyping import Array
 from sim_strategies import beneficial_errors, random_data, random_tabular, stack
 
 from goodteacher.sim import flow
+from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.flow import (
     HORIZON,
+    Control,
     HittingTime,
-    Status,
     final_policies,
     final_policy,
     hitting_time,
@@ -23,11 +24,14 @@ from goodteacher.sim.flow import (
     trajectory,
 )
 from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.integrator import _hump, _Point, _State, prepare, run_many
 from goodteacher.sim.objective import expected_reward, gradient, objective
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.sim.status import Status
 
-REACHED, NOT_REACHED, NOT_CONVERGED = Status
+REACHED, NOT_REACHED, NOT_CONVERGED = Status.REACHED, Status.NOT_REACHED, Status.NOT_CONVERGED
+NO_SIGNAL, OUT_OF_REACH, OPTIMUM = Status.NO_SIGNAL, Status.OUT_OF_REACH, Status.OPTIMUM
 
 
 # Closed forms
@@ -49,7 +53,7 @@ def one_good_output(outputs: int, start: float, width: int) -> Instance:
     rows = np.where(exists, (1 - start) / (outputs - 1), 0.5)
     rows[0] = start
     rewards = np.where(np.arange(width) == 0, 1.0, -1.0)
-    return Instance(rewards, initial_policy_probabilities=rows, mask=exists)
+    return Instance(rewards, start=rows, mask=exists)
 
 
 STARTS = (0.3, 1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
@@ -134,12 +138,12 @@ def test_one_and_many_agree():
     """Alone, under vmap, in fewer lanes than problems and in more."""
     instances = random_tabular(20, 4, seed=0, prompts=2)
     goals = jax.vmap(partial(reward_increase, gamma=0.05))(instances)
-    cheap: dict[str, Any] = {"solver": diffrax.Bosh3(), "tolerance": 1e-8}
-    one = jax.jit(partial(hitting_time, **cheap))
-    many = partial(hitting_times, instances, goals, **cheap)
+    cheap = Control(diffrax.Bosh3(), 1e-8)
+    one = jax.jit(partial(hitting_time, control=cheap))
+    many = partial(hitting_times, instances, goals, cheap)
     alone = [one(*jax.tree.map(lambda leaf, k=k: leaf[k], (instances, goals))) for k in range(20)]
     expected = stack(*alone)
-    assert {*np.unique(expected.status).tolist()} == {REACHED, NOT_REACHED}
+    assert {*np.unique(expected.status).tolist()} == {REACHED, OPTIMUM}
     assert len(np.unique(expected.time)) > 10  # not all the same problem
     for found in (jax.vmap(one)(instances, goals), many(lanes=3), many(lanes=64)):
         np.testing.assert_array_equal(found.status, expected.status)
@@ -150,14 +154,14 @@ def test_one_and_many_agree():
 def test_prompts_of_a_tabular_policy_are_independent():
     """Each reaches its own goal as if alone, but that its time is stretched by its weight."""
     data = random_data(0)
-    together = Instance(**data)
+    together = from_dictionary(data)
     goal = reward_increase(together, 0.4, rewards=together.rewards)
     found = hitting_time(together, goal)
     assert (found.status == REACHED).all()
     weights = data["prompt_weights"] / data["prompt_weights"].sum()
     for prompt in range(3):
         rows = {k: v[prompt] for k, v in data.items() if k != "prompt_weights"}
-        alone = Instance(**rows)
+        alone = from_dictionary(rows)
         time = hitting_time(alone, reward_increase(alone, 0.4, rewards=alone.rewards)).time[0]
         np.testing.assert_allclose(found.time[prompt], time / weights[prompt], rtol=1e-9)
     np.testing.assert_allclose(reached_values(found, goal), goal.level, rtol=1e-13)
@@ -180,7 +184,7 @@ def test_arrays_made_of_plain_numbers_compile_nothing_anew(monkeypatch, batched)
         problem: Any = instance, Goal(instance.rewards, jnp.array([0.9]))
         if batched:
             problem = jax.tree.map(lambda leaf: leaf[None], problem)
-        found = find(*problem, solver=diffrax.Bosh3(), tolerance=1e-3)
+        found = find(*problem, control=Control(diffrax.Bosh3(), 1e-3))
         assert jnp.isfinite(found.time).all()
         return compiled._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -262,7 +266,7 @@ def test_a_crossing_inside_a_step_is_not_missed():
     chosen = jax.tree.map(lambda leaf: jnp.concatenate([leaf[falls]] * 4), instances)
     levels = np.concatenate([peak[falls] - delta for delta in (*below, -1e-7)])
     goals = jax.vmap(Goal)(chosen.ground_truth_rewards, jnp.asarray(levels)[:, None])
-    found = hitting_times(chosen, goals, horizon=1e30)
+    found = hitting_times(chosen, goals, Control(horizon=1e30))
     count = len(below) * falls.sum()
     times = np.asarray(found.time)[:, 0]
     # Past the end of the path the ground truth may rise once more.
@@ -317,10 +321,10 @@ def test_the_horizon_is_where_it_is_said_to_be():
     instance = beneficial_errors()
     goal = probability_level(instance, 0, 0.9)
     time = float(hitting_time(instance, goal).time[0])
-    short = hitting_time(instance, goal, horizon=time * (1 - 1e-9))
+    short = hitting_time(instance, goal, Control(horizon=time * (1 - 1e-9)))
     assert outcome(short) == (np.inf, NOT_REACHED)
     np.testing.assert_allclose(short.end, time * (1 - 1e-9), rtol=1e-12)
-    enough = hitting_time(instance, goal, horizon=time * (1 + 1e-9))
+    enough = hitting_time(instance, goal, Control(horizon=time * (1 + 1e-9)))
     assert enough.status[0] == REACHED
     np.testing.assert_allclose(enough.time[0], time, rtol=1e-12)
 
@@ -329,7 +333,7 @@ def test_the_horizon_is_where_it_is_said_to_be():
 def test_a_level_that_no_policy_has_is_not_integrated_for(level):
     instance = beneficial_errors()
     found = hitting_time(instance, reward_level(instance, level))
-    assert outcome(found) == (np.inf, NOT_REACHED)
+    assert outcome(found) == (np.inf, OUT_OF_REACH)
     assert found.steps == 0
 
 
@@ -344,29 +348,25 @@ def test_a_level_that_is_met_at_the_start():
 
 def test_steps_that_run_out_are_not_called_unreached():
     instance = beneficial_errors()
-    found = hitting_time(instance, probability_level(instance, 0, 0.9), max_steps=10)
+    found = hitting_time(instance, probability_level(instance, 0, 0.9), Control(max_steps=10))
     assert np.isnan(found.time[0])
     assert found.status[0] == NOT_CONVERGED
     assert found.steps == 10
 
 
 def test_constant_rewards_move_nothing():
-    instance = Instance(
-        np.full(5, 0.3),
-        [1.0, 0.8, -1.0, -1.0, -1.0],
-        initial_policy_probabilities=[0.05, 0.5, 0.15, 0.15, 0.15],
-    )
-    assert outcome(hitting_time(instance, reward_increase(instance, 0.1))) == (np.inf, NOT_REACHED)
+    instance = Instance(np.full(5, 0.3), [1.0, 0.8, -1.0, -1.0, -1.0], start=[0.05, 0.5, 0.15, 0.15, 0.15])
+    assert outcome(hitting_time(instance, reward_increase(instance, 0.1))) == (np.inf, NO_SIGNAL)
 
 
 def test_levels_about_the_optimum_of_a_regularized_objective():
     """The flow converges; what lies above its limit is never reached, and that is seen long before 1e60."""
-    instance = beneficial_errors(kl_coefficient=0.5)
+    instance = beneficial_errors(regularizer=Regularizer(kl=0.5))
     rewards = np.asarray(instance.rewards[0])
     optimum = np.exp(instance.reference_log_probabilities[0]) * np.exp(rewards / 0.5)
     limit = (optimum * rewards).sum() / optimum.sum()
     above = hitting_time(instance, reward_level(instance, limit + 1e-4))
-    assert outcome(above) == (np.inf, NOT_REACHED)
+    assert outcome(above) == (np.inf, OPTIMUM)
     assert above.end < 1e6
     last, time = final_policy(instance)
     np.testing.assert_allclose(np.exp(last[0]), optimum / optimum.sum(), atol=1e-6)
@@ -379,12 +379,12 @@ def test_final_policies_of_a_batch_are_those_of_each():
     starts = (0.3, 0.05, 1e-3)
     instances = stack(*[beneficial_errors(start) for start in starts])
     horizons = np.array([1e3, 50.0, 20.0])
-    found, times = final_policies(instances, horizon=horizons, lanes=2)
+    found, times = final_policies(instances, Control(horizon=horizons), lanes=2)
     for start, horizon, log_p in zip(starts, horizons, found, strict=True):
-        alone, _ = final_policy(beneficial_errors(start), horizon=horizon)
+        alone, _ = final_policy(beneficial_errors(start), Control(horizon=horizon))
         np.testing.assert_allclose(log_p, alone, atol=1e-9)
     np.testing.assert_array_equal(times, horizons)
-    _, early = final_policies(instances, horizon=horizons, max_steps=3)
+    _, early = final_policies(instances, Control(horizon=horizons, max_steps=3))
     assert (early < horizons).all()
 
 
@@ -393,7 +393,7 @@ def test_an_output_that_hardly_exists_does_not_blur_the_others():
 
     def times(logit):
         instance = Instance(
-            [0.95, -0.2, 1.0, -0.2], [1.0, -1.0, -1.0, -1.0], initial_policy_weights=[-0.6, -1.4, logit, -1.4]
+            [0.95, -0.2, 1.0, -0.2], [1.0, -1.0, -1.0, -1.0], start=Parameters([-0.6, -1.4, logit, -1.4])
         )
         return hitting_time(instance, reward_increase(instance, 1e-8)).time
 
@@ -409,7 +409,7 @@ def test_what_is_declared_unreachable_is():
         rewards, truth = (jax.random.uniform(k, (2, 4), minval=-1.0) for k in (of_rewards, of_truth))
         coefficient = jnp.exp(jax.random.uniform(of_kl, minval=-1.5, maxval=1.5))
         start = jax.random.normal(of_start, (2, 4))
-        return Instance(rewards, truth, initial_policy_weights=start, kl_coefficient=coefficient)
+        return Instance(rewards, truth, start=Parameters(start), regularizer=Regularizer(kl=coefficient))
 
     instances = jax.vmap(build)(jax.random.split(jax.random.key(0), 200))
     assert instances.regularizer is not None
@@ -441,21 +441,17 @@ def test_what_is_declared_unreachable_is():
 
 RESTING = {
     "an interior optimum of shared features": Instance(
-        [0.0, 1.0, 0.0], output_features=[[[1.0], [0.0], [-1.0]]], initial_policy_weights=[2.0]
+        [0.0, 1.0, 0.0], policy=LinearSoftmax([[[1.0], [0.0], [-1.0]]]), start=Parameters([2.0])
     ),
-    "forward KL": Instance(
-        [1.0, 0.5, -1.0], initial_policy_probabilities=[0.2, 0.3, 0.5], forward_kl_coefficient=0.3
-    ),
-    "entropy bonus": Instance(
-        [1.0, 0.5, -1.0], initial_policy_probabilities=[0.2, 0.3, 0.5], entropy_coefficient=0.3
-    ),
+    "forward KL": Instance([1.0, 0.5, -1.0], start=[0.2, 0.3, 0.5], regularizer=Regularizer(forward_kl=0.3)),
+    "entropy bonus": Instance([1.0, 0.5, -1.0], start=[0.2, 0.3, 0.5], regularizer=Regularizer(entropy=0.3)),
 }
 
 
 @pytest.mark.parametrize("name", RESTING)
 def test_a_flow_that_has_come_to_rest_short_of_its_goal_never_reaches_it(name):
     found = hitting_time(RESTING[name], reward_level(RESTING[name], 0.99))
-    assert outcome(found) == (np.inf, NOT_REACHED)
+    assert outcome(found) == (np.inf, OPTIMUM)
     assert found.end < 1e6
 
 
@@ -463,9 +459,9 @@ def test_a_flow_that_only_seems_to_rest_is_not_taken_for_converged():
     """The last output would take over in the end, but is so rare now that nothing moves for 1e20."""
     instance = Instance(
         [0.0, -1.0, 1.0],
-        initial_policy_probabilities=[0.5, 0.5 - 1e-20, 1e-20],
+        start=[0.5, 0.5 - 1e-20, 1e-20],
         reference_policy_logits=[0.0, 0.0, 0.0],
-        kl_coefficient=1.0,
+        regularizer=Regularizer(kl=1.0),
     )
     found = hitting_time(instance, probability_level(instance, 2, 0.5))
     assert found.status[0] in (REACHED, NOT_CONVERGED)
@@ -474,9 +470,9 @@ def test_a_flow_that_only_seems_to_rest_is_not_taken_for_converged():
 def test_a_prompt_without_weight_never_moves():
     data = random_data(0)
     data["prompt_weights"] = [1.0, 0.0, 1.0]
-    instance = Instance(**data)
+    instance = from_dictionary(data)
     found = hitting_time(instance, reward_increase(instance, 0.1, rewards=instance.rewards))
-    np.testing.assert_array_equal(found.status, [REACHED, NOT_REACHED, REACHED])
+    np.testing.assert_array_equal(found.status, [REACHED, NO_SIGNAL, REACHED])
 
 
 # Derivatives
@@ -489,12 +485,12 @@ def test_derivative_of_the_hitting_time():
         k: v[:2] if np.ndim(v) and k != "initial_policy_weights" else v for k, v in data.items()
     }
     two |= {"kl_coefficient": 0.05, "forward_kl_coefficient": 0.02, "entropy_coefficient": 0.03}
-    instance = Instance(**two)
+    instance = from_dictionary(two)
     goal = reward_increase(instance, [0.1, 0.05], rewards=instance.rewards)
 
     @jax.jit
     def total(problem: tuple[Instance, Goal]) -> Array:
-        found = hitting_time(*problem, solver=diffrax.Bosh3(), tolerance=1e-10)
+        found = hitting_time(*problem, control=Control(solver=diffrax.Bosh3(), tolerance=1e-10))
         return (jnp.array([1.0, 0.5]) * found.time).sum()
 
     slopes = jax.tree.leaves(jax.grad(total)((instance, goal)))
@@ -523,7 +519,7 @@ def test_trajectory_is_the_closed_form():
     """
     times = np.logspace(-3, 50, 54)
     starts = (-3.0, -8.0)
-    instances = stack(*[Instance([1.0, -1.0], initial_policy_weights=[z, 0.0]) for z in starts])
+    instances = stack(*[Instance([1.0, -1.0], start=Parameters([z, 0.0])) for z in starts])
     theta = np.asarray(jax.jit(jax.vmap(lambda instance: trajectory(instance, times)))(instances))
     differences = theta[:, :, 0, 0] - theta[:, :, 0, 1]
     assert (differences[:, -1] > 100).all()
@@ -537,7 +533,7 @@ def test_trajectory_is_the_closed_form():
 @pytest.mark.parametrize("features", [False, True])
 def test_trajectory_is_where_the_hitting_time_says(features):
     """Two integrators, in two independent variables, meet at the same points."""
-    instance = Instance(**random_data(1, features=features))
+    instance = from_dictionary(random_data(1, features=features))
     goal = reward_increase(instance, 0.1, rewards=instance.rewards)
     found = hitting_time(instance, goal)
     reached = np.flatnonzero(found.status == REACHED)
@@ -550,8 +546,8 @@ def test_trajectory_is_where_the_hitting_time_says(features):
 
 def test_what_the_flow_conserves_and_what_never_falls():
     """The sum of a tabular policy's logits; the objective, but not what it is not trained on."""
-    instance = Instance(**random_data(1, regularized=True))
-    theta = trajectory(instance, np.logspace(-2, 2, 41), solver=diffrax.Tsit5())
+    instance = from_dictionary(random_data(1, regularized=True))
+    theta = trajectory(instance, np.logspace(-2, 2, 41), Control(solver=diffrax.Tsit5()))
     start = jnp.broadcast_to(instance.initial_parameters.sum(-1), (41, 3))
     np.testing.assert_allclose(theta.sum(-1), start, atol=1e-11)
     assert jnp.abs(theta[-1] - instance.initial_parameters).max() > 1
@@ -564,16 +560,16 @@ def test_what_the_flow_conserves_and_what_never_falls():
 
 
 def test_the_objective_rises_at_the_squared_norm_of_the_gradient():
-    instance = Instance(**random_data(1, regularized=True))
+    instance = from_dictionary(random_data(1, regularized=True))
     times = np.concatenate([[1 - 1e-4, 1.0, 1 + 1e-4], np.arange(2.0, 40.0)])
-    theta = trajectory(instance, times, solver=diffrax.Tsit5())
+    theta = trajectory(instance, times, Control(solver=diffrax.Tsit5()))
     before, _, after = jax.vmap(objective, (None, 0))(instance, theta[:3])
     rate = (after - before) / 2e-4
     np.testing.assert_allclose(rate, (gradient(instance, theta[1]) ** 2).sum(), rtol=1e-6)
 
 
 def test_steps_that_run_out_leave_the_trajectory_nan():
-    path = trajectory(beneficial_errors(), [1e-3, 1e6], max_steps=5, solver=diffrax.Tsit5())
+    path = trajectory(beneficial_errors(), [1e-3, 1e6], Control(solver=diffrax.Tsit5(), max_steps=5))
     assert jnp.isfinite(path[0]).all()
     assert jnp.isnan(path[1]).all()
 
@@ -593,12 +589,20 @@ def test_steps_that_run_out_leave_the_trajectory_nan():
     ],
 )
 def test_bad_control_is_refused(control, message):
+    with pytest.raises(ValueError, match=message):
+        Control(**control)
+
+
+def test_an_implicit_solver_is_refused_where_there_are_events():
     instance = beneficial_errors()
-    goal = reward_level(instance, 0.5)
-    with pytest.raises(ValueError, match=message):
-        hitting_time(instance, goal, **control)
-    with pytest.raises(ValueError, match=message):
-        hitting_times(stack(instance), stack(goal), **control)
+    with pytest.raises(ValueError, match="solver is Kvaerno5; give an explicit Runge-Kutta method"):
+        hitting_time(instance, reward_level(instance, 0.5), Control(diffrax.Kvaerno5()))
+
+
+def test_a_number_of_horizons_that_does_not_fit_is_refused():
+    instances = stack(beneficial_errors(), beneficial_errors())
+    with pytest.raises(ValueError, match=r"horizon has shape \[3\]; give one number, or 2"):
+        final_policies(instances, Control(horizon=[1.0, 2.0, 3.0]))
 
 
 def test_no_lane_and_no_problem_are_refused():
@@ -625,4 +629,4 @@ def test_bad_times_are_refused(times, message):
     with pytest.raises(ValueError, match=message):
         trajectory(beneficial_errors(), times)
     with pytest.raises(ValueError, match=r"tolerance is 0\.0"):
-        trajectory(beneficial_errors(), [1.0], tolerance=0.0)
+        trajectory(beneficial_errors(), [1.0], Control(tolerance=0.0))

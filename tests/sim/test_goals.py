@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sim_strategies import MASK, beneficial_errors, random_data
 
+from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.goals import (
     Goal,
     check_reachable,
@@ -16,7 +17,7 @@ from goodteacher.sim.instance import Instance
 
 
 def test_levels_of_rewards():
-    instance = Instance(**random_data(0))
+    instance = from_dictionary(random_data(0))
     goal = reward_level(instance, 0.25)
     np.testing.assert_array_equal(goal.values, instance.ground_truth_rewards)
     np.testing.assert_array_equal(goal.level, [0.25] * 3)
@@ -26,7 +27,7 @@ def test_levels_of_rewards():
 
 
 def test_increase_counts_from_the_initial_policy():
-    instance = Instance(**random_data(1))
+    instance = from_dictionary(random_data(1))
     p = np.asarray(instance.probabilities(instance.initial_parameters))
     goal = reward_increase(instance, 0.25)
     np.testing.assert_allclose(goal.level, (p * np.asarray(instance.ground_truth_rewards)).sum(-1) + 0.25)
@@ -35,20 +36,20 @@ def test_increase_counts_from_the_initial_policy():
 
 
 def test_probability_of_an_output():
-    goal = probability_level(Instance(**random_data(0)), 2, 0.9)
+    goal = probability_level(from_dictionary(random_data(0)), 2, 0.9)
     np.testing.assert_array_equal(goal.values, np.eye(5)[[2, 2, 2]])
     np.testing.assert_array_equal(goal.level, [0.9] * 3)
 
 
 def test_largest_value_looks_at_outputs_that_exist():
-    instance = Instance(**random_data(0, masked=True))
+    instance = from_dictionary(random_data(0, masked=True))
     goal = Goal(jnp.asarray(np.where(MASK, 0.0, 9.0)), jnp.zeros(3))
     np.testing.assert_array_equal(largest_value(instance, goal), [0.0, 0.0, 0.0])
 
 
 def test_goals_jit_and_vmap():
     make = jax.jit(jax.vmap(reward_increase, in_axes=(None, 0)))
-    instance = Instance(**random_data(1))
+    instance = from_dictionary(random_data(1))
     goals = make(instance, jnp.array([0.1, 0.2]))
     np.testing.assert_allclose(goals.level[1], reward_increase(instance, 0.2).level, rtol=1e-15)
 

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given
 from sim_strategies import FEATURES, MASK, probability_rows, random_data
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.autoregressive import Sequences, TokenTable
+from goodteacher.sim.files import from_dictionary
+from goodteacher.sim.instance import Instance, Parameters, Probabilities, Regularizer
 from goodteacher.sim.objective import gradient, objective
-from goodteacher.sim.policies import Tabular
+from goodteacher.sim.policies import LinearSoftmax, Tabular
 
 REWARDS = [[1.0, 0.0, -1.0], [0.5, 0.2, 0.1]]
 UNIFORM = [[0.5, 0.25, 0.25]] * 2
@@ -22,7 +25,7 @@ NAN, INF = float("nan"), float("inf")
 
 @given(probability_rows(2, 5))
 def test_tabular_start_has_the_given_probabilities(rows):
-    instance = Instance(np.zeros((2, 5)), initial_policy_probabilities=rows)
+    instance = Instance(np.zeros((2, 5)), start=rows)
     np.testing.assert_allclose(instance.probabilities(instance.initial_parameters), rows, rtol=1e-13)
 
 
@@ -36,12 +39,7 @@ def test_features_start_has_the_given_probabilities(temperature, intercepts):
     target /= target.sum(-1, keepdims=True)
     if intercepts:
         features = np.concatenate([features, np.eye(2)[:, None].repeat(5, axis=1)], axis=-1)
-    instance = Instance(
-        np.zeros((2, 5)),
-        initial_policy_probabilities=target,
-        output_features=features,
-        temperature=temperature,
-    )
+    instance = Instance(np.zeros((2, 5)), start=target, policy=LinearSoftmax(features, temperature))
     np.testing.assert_allclose(instance.probabilities(instance.initial_parameters), target, atol=1e-12)
 
 
@@ -51,16 +49,16 @@ def test_published_geometry_has_the_published_start():
     features = np.eye(5)
     features[0, 0], features[1, :2] = 1.5, [-half, half]
     p = np.array([0.05, 0.5, 0.15, 0.15, 0.15])
-    instance = Instance([1, 0.8, -1, -1, -1], initial_policy_probabilities=p, output_features=features[None])
+    instance = Instance([1, 0.8, -1, -1, -1], start=p, policy=LinearSoftmax(features[None]))
     np.testing.assert_allclose(features @ np.asarray(instance.initial_parameters), np.log(p), rtol=1e-12)
 
 
 def test_nearest_start_is_the_least_squares_fit():
     target, features = np.array([0.7, 0.2, 0.1]), np.array([[[1.0], [0.0], [2.0]]])
-    arguments: dict[str, Any] = {"initial_policy_probabilities": target, "output_features": features}
+    policy = LinearSoftmax(features)
     with pytest.raises(ValueError, match=r"differs by 0\.[0-9]+ in a probability"):
-        Instance([1.0, 0.0, 0.5], **arguments)
-    instance = Instance([1.0, 0.0, 0.5], **arguments, nearest=True)
+        Instance([1.0, 0.0, 0.5], start=target, policy=policy)
+    instance = Instance([1.0, 0.0, 0.5], start=Probabilities(target, nearest=True), policy=policy)
     design = np.stack([features[0, :, 0], np.ones(3)], axis=1)
     fit = np.linalg.lstsq(design, np.log(target))[0][:1]
     np.testing.assert_allclose(instance.initial_parameters, fit, rtol=1e-12)
@@ -68,11 +66,11 @@ def test_nearest_start_is_the_least_squares_fit():
 
 def test_the_error_says_how_far_off_the_nearest_is():
     target, features = np.array([0.7, 0.2, 0.1]), np.array([[[1.0], [0.0], [2.0]]])
-    arguments: dict[str, Any] = {"initial_policy_probabilities": target, "output_features": features}
-    nearest = Instance([1.0, 0.0, 0.5], **arguments, nearest=True)
+    policy = LinearSoftmax(features)
+    nearest = Instance([1.0, 0.0, 0.5], start=Probabilities(target, nearest=True), policy=policy)
     gap = np.abs(nearest.probabilities(nearest.initial_parameters)[0] - target).max()
     with pytest.raises(ValueError, match=re.escape(f"differs by {gap:.3g} in a probability")):
-        Instance([1.0, 0.0, 0.5], **arguments)
+        Instance([1.0, 0.0, 0.5], start=target, policy=policy)
 
 
 def test_defaults():
@@ -88,7 +86,7 @@ def test_defaults():
 
 
 def test_a_single_prompt_needs_no_axis():
-    rows: dict[str, Any] = {"initial_policy_probabilities": [0.2, 0.8], "reference_policy_logits": [1.0, 0.0]}
+    rows: dict[str, Any] = {"start": [0.2, 0.8], "reference_policy_logits": [1.0, 0.0]}
     flat = Instance([1.0, 0.0], [0.0, 1.0], **rows, mask=[True, True])
     rows = {key: [row] for key, row in rows.items()}
     deep = Instance([[1.0, 0.0]], [[0.0, 1.0]], **rows, mask=[[True, True]])
@@ -102,7 +100,7 @@ def test_prompt_weights_are_scaled_to_one():
 
 
 def test_reference_is_normalized_and_otherwise_the_start():
-    instance = Instance(REWARDS, initial_policy_probabilities=UNIFORM)
+    instance = Instance(REWARDS, start=UNIFORM)
     np.testing.assert_allclose(np.exp(instance.reference_log_probabilities), UNIFORM, rtol=1e-15)
     instance = Instance(REWARDS, reference_policy_logits=[[5.0, 5.0, 5.0], [0.0, 0.0, 1.0]])
     np.testing.assert_allclose(np.exp(instance.reference_log_probabilities).sum(-1), 1, rtol=1e-15)
@@ -112,7 +110,7 @@ def test_what_the_mask_hides_is_ignored():
     data = random_data(0, masked=True, regularized=True)
     for key in ("rewards", "ground_truth_rewards", "initial_policy_weights", "reference_policy_logits"):
         data[key] = np.where(MASK, data[key], NAN)
-    instance = Instance(**data)
+    instance = from_dictionary(data)
     p = instance.probabilities(instance.initial_parameters)
     np.testing.assert_array_equal(p[~MASK], 0.0)
     np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-15)
@@ -123,7 +121,7 @@ def test_what_the_mask_hides_is_ignored():
 
 def test_masked_probabilities_sum_over_what_exists():
     p = [[0.25, 0.75, NAN], [0.2, 0.3, 0.5]]
-    instance = Instance(REWARDS, initial_policy_probabilities=p, mask=[[1, 1, 0], [1, 1, 1]])
+    instance = Instance(REWARDS, start=p, mask=[[1, 1, 0], [1, 1, 1]])
     found = instance.probabilities(instance.initial_parameters)
     np.testing.assert_allclose(found, [[0.25, 0.75, 0.0], p[1]], rtol=1e-15)
 
@@ -134,7 +132,7 @@ def test_instances_are_immutable():
 
 
 def test_instances_are_pytrees_of_arrays():
-    instance = Instance(**random_data(0, features=True, masked=True, regularized=True))
+    instance = from_dictionary(random_data(0, features=True, masked=True, regularized=True))
     leaves, structure = jax.tree.flatten(instance)
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
     rebuilt = jax.tree.unflatten(structure, leaves)
@@ -149,7 +147,7 @@ def test_instances_can_be_made_under_jit_and_vmap(features, regularized):
     rewards = jnp.stack([data.pop("rewards")] * 2) * jnp.array([1.0, 0.5])[:, None, None]
 
     def make(rewards):
-        return Instance(rewards, **data)
+        return from_dictionary({**data, "rewards": rewards})
 
     batch = jax.jit(jax.vmap(make))(rewards)
     assert batch.rewards.shape == rewards.shape
@@ -163,12 +161,11 @@ def test_instances_can_be_made_under_jit_and_vmap(features, regularized):
 def test_probabilities_can_be_traced():
     """As sweeps do: the start is a function of a traced probability, for either policy."""
 
-    def start(p, **features):
-        rows = [[p, 0.6, 0.4 - p]]
-        return Instance([1.0, 0.0, -1.0], initial_policy_probabilities=rows, **features)
+    def start(p, policy):
+        return Instance([1.0, 0.0, -1.0], start=[[p, 0.6, 0.4 - p]], policy=policy)
 
-    for features in ({}, {"output_features": np.eye(3)[None]}):
-        batch = jax.jit(jax.vmap(lambda p, kw=features: start(p, **kw)))(jnp.array([0.1, 0.3]))
+    for policy in (None, LinearSoftmax(np.eye(3)[None])):
+        batch = jax.jit(jax.vmap(partial(start, policy=policy)))(jnp.array([0.1, 0.3]))
         found = jax.vmap(lambda instance: instance.probabilities(instance.initial_parameters))(batch)
         np.testing.assert_allclose(found[:, 0], [[0.1, 0.6, 0.3], [0.3, 0.6, 0.1]], atol=1e-14)
 
@@ -242,7 +239,7 @@ BAD = {
     ),
     "unrealisable": (
         {"output_features": FEATURE, "initial_policy_probabilities": [[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]},
-        "initial_policy_probabilities cannot be realised by output_features: .*differs by .*nearest=True",
+        "initial_policy_probabilities cannot be realised by output_features: .*differs by .*the nearest",
     ),
     "zero temperature": (
         {"output_features": FEATURE, "temperature": 0.0},
@@ -288,22 +285,36 @@ BAD = {
         {"mask": [[True, True, True], [False, True, False]]},
         "mask leaves prompt 1 with 1 outputs; leave at least 2",
     ),
-    "policy without weights": ({"policy": Tabular()}, "policy needs initial_policy_weights"),
-    "policy shape": (
-        {"policy": Tabular(), "initial_policy_weights": [[0.0, 0.0]]},
-        r"policy gives logits of shape \[1, 2\] but rewards has shape \[2, 3\]",
-    ),
 }
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_input_is_refused(changes, message):
+    rewards = changes.get("rewards", REWARDS)
+    data: dict[str, Any] = {"rewards": rewards, "ground_truth_rewards": rewards}
+    if not changes.keys() & {"initial_policy_weights", "initial_policy_probabilities"}:
+        data["initial_policy_weights"] = np.zeros((2, 3))
     with pytest.raises(ValueError, match=message):
-        Instance(**{"rewards": REWARDS} | changes)
+        from_dictionary(data | changes)
+
+
+def test_a_policy_of_ones_own_that_does_not_fit_is_refused():
+    policy = TokenTable(Sequences(1, 2, 1))
+    with pytest.raises(ValueError, match="policy needs initial_policy_weights to start from"):
+        Instance([[1.0, 0.0]], policy=policy)
+    message = r"policy gives logits of shape \[1, 2\] but rewards has shape \[2, 3\]"
+    with pytest.raises(ValueError, match=message):
+        Instance(REWARDS, policy=policy, start=Parameters([0.0, 0.0]))
+
+
+@pytest.mark.parametrize("coefficient", ["kl", "forward_kl", "entropy"])
+def test_a_negative_coefficient_is_refused(coefficient):
+    with pytest.raises(ValueError, match=f"{coefficient}_coefficient is -0.1; it must be not negative"):
+        Regularizer(**{coefficient: -0.1})
 
 
 def test_what_the_bad_inputs_are_changes_of_is_good():
-    Instance(REWARDS, REWARDS, initial_policy_probabilities=UNIFORM)
-    Instance(REWARDS, output_features=FEATURE, temperature=2.0, initial_policy_weights=[[0.0, 1.0]])
-    Instance(**random_data(0, features=True, masked=True, regularized=True))
+    Instance(REWARDS, REWARDS, start=UNIFORM)
+    Instance(REWARDS, policy=LinearSoftmax(FEATURE, 2.0), start=Parameters([[0.0, 1.0]]))
+    from_dictionary(random_data(0, features=True, masked=True, regularized=True))
     assert np.shape(random_data(0, features=True)["output_features"])[-1] == FEATURES

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sim_strategies import PROMPTS, numbers, random_data
 
+from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import (
     METRICS,
     accuracy,
+    decided_accuracy,
     measure,
     pairwise_reward_variance,
     product_accuracy,
@@ -56,10 +58,12 @@ def test_reward_variance_near_a_vertex(exponent):
         assert abs(float(textbook) / exact - 1) > 0.1
 
 
-def accuracy_by_definition(rewards, truth, weights):
+def accuracy_by_definition(rewards, truth, weights, decided=False):
     """Over unordered pairs, one after the other; ``weights`` of a pair of indices."""
     right = total = 0.0
     for i, j in itertools.combinations(range(len(rewards)), 2):
+        if decided and truth[i] == truth[j]:
+            continue
         weight = weights(i, j)
         total += weight
         right += weight * (np.sign(rewards[i] - rewards[j]) == np.sign(truth[i] - truth[j]))
@@ -92,6 +96,25 @@ def test_a_tie_is_right_only_against_a_tie(rewards, expected):
     assert found == expected
 
 
+def test_decided_accuracy_is_its_definition():
+    rng = np.random.default_rng(1)
+    rewards, truth = rng.integers(0, 3, (2, 8, 6)).astype(float)  # many ties of either kind
+    weights = rng.uniform(size=(8, 6))
+    found = decided_accuracy(*map(jnp.asarray, (rewards, truth, weights)))
+    for value, r, g, w in zip(found, rewards, truth, weights, strict=True):
+        expected = accuracy_by_definition(r, g, lambda i, j, w=w: w[i] * w[j], decided=True)
+        np.testing.assert_allclose(value, expected, rtol=1e-14)
+
+
+def test_a_perfect_model_of_one_right_output_in_ten():
+    """By the definition ties of the truth count as errors; over the pairs that it tells apart none do."""
+    truth = jnp.zeros(10).at[3].set(1.0)
+    model = truth + 0.01 * jnp.arange(10)
+    np.testing.assert_allclose(product_accuracy(model, truth, jnp.ones(10)), 0.2, rtol=1e-15)
+    assert decided_accuracy(model, truth, jnp.ones(10)) == 1
+    assert np.isnan(decided_accuracy(model, jnp.ones(10), jnp.ones(10)))
+
+
 def test_accuracy_is_precise_where_pairs_are_rare():
     policy = jnp.array([1.0, 1e-100, 3e-100])
     found = product_accuracy(jnp.array([1.0, 0.0, 2.0]), jnp.array([2.0, 0.0, 1.0]), policy)
@@ -106,7 +129,7 @@ def test_accuracy_needs_little_memory():
 
 
 def test_metrics_are_their_definitions():
-    instance = Instance(**random_data(2, features=True, regularized=True))
+    instance = from_dictionary(random_data(2, features=True, regularized=True))
     parameters = instance.initial_parameters
     found = measure(instance, parameters, tuple(METRICS))
     p = np.asarray(instance.probabilities(parameters))
@@ -114,17 +137,19 @@ def test_metrics_are_their_definitions():
     proxy, truth = np.asarray(instance.rewards), np.asarray(instance.ground_truth_rewards)
     mean = (p * proxy).sum(-1)
 
-    def accuracies(weights):
+    def accuracies(weights, decided=False):
         rows = zip(proxy, truth, p, strict=True)
-        return [accuracy_by_definition(r, g, functools.partial(weights, q)) for r, g, q in rows]
+        return [accuracy_by_definition(r, g, functools.partial(weights, q), decided) for r, g, q in rows]
 
     expected = {
         "probabilities": p,
         "expected_proxy_reward": mean,
         "expected_ground_truth_reward": (p * truth).sum(-1),
         "proxy_reward_variance": (p * (proxy - mean[:, None]) ** 2).sum(-1),
-        "uniform_proxy_accuracy": accuracies(lambda p, i, j: 1.0),
-        "on_policy_proxy_accuracy": accuracies(lambda p, i, j: p[i] * p[j]),
+        "uniform_accuracy": accuracies(lambda p, i, j: 1.0),
+        "on_policy_accuracy": accuracies(lambda p, i, j: p[i] * p[j]),
+        "uniform_decided_accuracy": accuracies(lambda p, i, j: 1.0, decided=True),
+        "on_policy_decided_accuracy": accuracies(lambda p, i, j: p[i] * p[j], decided=True),
         "kl_to_reference": (p * np.log(p / q)).sum(-1),
         "policy_entropy": -(p * np.log(p)).sum(-1),
         "gradient_norm": np.linalg.norm(jax.grad(objective, 1)(instance, parameters)),
@@ -135,14 +160,14 @@ def test_metrics_are_their_definitions():
 
 
 def test_metrics_jit_and_vmap():
-    instance = Instance(**random_data(2, masked=True))
+    instance = from_dictionary(random_data(2, masked=True))
     batch = jnp.stack([instance.initial_parameters, 2 * instance.initial_parameters])
     found = jax.jit(jax.vmap(lambda parameters: measure(instance, parameters, tuple(METRICS))))(batch)
     assert found["probabilities"].shape == (2, *instance.rewards.shape)
     assert found["policy_entropy"].shape == (2, PROMPTS)
     assert all(jnp.isfinite(value).all() for value in found.values())
     # Of the last prompt two outputs exist: one pair.
-    assert set(np.asarray(found["uniform_proxy_accuracy"][:, 2]).tolist()) <= {0.0, 1.0}
+    assert set(np.asarray(found["uniform_accuracy"][:, 2]).tolist()) <= {0.0, 1.0}
     np.testing.assert_allclose(found["gradient_norm"][1], jnp.linalg.norm(gradient(instance, batch[1])))
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jaxtyping import Array
 from sim_strategies import MASK, numbers, random_data
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.files import from_dictionary
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import (
     advantage,
     entropy,
@@ -58,7 +59,7 @@ def gradient_error(instance: Instance, sabotaged: Instance | None = None) -> flo
 def test_closed_form_gradient_equals_autodiff(kind):
     for seed in range(20):
         for scale in SCALES:
-            instance = Instance(**random_data(seed, scale, **kind))
+            instance = from_dictionary(random_data(seed, scale, **kind))
             assert gradient_error(instance) < 1e-12
 
 
@@ -76,7 +77,7 @@ def test_closed_form_gradient_equals_autodiff(kind):
     ],
 )
 def test_the_gradient_check_catches_a_part_in_a_million(part):
-    instance = Instance(**random_data(0, features=True, regularized=True))
+    instance = from_dictionary(random_data(0, features=True, regularized=True))
     sabotaged = eqx.tree_at(part, instance, replace_fn=lambda leaf: leaf * (1 + 1e-6))
     assert gradient_error(instance) < 1e-12
     assert gradient_error(instance, sabotaged) > 1e-10
@@ -90,7 +91,7 @@ def test_gradient_of_one_term_alone(kind):
         alone: dict[str, Any] = {
             key: 0.0 if key.endswith("coefficient") and key != name else data[key] for key in data
         }
-        assert gradient_error(Instance(**alone)) < 1e-12
+        assert gradient_error(from_dictionary(alone)) < 1e-12
 
 
 def exact_advantage(small: np.ndarray, rewards: np.ndarray) -> list[mpmath.mpf]:
@@ -161,7 +162,7 @@ def test_outputs_that_do_not_exist_count_nothing():
 
 
 def test_objective_is_its_definition():
-    instance = Instance(**random_data(3, regularized=True))
+    instance = from_dictionary(random_data(3, regularized=True))
     regularizer = instance.regularizer
     assert regularizer is not None
     p = np.asarray(instance.probabilities(instance.initial_parameters))
@@ -217,14 +218,14 @@ def many_features(seed: int) -> dict:
 )
 def test_natural_gradient_is_the_pseudo_inverse_of_the_fisher_matrix(make):
     for seed in range(5):
-        instance = Instance(**make(seed))
+        instance = from_dictionary(make(seed))
         exact = dense_natural_gradient(instance)
         found = np.asarray(natural_gradient(instance, instance.initial_parameters))
         np.testing.assert_allclose(found, exact, atol=1e-8 * np.abs(exact).max(), rtol=0)
 
 
 def test_the_natural_gradient_check_catches_wrong_prompt_weights():
-    instance = Instance(**random_data(0, 1.0, features=True))
+    instance = from_dictionary(random_data(0, 1.0, features=True))
     exact = dense_natural_gradient(instance)
     uneven = eqx.tree_at(
         lambda i: i.prompt_weights, instance, instance.prompt_weights * jnp.array([1.001, 1, 1])
@@ -236,9 +237,9 @@ def test_the_natural_gradient_check_catches_wrong_prompt_weights():
 def test_natural_gradient_is_finite_for_an_output_far_rarer_than_at_the_reference():
     instance = Instance(
         [1.0, 0.5, -1.0],
-        initial_policy_weights=[0.0, 0.0, -1500.0],
+        start=Parameters([0.0, 0.0, -1500.0]),
         reference_policy_logits=[0.0, 0.0, 0.0],
-        kl_coefficient=0.1,
+        regularizer=Regularizer(kl=0.1),
     )
     found = natural_gradient(instance, instance.initial_parameters)[0]
     # The rarest output's KL-regularised reward exceeds the others' by 0.1 * 1500 less its own reward.
@@ -248,7 +249,7 @@ def test_natural_gradient_is_finite_for_an_output_far_rarer_than_at_the_referenc
 def test_natural_gradient_leaves_a_prompt_without_weight_alone():
     data = random_data(0, 1.0)
     data["prompt_weights"] = [0.0, 0.4, 0.6]
-    instance = Instance(**data)
+    instance = from_dictionary(data)
     found = np.asarray(natural_gradient(instance, instance.initial_parameters))
     np.testing.assert_allclose(found, dense_natural_gradient(instance), atol=1e-8)
 
@@ -256,21 +257,21 @@ def test_natural_gradient_leaves_a_prompt_without_weight_alone():
 def test_natural_gradient_is_the_advantage_even_where_probabilities_underflow():
     """Its logits rise at the rate of the reward up to a constant, wherever the policy is."""
     rewards, logits = np.array([[0.3, -0.2, 0.9]]), np.array([[0.0, -2000.0, -50.0]])
-    instance = Instance(rewards, initial_policy_weights=logits)
+    instance = Instance(rewards, start=Parameters(logits))
     found = natural_gradient(instance, instance.initial_parameters)
     np.testing.assert_allclose(found, rewards - rewards.mean(), atol=1e-15)
 
 
 def test_masked_gradient_is_that_of_the_smaller_problem():
     data = random_data(5, masked=True, regularized=True)
-    whole = gradient(Instance(**data), jnp.asarray(data["initial_policy_weights"]))
+    whole = gradient(from_dictionary(data), jnp.asarray(data["initial_policy_weights"]))
     for prompt, exists in enumerate(MASK):
         part: dict[str, Any] = {
             key: value[prompt][exists] if np.ndim(value) == 2 else value
             for key, value in data.items()
             if key not in ("mask", "prompt_weights")
         }
-        alone = Instance(**part)
+        alone = from_dictionary(part)
         weight = data["prompt_weights"][prompt] / data["prompt_weights"].sum()
         expected = weight * gradient(alone, alone.initial_parameters)[0]
         np.testing.assert_allclose(whole[prompt][exists], expected, rtol=1e-12)

@@ -7,7 +7,8 @@ import pytest
 from jaxtyping import Array, Float
 from sim_strategies import random_data
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.files import from_dictionary
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import gradient, natural_gradient, objective
 from goodteacher.sim.policies import LinearSoftmax, Policy
 
@@ -23,7 +24,7 @@ class Bigram(Policy):
 
 @pytest.mark.parametrize("features", [False, True])
 def test_pullback_and_pushforward_are_adjoint(features):
-    instance = Instance(**random_data(0, features=features))
+    instance = from_dictionary(random_data(0, features=features))
     parameters = instance.initial_parameters
     rng = np.random.default_rng(0)
     velocity, covector = rng.normal(size=parameters.shape), rng.normal(size=instance.rewards.shape)
@@ -35,7 +36,7 @@ def test_pullback_and_pushforward_are_adjoint(features):
 
 def test_linear_softmax_logits():
     data = random_data(1, features=True)
-    instance = Instance(**data)
+    instance = from_dictionary(data)
     expected = data["output_features"] @ data["initial_policy_weights"] / data["temperature"]
     np.testing.assert_allclose(instance.logits(instance.initial_parameters), expected, rtol=1e-13)
 
@@ -45,8 +46,8 @@ def test_identity_features_are_the_tabular_policy():
     row: dict[str, Any] = {
         key: data[key][:1] for key in ("rewards", "ground_truth_rewards", "initial_policy_weights")
     }
-    tabular = Instance(**row)
-    linear = Instance(**row, output_features=np.eye(5)[None])
+    tabular = from_dictionary(row)
+    linear = from_dictionary({**row, "output_features": np.eye(5)[None]})
     assert isinstance(linear.policy, LinearSoftmax)
     for direction in (gradient, natural_gradient):
         expected = direction(tabular, tabular.initial_parameters)[0]
@@ -57,8 +58,8 @@ def test_temperature_slows_the_logits_by_its_square():
     data = random_data(3, features=True)
     weights = data.pop("initial_policy_weights")
     del data["temperature"]
-    plain = Instance(**data, temperature=1.0, initial_policy_weights=weights)
-    warm = Instance(**data, temperature=2.0, initial_policy_weights=2 * weights)
+    plain = from_dictionary({**data, "initial_policy_weights": weights})
+    warm = from_dictionary({**data, "temperature": 2.0, "initial_policy_weights": 2 * weights})
 
     def velocity(instance: Instance) -> Array:
         theta = instance.initial_parameters
@@ -70,7 +71,7 @@ def test_temperature_slows_the_logits_by_its_square():
 def test_a_policy_of_ones_own():
     """Its gradients are those of autodiff, its natural gradient that of the Fisher matrix."""
     theta = np.array([0.3, -1.0, 2.0])
-    instance = Instance([[1.0, 0.2, -0.5, -1.0]], policy=Bigram(), initial_policy_weights=theta)
+    instance = Instance([[1.0, 0.2, -0.5, -1.0]], policy=Bigram(), start=Parameters(theta))
     parameters = instance.initial_parameters
     np.testing.assert_allclose(instance.probabilities(parameters).sum(), 1, rtol=1e-15)
     found = gradient(instance, parameters)
@@ -83,7 +84,7 @@ def test_a_policy_of_ones_own():
 
 
 def test_jacobian_norms():
-    linear = Instance(**random_data(4, features=True, masked=True))
+    linear = from_dictionary(random_data(4, features=True, masked=True))
     policy = linear.policy
     assert isinstance(policy, LinearSoftmax)
     jacobian = np.asarray(policy.features / policy.temperature)
@@ -92,7 +93,7 @@ def test_jacobian_norms():
         for rows, exists in zip(jacobian, np.asarray(linear.mask), strict=True)
     ]
     np.testing.assert_allclose(policy.jacobian_norms(linear.initial_parameters)[:, 0], expected, rtol=1e-12)
-    tabular = Instance(**random_data(4))
+    tabular = from_dictionary(random_data(4))
     np.testing.assert_array_equal(tabular.policy.jacobian_norms(tabular.initial_parameters), np.ones((3, 1)))
     jacobian = jax.jacobian(Bigram().logits)(jnp.ones(3))[0]
     np.testing.assert_allclose(

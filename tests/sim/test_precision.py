@@ -10,7 +10,7 @@ PROGRAM = """
 import jax
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import gradient
-instance = Instance([1.0, 0.8, -1.0], initial_policy_probabilities=[0.2, 0.5, 0.3])
+instance = Instance([1.0, 0.8, -1.0], start=[0.2, 0.5, 0.3])
 slope = jax.jit(gradient)(instance, instance.initial_parameters)
 print(slope.dtype, abs(slope[0, 0] - 0.2 * 0.7) < 1e-6)
 """

@@ -126,7 +126,7 @@ def test_of_an_instance():
     problem = Instance(
         [[0.2, 0.3, -1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]],
         [[1.0, 0.8, -1.0, -1.0, 1.0], [1.0, 0.0, 0.0, 0.0, 0.0]],
-        initial_policy_probabilities=[[0.05, 0.5, 0.15, 0.15, 0.15]] * 2,
+        start=[[0.05, 0.5, 0.15, 0.15, 0.15]] * 2,
     )
     made = comparisons(problem, problem.initial_parameters)
     # Output 4 ties with the best one of the first prompt, and is left out.
@@ -185,6 +185,6 @@ def test_a_constant_reward_is_never_right(reward):
     """Its mean is itself, not what rounding makes of it: no output is below the mean."""
     chances = np.random.default_rng(0).dirichlet(np.ones(7), 20)
     truth = np.tile(np.arange(7) / 7, (20, 1))
-    problem = Instance(np.full((20, 7), reward), truth, initial_policy_probabilities=chances)
+    problem = Instance(np.full((20, 7), reward), truth, start=chances)
     found = pairwise_accuracy(comparisons(problem, problem.initial_parameters))
     assert [float(value) for value in found] == [0, 0, 0, 0]

@@ -7,6 +7,7 @@ import optax
 import pytest
 from sim_strategies import beneficial_errors, random_data, stack
 
+from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
 from goodteacher.sim.objective import gradient
@@ -77,7 +78,7 @@ def plain_estimate(data, logits, samples, name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimate_is_its_definition(name):
     data = random_data(0, regularized=True)
-    instance, logits = Instance(**data), data["initial_policy_weights"]
+    instance, logits = from_dictionary(data), data["initial_policy_weights"]
     samples = np.array([[0, 1, 1, 4], [2, 2, 2, 2], [3, 0, 3, 2]])
     found = logit_estimate(instance, jnp.asarray(logits), jnp.asarray(samples), estimator(name, GROUP))
     np.testing.assert_allclose(found, plain_estimate(data, logits, samples, name), rtol=1e-11, atol=1e-15)
@@ -88,7 +89,7 @@ def test_estimate_is_its_definition(name):
 @pytest.mark.parametrize("features", [False, True])
 def test_many_samples_agree_with_the_exact_gradient(features):
     """Within five standard errors in every parameter, with masks and KL; GRPO's mean is not the gradient."""
-    instance = Instance(**random_data(1, scale=1.0, features=features, masked=True, regularized=True))
+    instance = from_dictionary(random_data(1, scale=1.0, features=features, masked=True, regularized=True))
     parameters = instance.initial_parameters
     uniforms = jax.random.uniform(jax.random.key(2), (100_000, 3, GROUP))
 
@@ -113,7 +114,7 @@ def test_many_samples_agree_with_the_exact_gradient(features):
 def test_learning_is_the_plain_loop(prompts):
     """Update by update with the same random numbers, whatever is recorded and however they are blocked."""
     data = {k: v[:prompts] if np.ndim(v) else v for k, v in random_data(3, regularized=True).items()}
-    instance, key, count = Instance(**data), jax.random.key(0), 50
+    instance, key, count = from_dictionary(data), jax.random.key(0), 50
     length = 64 // (prompts * GROUP)
     blocks = [jax.random.uniform(jax.random.fold_in(key, k), (length, prompts, GROUP)) for k in range(13)]
     uniforms = np.concatenate(blocks)[:count]
@@ -174,12 +175,7 @@ def test_published_runs_agree_with_an_independent_simulation():
     Rewards that are 0.5 higher have the same exact gradient, and the noise of sampling alone tells it apart.
     """
     starts, rewards, truth = published_runs()
-    runs = stack(
-        *[
-            Instance(r, truth, initial_policy_probabilities=start)
-            for start, r in zip(starts, rewards, strict=True)
-        ]
-    )
+    runs = stack(*[Instance(r, truth, start=start) for start, r in zip(starts, rewards, strict=True)])
     transformation, metrics = optax.sgd(RATE), ("expected_ground_truth_reward",)
 
     def one(instance, key):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.benign import GROWTH, largest_probability, logits_apart, policies_apart
 from goodteacher.theory.logit_velocity import below_value, gram, logit_velocity
@@ -15,11 +15,7 @@ def test_logit_velocity_is_the_sum_over_all_outputs_of_all_prompts():
     features, theta = rng.normal(size=(2, 3, 4)), rng.normal(size=4)
     rewards = rng.uniform(-1, 1, (2, 3))
     instance = Instance(
-        rewards,
-        initial_policy_weights=theta,
-        output_features=features,
-        temperature=2.0,
-        prompt_weights=[0.25, 0.75],
+        rewards, start=Parameters(theta), policy=LinearSoftmax(features, 2.0), prompt_weights=[0.25, 0.75]
     )
     found = np.asarray(logit_velocity(instance, instance.initial_parameters))
     expected = np.zeros((2, 3))
@@ -44,7 +40,7 @@ def test_a_tabular_policy_has_no_features():
 
 
 def test_outputs_below_the_initial_expected_reward():
-    instance = Instance([1.0, 0.2, -1.0], initial_policy_probabilities=[0.5, 0.3, 0.2])
+    instance = Instance([1.0, 0.2, -1.0], start=[0.5, 0.3, 0.2])
     assert below_value(instance).tolist() == [[False, True, True]]
 
 

@@ -11,7 +11,7 @@ from goodteacher.theory.rankings import levels
 def test_no_ranking_beats_a_perfectly_accurate_one():
     """All rankings of four outputs of a problem, two of them tied, for few and many samples."""
     truth = jnp.array([[0.3, -1.0, 0.3, 1.0]])
-    instance = Instance(truth, initial_policy_probabilities=[[0.4, 0.35, 0.2, 0.05]])
+    instance = Instance(truth, start=[[0.4, 0.35, 0.2, 0.05]])
     for samples in (1.0, 2.0, 30.0):
         count = jnp.asarray(samples)
         every = [
@@ -24,7 +24,7 @@ def test_no_ranking_beats_a_perfectly_accurate_one():
 
 
 def test_expected_best_of_two():
-    instance = Instance([[1.0, -1.0]], initial_policy_probabilities=[[0.25, 0.75]])
+    instance = Instance([[1.0, -1.0]], start=[[0.25, 0.75]])
     found = expected_best_of_n(instance, jnp.array([[1.0, 0.0]]), jnp.asarray(2.0))
     np.testing.assert_allclose(found, 1 - 2 * 0.75**2, rtol=1e-15)
     worst = expected_best_of_n(instance, jnp.array([[0.0, 1.0]]), jnp.asarray(2.0))

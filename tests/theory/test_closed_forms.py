@@ -9,7 +9,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import natural_gradient
 from goodteacher.theory.closed_forms import (
     kl_optimum,
@@ -124,7 +124,7 @@ def test_tilts_keep_excluded_outputs_out_and_batch():
 
 def test_natural_gradient_flow_is_what_integration_finds():
     rng = np.random.default_rng(1)
-    instance = Instance(rng.uniform(-1, 1, (2, 5)), initial_policy_weights=2 * rng.normal(size=(2, 5)))
+    instance = Instance(rng.uniform(-1, 1, (2, 5)), start=Parameters(2 * rng.normal(size=(2, 5))))
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: natural_gradient(instance, y)),
         diffrax.Dopri8(),

@@ -27,7 +27,7 @@ TRUTH = [1.0, 0.8, -1.0, -1.0, -1.0]
 
 
 def problem(rewards, policy=POLICY, truth=TRUTH):
-    return Instance(rewards, truth, initial_policy_probabilities=policy)
+    return Instance(rewards, truth, start=policy)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_bad_thresholds(given, message):
 
 def test_rule_is_vectorised_over_prompts_and_instances():
     rows = jnp.array([[[1.0, -1.0, -1.0, -1.0, -1.0], [1.0, 0.8, 1.5, -1.0, 0.6]]] * 2)
-    instance = Instance(rows[0], [TRUTH] * 2, initial_policy_probabilities=[POLICY] * 2)
+    instance = Instance(rows[0], [TRUTH] * 2, start=[POLICY] * 2)
     batch = jax.vmap(lambda row: trained_on(instance, row))(rows)
     found = jax.jit(jax.vmap(categories))(batch)
     for codes in found:
@@ -109,11 +109,11 @@ def test_rule_is_vectorised_over_prompts_and_instances():
 def test_effects_are_hitting_times_of_corrected_proxies():
     """A beneficial error, reward hacking, and a problem in which correcting one of two does not help."""
     rows = [[1.0, -1.0, -1.0, -1.0, -1.0], [1.0, 0.8, 1.5, -1.0, -1.0], [1.0, 0.8, 1.5, 1.5, -1.0]]
-    instance = Instance(rows, [TRUTH] * 3, initial_policy_probabilities=[POLICY] * 3)
+    instance = Instance(rows, [TRUTH] * 3, start=[POLICY] * 3)
     goal = errors.most_of_the_way(instance)
     found = effects(instance, goal)
     assert found.errors.tolist() == [[0, 1], [1, 2], [2, 2], [2, 3]]
-    truth = Instance([TRUTH] * 3, initial_policy_probabilities=[POLICY] * 3)
+    truth = Instance([TRUTH] * 3, start=[POLICY] * 3)
     proxy, corrected = (hitting_time(i, goal).time for i in (instance, truth))
     np.testing.assert_allclose(found.time, proxy, rtol=1e-8)
     np.testing.assert_allclose(found.log_ratio[0], np.log10(proxy[0] / corrected[0]), rtol=1e-8)

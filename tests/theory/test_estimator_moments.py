@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.estimator_moments import (
     baseline_variance,
     enumerate_estimates,
@@ -60,7 +60,7 @@ def test_moments_by_a_plain_loop(name, group):
 
 def test_enumeration_is_the_law():
     """Chances of a prompt's groups sum to one; RLOO's moments are the loop's."""
-    instance = Instance(REWARDS, initial_policy_probabilities=PROBABILITIES)
+    instance = Instance(REWARDS, start=PROBABILITIES)
     chances, estimates = enumerate_estimates(instance, instance.initial_parameters, "rloo", 3)
     assert estimates.shape == (27, 1, 3)
     np.testing.assert_allclose(chances.sum(0), 1.0)
@@ -108,7 +108,7 @@ def test_factor_of_grpo_by_its_definition_and_in_its_limits():
 
 def test_the_scale_of_rewards_moves_the_gradient_and_not_grpo():
     def expected(scale, name):
-        instance = Instance(scale * REWARDS, initial_policy_probabilities=PROBABILITIES)
+        instance = Instance(scale * REWARDS, start=PROBABILITIES)
         chances, estimates = enumerate_estimates(instance, instance.initial_parameters, name, 3)
         return jnp.einsum("gx,gxy->y", chances, estimates)
 
@@ -120,7 +120,7 @@ def test_the_scale_of_rewards_moves_the_gradient_and_not_grpo():
 
 def test_equal_rewards_teach_nothing():
     """Not even by rounding: 0.1 + 0.1 + 0.1 is not 0.3."""
-    instance = Instance([0.1, 0.1, 0.1, 0.7], initial_policy_weights=[1.0, 0.5, 0.2, -800.0])
+    instance = Instance([0.1, 0.1, 0.1, 0.7], start=Parameters([1.0, 0.5, 0.2, -800.0]))
     for name in ("rloo", "grpo", "grpo_unscaled"):
         chances, estimates = jax.jit(lambda i, n=name: enumerate_estimates(i, i.initial_parameters, n, 3))(
             instance

@@ -7,7 +7,7 @@ import pytest
 
 from goodteacher.sim.flow import hitting_time
 from goodteacher.sim.goals import reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.theory.fast_increase import FAST_INCREASE, fast_increase
 
 
@@ -40,10 +40,7 @@ CASES = {
 def test_conditions_and_bound(case):
     rewards, truth, start, kl_coefficient = CASES[case]
     instance = Instance(
-        [rewards, rewards],
-        [truth, truth],
-        initial_policy_probabilities=[start, start],
-        kl_coefficient=kl_coefficient,
+        [rewards, rewards], [truth, truth], start=[start, start], regularizer=Regularizer(kl=kl_coefficient)
     )
     found = fast_increase(instance, 0.2)
     holds, time, most_kl, most_bad = plainly(rewards, truth, start, kl_coefficient, 0.2, 2)
@@ -58,7 +55,7 @@ def test_conditions_and_bound(case):
 
 def test_fewer_outputs_may_be_called_good():
     rewards, truth, start, _ = CASES["two good outputs"]
-    instance = Instance(rewards, truth, initial_policy_probabilities=start)
+    instance = Instance(rewards, truth, start=start)
     both = fast_increase(instance, 0.2)
     one = fast_increase(instance, 0.2, jnp.array([[True, False, False, False]]))
     assert both.good_probability == pytest.approx(0.5)
@@ -71,7 +68,7 @@ def test_fewer_outputs_may_be_called_good():
 
 def test_a_likely_bad_output_takes_the_policy_for_ever():
     """Equal rewards, and the bad output twice as likely: without its condition Proposition 4 is false."""
-    instance = Instance([1.0, 1.0, -1.0], [1.0, -1.0, -0.5], initial_policy_probabilities=[0.2, 0.4, 0.4])
+    instance = Instance([1.0, 1.0, -1.0], [1.0, -1.0, -0.5], start=[0.2, 0.4, 0.4])
     found = fast_increase(instance, 0.5)
     assert found.delta > 0
     assert not found.holds[0]

@@ -17,14 +17,14 @@ from goodteacher.theory.hitting_time_bound import (
 
 def test_by_hand():
     """Two prompts; deviations 1 and 0.01."""
-    instance = Instance([[1.0, -1.0], [0.01, -0.01]], initial_policy_probabilities=[[0.5, 0.5]] * 2)
+    instance = Instance([[1.0, -1.0], [0.01, -0.01]], start=[[0.5, 0.5]] * 2)
     expected = 2 * 2 * (1 - np.exp(-0.1)) / np.array([1.0, 0.01])
     np.testing.assert_allclose(hitting_time_lower_bound(instance, 0.2), expected, rtol=1e-12)
 
 
 def test_two_even_outputs_are_the_tightest_known():
     """The ratio approaches 2 from above as the rise goes to zero."""
-    instance = Instance([0.01, -0.01], [1.0, -1.0], initial_policy_probabilities=[0.5, 0.5])
+    instance = Instance([0.01, -0.01], [1.0, -1.0], start=[0.5, 0.5])
     ratios = [
         float(hitting_time(instance, reward_increase(instance, gamma)).time[0])
         / float(hitting_time_lower_bound(instance, gamma)[0])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from goodteacher.sim.flow import hitting_times
 from goodteacher.sim.goals import probability_level
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory import stalling
 from goodteacher.theory.closed_forms import natural_gradient_flow, one_good_output_time
 
@@ -26,7 +26,7 @@ def random_problem(outputs, eps, seed=0):
 
 def simulate(log_p, rewards, level=0.5):
     """Times ``[n]`` at which the best output, the first, has the given probability."""
-    instances = jax.vmap(lambda p, r: Instance(r, initial_policy_weights=p[None]))(log_p, rewards)
+    instances = jax.vmap(lambda p, r: Instance(r, start=Parameters(p[None])))(log_p, rewards)
     goals = jax.vmap(lambda i: probability_level(i, 0, level))(instances)
     return np.asarray(hitting_times(instances, goals).time[:, 0])
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.goals import probability_level
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import without
 from goodteacher.theory.exact_flows import Elapsed, Hitting
 from goodteacher.theory.statements import Sides, Statement, collect, plain, registry, verify
@@ -64,14 +64,14 @@ def instance(fields):
 
 def elapsed(fields):
     rewards, weights, time = fields
-    return Elapsed(Instance(rewards, initial_policy_weights=weights), jnp.asarray(time))
+    return Elapsed(Instance(rewards, start=Parameters(weights)), jnp.asarray(time))
 
 
 def one_good_output(fields):
     padded, start, rise, gap, outputs = fields
     index = np.arange(padded)
     weights = np.where(index == 0, np.log(start), np.log1p(-start) - np.log(outputs - 1))
-    problem = Instance(np.where(index == 0, gap, 0.0), initial_policy_weights=weights[None])
+    problem = Instance(np.where(index == 0, gap, 0.0), start=Parameters(weights[None]))
     if padded > 2:
         problem = without(problem, jnp.asarray(index < outputs)[None])
     return Hitting(problem, probability_level(problem, 0, start + rise * (1 - start)))

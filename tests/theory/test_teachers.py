@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.flow import Control, hitting_times
 from goodteacher.sim.goals import reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.theory.hitting_time_bound import SOLVER
 from goodteacher.theory.rankings import attainable_accuracies
 from goodteacher.theory.teachers import (
@@ -47,11 +47,11 @@ def test_teachers_of_every_attainable_accuracy():
     rest = np.delete(fast, OUTPUT, axis=1)
     assert ((rest > 0) & (rest < POLICY[OUTPUT])).all()
 
-    plain = Instance(TRUTH, initial_policy_probabilities=POLICY)
+    plain = Instance(TRUTH, start=POLICY)
     kl = float(fast_teacher_kl_coefficient(plain, GAMMA, OUTPUT)[0])
 
     def instance(rewards):
-        return Instance(rewards, TRUTH, initial_policy_probabilities=POLICY, kl_coefficient=kl)
+        return Instance(rewards, TRUTH, start=POLICY, regularizer=Regularizer(kl=kl))
 
     instances = jax.vmap(instance)(jnp.concatenate([slow, fast]))
     goals = jax.vmap(lambda i: reward_increase(i, GAMMA))(instances)
@@ -60,14 +60,16 @@ def test_teachers_of_every_attainable_accuracy():
         for time in (slow_teacher_time(plain, GAMMA, T), fast_teacher_time(plain, GAMMA, OUTPUT))
     )
     horizon = 1e2 * lower + 2 * upper
-    times = hitting_times(instances, goals, horizon=horizon, solver=SOLVER, tolerance=1e-6).time[:, 0]
+    times = hitting_times(instances, goals, Control(solver=SOLVER, tolerance=1e-6, horizon=horizon)).time[
+        :, 0
+    ]
     assert (times[: len(slow)] >= lower).all()
     assert (times[len(slow) :] <= upper).all()
 
 
 def test_bounds_are_their_formulas():
     weights = np.array([0.25, 0.75])
-    instance = Instance([TRUTH] * 2, initial_policy_probabilities=[POLICY] * 2, prompt_weights=weights)
+    instance = Instance([TRUTH] * 2, start=[POLICY] * 2, prompt_weights=weights)
     rho = (START + GAMMA + 1) / (TRUTH[OUTPUT] + 1)
     np.testing.assert_allclose(
         slow_teacher_time(instance, GAMMA, T), 2 / weights * (1 - np.exp(-GAMMA / 2)) * T, rtol=1e-13
@@ -138,7 +140,7 @@ def test_with_a_tie_at_the_top_no_fast_teacher_need_exist():
     assert attainable_accuracies([1.0, -1.0], ranked_first=0).tolist() == [0.0, 1.0]
     goals = reward_increase(instance, 0.5)
     batch = jax.tree.map(lambda leaf: leaf[None], (instance, goals))
-    assert hitting_times(*batch, horizon=1e10).time[0, 0] == np.inf
+    assert hitting_times(*batch, control=Control(horizon=1e10)).time[0, 0] == np.inf
     assert np.isfinite(fast_teacher_time(instance, 0.5, 0)[0])
     with pytest.raises(ValueError, match=r"ranked first alone; nearest to it is 1\.0"):
         fast_teacher(0.0, [1.0, -1.0], [0.5, 0.5], 0, 0.5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from goodteacher.sim.autoregressive import Sequences, TokenLinear
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.theory import token_gradient_bounds as autoregressive
 from goodteacher.theory.token_hitting_times import hitting_time_lower_bound
 
@@ -38,9 +38,9 @@ def problem():
     return Instance(
         rng.uniform(-1, 1, (2, of.outputs)),
         policy=TokenLinear(of, jnp.asarray(features)),
-        initial_policy_weights=rng.normal(size=4),
+        start=Parameters(rng.normal(size=4)),
         reference_policy_logits=rng.normal(size=(2, of.outputs)),
-        kl_coefficient=KL,
+        regularizer=Regularizer(kl=KL),
     )
 
 
@@ -79,9 +79,7 @@ def test_gradients_and_bounds_by_loops(problem):
 
 
 def test_rewards_within_one_have_the_constant_of_the_earlier_theorem(problem):
-    plain = Instance(
-        problem.rewards, policy=problem.policy, initial_policy_weights=problem.initial_parameters
-    )
+    plain = Instance(problem.rewards, policy=problem.policy, start=Parameters(problem.initial_parameters))
     probabilities = np.asarray(plain.probabilities(plain.initial_parameters))
     rewards = np.asarray(plain.rewards)
     variances = (probabilities * rewards**2).sum(-1) - (probabilities * rewards).sum(-1) ** 2
@@ -95,7 +93,7 @@ def test_the_sharp_bound_is_attained(length):
     of = Sequences(1, 2, length)
     features = np.broadcast_to([[0.7, -1.1], [-0.7, 1.1]], (1, of.prefixes, 2, 2))
     rewards = 1.0 - 2.0 * of.tokens().mean(1)
-    problem = Instance(rewards, policy=TokenLinear(of, jnp.asarray(features)), initial_policy_weights=[0, 0])
+    problem = Instance(rewards, policy=TokenLinear(of, jnp.asarray(features)), start=Parameters([0, 0]))
     theta = problem.initial_parameters
     np.testing.assert_allclose(sharp_gradient_upper_bound(problem, theta), gradient_norms(problem, theta))
     assert gradient_upper_bound(problem, theta)[0] > 8 * gradient_norms(problem, theta)[0]
@@ -108,7 +106,7 @@ def test_hitting_time_bound_by_hand():
     rewards = [[0.5, 0.5, -0.5, -0.5], [0.1, 0.1, -0.1, -0.1]]
 
     def bound(gamma, **optional):
-        instance = Instance(rewards, policy=policy, initial_policy_weights=[0.0], **optional)
+        instance = Instance(rewards, policy=policy, start=Parameters([0.0]), **optional)
         return float(hitting_time_lower_bound(instance, gamma, 3.0))
 
     root = ((0.25 + 0.01) / 2) ** (1 / 3)

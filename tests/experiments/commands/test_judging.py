@@ -93,7 +93,7 @@ def test_metrics(tmp_path, capsys):
     assert main(["metrics", EXAMPLE, "--output", str(output)]) == 0
     result = json.loads(output.read_text())
     instance = read_instance(EXAMPLE)
-    names = ("proxy_reward_variance", "on_policy_proxy_accuracy")
+    names = ("proxy_reward_variance", "on_policy_accuracy")
     expected = measure(instance, instance.initial_parameters, names)
     np.testing.assert_allclose(result["prompts"]["reward_variance"], expected[names[0]])
     np.testing.assert_allclose(result["prompts"]["accuracy"], expected[names[1]])

@@ -27,7 +27,7 @@ from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.sim.ascent import OPTIMIZERS
 from goodteacher.sim.files import read_instance
 from goodteacher.sim.flow import HORIZON
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory import statements
 from goodteacher.theory.draws import Task
 from goodteacher.theory.statements import Sides, Statement, collect
@@ -498,7 +498,7 @@ def gap(name, largest):
 
     def draw(source):
         top = source.uniform()
-        instance = Instance(jnp.stack([top, 0.0 * top]), initial_policy_weights=jnp.zeros((1, 2)))
+        instance = Instance(jnp.stack([top, 0.0 * top]), start=Parameters(jnp.zeros((1, 2))))
         return Task(instance, 0.25 * top)
 
     def claim(tasks):

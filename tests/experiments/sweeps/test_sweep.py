@@ -19,7 +19,7 @@ from goodteacher.experiments.sweeps.specification import chunking, specify
 from goodteacher.experiments.sweeps.store import Store
 from goodteacher.sim.ascent import ascend, optimizer
 from goodteacher.sim.files import from_dictionary
-from goodteacher.sim.flow import final_policy, hitting_time
+from goodteacher.sim.flow import Control, final_policy, hitting_time
 from goodteacher.sim.goals import reward_increase, reward_level
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import expected_reward
@@ -49,7 +49,7 @@ def test_a_sweep_measures_what_single_runs_do(swept):
             instance = instances.beneficial_errors(probability, reward, low_outputs=2)
             alone = hitting_time(instance, reward_level(instance, 0.9))
             assert point["hitting_time_0.9"] == pytest.approx(float(alone.time[0]), rel=1e-9)
-            log_p, _ = final_policy(instance, horizon=50.0)
+            log_p, _ = final_policy(instance, Control(horizon=50.0))
             value = expected_reward(jnp.exp(log_p), instance.ground_truth_rewards)
             assert point.ground_truth == pytest.approx(float(value[0]), rel=1e-9)
             assert point.probability == pytest.approx(0.5, rel=1e-12)
