@@ -323,7 +323,7 @@ def _log_softmax(logits: Any) -> Any:
 def _shifted(logits: Any) -> tuple[Any, Any]:
     """Logits less their largest, and their normaliser."""
     xp = namespace(logits)
-    with np.errstate(over="ignore"):  # far apart
+    with np.errstate(over="ignore", invalid="ignore"):  # far apart, or not finite
         shifted = logits - logits.max(-1, keepdims=True)
     return shifted, xp.log(xp.exp(shifted).sum(-1, keepdims=True))
 
@@ -335,7 +335,8 @@ def _log_probabilities(policy: Policy, parameters: Any, exists: np.ndarray) -> A
             logits = parameters
         case LinearSoftmax():
             xp = namespace(policy.features, policy.temperature, parameters)
-            logits = xp.asarray(policy.features) @ parameters / xp.asarray(policy.temperature)
+            with np.errstate(over="ignore"):  # of a tiny temperature
+                logits = xp.asarray(policy.features) @ parameters / xp.asarray(policy.temperature)
         case _:
             logits = policy.logits(jax_array(parameters))
     return _log_softmax(_where(exists, logits, -np.inf))
