@@ -13,7 +13,7 @@ jax.config.update("jax_num_cpu_devices", 1)
 
 # Compilation is most of the suite's time: what one test or run has compiled, the next one reads.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 settings.register_profile("default", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("default")
