@@ -1,7 +1,6 @@
 """What an experiment is, the registry of all of them, and how their figures are written."""
 
 import contextlib
-import difflib
 import importlib
 import math
 import os
@@ -23,6 +22,7 @@ from goodteacher.experiments.sweeps import runner
 from goodteacher.experiments.sweeps.specification import Specification
 from goodteacher.experiments.sweeps.store import StoreError, open_store
 from goodteacher.figures.style import paper
+from goodteacher.sim.names import unknown
 
 Data = Mapping[str, xr.Dataset]
 Tell = Callable[[int, int], None]
@@ -95,9 +95,7 @@ def find_experiment(name: str) -> Experiment:
     """
     known = find_experiments()
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}" if close else f"known are {', '.join(known)}"
-        raise ValueError(f"experiment {name!r} is unknown; {hint}")
+        raise unknown("experiment", name, known)
     return known[name]
 
 

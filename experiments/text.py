@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from goodteacher.sim.names import unknown as unknown
+
 
 def console() -> Console:
     """Standard output; as wide as need be where it is not a terminal."""

@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import measure
+from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import expected_reward, gradient, natural_gradient, objective
 
 Direction = Callable[[Instance, Float[Array, "..."]], Float[Array, "..."]]
@@ -61,7 +62,7 @@ def optimizer(name: str, learning_rate: float) -> tuple[Direction, optax.Gradien
         ValueError: for a name that is not in :data:`OPTIMIZERS`, or a learning rate that is not positive.
     """
     if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer {name!r} is unknown; known are {', '.join(OPTIMIZERS)}")
+        raise unknown("optimizer", name, OPTIMIZERS)
     if not 0 < learning_rate < np.inf:
         raise ValueError(f"learning_rate is {learning_rate}; it must be positive and finite")
     choice = OPTIMIZERS[name]

@@ -1,6 +1,5 @@
 """Instance files: the published JSON format (arXiv:2604.25872) with optional keys for what it lacks."""
 
-import difflib
 import json
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ from goodteacher.sim.autoregressive import (
     token_mlp,
 )
 from goodteacher.sim.instance import Instance, Parameters, Probabilities, Regularizer
+from goodteacher.sim.names import unknown
 from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 from goodteacher.sim.validation import finite, jax_array, scalar
 
@@ -122,9 +122,7 @@ def _policy(data: dict[str, Any]) -> Policy | None:
 def _check_keys(data: dict[Any, Any], known: tuple[str, ...]) -> None:
     for key in data:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {close[0]}" if close else f"known keys are {', '.join(known)}"
-            raise ValueError(f"key {key!r} is unknown; {hint}")
+            raise unknown("key", key, known)
 
 
 def _token_policy(data: Any, prompts: int) -> Autoregressive:

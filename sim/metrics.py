@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim.instance import Instance
+from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import advantage, entropy, expected_reward, gradient, kl_divergence
 from goodteacher.sim.validation import Numbers, as_array, is_concrete, jax_array, namespace
 
@@ -395,7 +396,7 @@ def measure(
     Raises:
         ValueError: for a name that is not in :data:`METRICS`.
     """
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise ValueError(f"metric {unknown[0]!r} is unknown; known are {', '.join(METRICS)}")
+    for name in metrics:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
     return {name: METRICS[name](instance, parameters) for name in metrics}

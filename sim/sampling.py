@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from goodteacher.sim.instance import Instance
+from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import regularized_advantage
 
 Weigh = Callable[[Float[Array, "*batch group"], Float[Array, "*batch group"]], Float[Array, "*batch group"]]
@@ -77,7 +78,7 @@ def estimator(name: str, group: int) -> Estimator:
         ValueError: for a name that is not in :data:`ESTIMATORS`, or a group that is too small for it.
     """
     if name not in ESTIMATORS:
-        raise ValueError(f"estimator {name!r} is unknown; known are {', '.join(ESTIMATORS)}")
+        raise unknown("estimator", name, ESTIMATORS)
     least = ESTIMATORS[name].least_group
     if group < least:
         raise ValueError(f"group is {group}; {name} needs at least {least} samples per prompt and update")

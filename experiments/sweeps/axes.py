@@ -13,14 +13,6 @@ FORMS = (
 )
 
 
-def unknown(kind: str, name: Any, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not known, with the closest one that is."""
-    names = list(known)
-    close = difflib.get_close_matches(str(name), names, 1)
-    hint = f"did you mean {close[0]}" if close else f"known are {', '.join(names)}"
-    return ValueError(f"{kind} {name!r} is unknown; {hint}")
-
-
 @dataclass(frozen=True)
 class Axis:
     """The values of one parameter.

@@ -24,9 +24,9 @@ import numpy as np
 from jaxtyping import Array
 
 from goodteacher.experiments import instances
-from goodteacher.experiments.sweeps.axes import unknown
 from goodteacher.sim import files
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
+from goodteacher.sim.names import unknown
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.policy_families import Family, praise
 from goodteacher.theory.rankings import levels

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from goodteacher.experiments.batches import TIME
-from goodteacher.experiments.sweeps.axes import scalar, unknown
+from goodteacher.experiments.sweeps.axes import scalar
 from goodteacher.sim import flow
 from goodteacher.sim.ascent import ascend, optimizer
 from goodteacher.sim.flow import Control
@@ -22,6 +22,7 @@ from goodteacher.sim.goals import Goal, probability_level, reward_increase, rewa
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
 from goodteacher.sim.metrics import product_accuracy, reward_variance
+from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import entropy, expected_reward, kl_divergence
 from goodteacher.sim.sampling import ESTIMATORS, estimator
 

@@ -19,9 +19,9 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from goodteacher.experiments.sweeps.axes import unknown
 from goodteacher.experiments.sweeps.store import open_store
 from goodteacher.figures.style import BLACK, COLUMN, GREY, PAGE, decades, letter, paper, shades
+from goodteacher.sim.names import unknown
 
 _MOST_PANELS, _MOST_LINES, _COLUMNS = 9, 8, 3
 _MARKERS = "osD^vP*X"

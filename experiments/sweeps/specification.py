@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from goodteacher.experiments.sweeps.axes import Axis, axis, unknown
+from goodteacher.experiments.sweeps.axes import Axis, axis
 from goodteacher.experiments.sweeps.builders import Builder, find_builder
 from goodteacher.experiments.sweeps.measures import Dynamics, Measure, Variable, dynamics, measure
 from goodteacher.sim.instance import Instance
+from goodteacher.sim.names import unknown
 
 _MOST_POINTS, _LEAST_POINTS = 1 << 17, 1 << 11  # of a chunk, if memory allows
 _MEMORY = 256 << 20  # bytes for a chunk

@@ -154,7 +154,7 @@ def tokens(**changes: Any) -> dict[str, Any]:
         (tokens(kind="tabel"), "token_policy needs a kind"),
         (
             tokens(width=3),
-            "token_policy: key 'width' is unknown; known keys are kind, vocabulary, length, fea",
+            "token_policy: key 'width' is unknown; known are kind, vocabulary, length, fea",
         ),
         (tokens(kind="mlp", features=1), "token_policy: key 'features' is unknown"),
         (
@@ -196,7 +196,7 @@ def without(*keys: str) -> dict[str, Any]:
         ),
         (VALID | {"reward": 1}, "key 'reward' is unknown; did you mean rewards"),
         (VALID | {"kl_coeficient": 0.1}, "key 'kl_coeficient' is unknown; did you mean kl_coefficient"),
-        (VALID | {"qqq": 1}, "key 'qqq' is unknown; known keys are rewards, .*, mask"),
+        (VALID | {"qqq": 1}, "key 'qqq' is unknown; known are rewards, .*, mask"),
         (VALID | {"nearest": True}, "key 'nearest' is unknown"),
         (VALID | {"policy": None}, "key 'policy' is unknown"),
         (VALID | {"mask": None}, "mask is null; give a value or leave the key out"),
