@@ -26,7 +26,12 @@ from scipy.integrate import solve_ivp
 from benchmarks.problems import plain_hitting_time, random_problems
 from benchmarks.timing import table, timed
 from goodteacher.experiments.sweeps import runner
-from goodteacher.experiments.sweeps.specification import Specification, chunking, specify
+from goodteacher.experiments.sweeps.axes import Range
+from goodteacher.experiments.sweeps.dynamics import Flow
+from goodteacher.experiments.sweeps.grid import Grid
+from goodteacher.experiments.sweeps.measures import share_time
+from goodteacher.experiments.sweeps.processes import cores
+from goodteacher.experiments.sweeps.specification import Specification, specify
 from goodteacher.sim.flow import HORIZON, MAX_STEPS, SOLVER, hitting_times
 from goodteacher.sim.integrator import prepare, run_many
 
@@ -40,10 +45,10 @@ def _specification(outputs: int, points: int, tolerance: float) -> Specification
     """The problems of :func:`benchmarks.problems.random_problems`, each from its own seed."""
     return specify(
         "random",
-        {"seed": f"range:0:{points}"},
-        ["share_time:0.5"],
+        {"seed": Range(0, points)},
+        [share_time(0.5)],
         parameters={"outputs": outputs, "logit_scale": 2.0},
-        dynamics_options={"tolerance": tolerance},
+        dynamics=Flow(tolerance=tolerance),
     )
 
 
@@ -68,7 +73,7 @@ def _apart(devices: int, outputs: int, points: int, tolerance: float) -> dict[st
 
 def useful_share(outputs: int, points: int) -> float:
     """The share of lanes at work, over a chunk of a sweep of so many points."""
-    cut = chunking(_specification(outputs, points, TOLERANCE))
+    cut = Grid.cut(_specification(outputs, points, TOLERANCE))
     problems = jax.vmap(partial(prepare, horizon=HORIZON))(*random_problems(cut.points, outputs))
     run = jax.jit(lambda p: run_many(p, SOLVER, TOLERANCE, MAX_STEPS, cut.lanes))
     done, _, moves = run(problems)
@@ -163,7 +168,7 @@ def scale() -> None:
     """Prints what becomes of speed and memory with many points, on all cores; and the lanes at work."""
     rows = []
     for points in (100_000, 1_000_000, 10_000_000):
-        found = _apart(len(os.sched_getaffinity(0)), 8, points, TOLERANCE)
+        found = _apart(cores(), 8, points, TOLERANCE)
         rows.append((f"{points:,}", found["cold"], f"{points / found['warm']:,.0f}", f"{found['peak']:.2f}"))
     table(
         "a sweep on all cores, 8 outputs",

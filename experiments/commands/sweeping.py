@@ -43,7 +43,8 @@ def sweep(
         axis: Values of a parameter: linspace:FIRST:LAST:COUNT, logspace:EXPONENT:EXPONENT:COUNT,
             range:FIRST:END, or a,b,c; once for each axis.
         measure: hitting_time:LEVEL, increase_time:GAMMA, probability_time:OUTPUT:LEVEL; probability:OUTPUT,
-            expected_reward, ground_truth, variance, accuracy, on_policy_accuracy, kl or entropy, of the
+            expected_reward, ground_truth, variance, uniform_accuracy, on_policy_accuracy (over pairs that the
+            truth tells apart: uniform_decided_accuracy, on_policy_decided_accuracy), kl or entropy, of the
             initial policy, or with :TIME or :final of the one then; once for each.
         zip: Axes that vary together.
         set: Value of a parameter that is no axis.
@@ -68,14 +69,9 @@ def sweep(
                 raise ValueError(f"--{name} does not apply to a file; write it into {what}")
         contents = specification.read(what)
     else:
-        contents = {
-            "builder": what,
-            "axes": reports.pairs("axis", axis),
-            "measures": measure,
-            "zipped": [names.split(",") for names in zip],
-            "parameters": reports.scalars("set", set),
-            "dynamics_options": {"name": dynamics or "flow", **reports.scalars("option", option)},
-        }
+        contents = specification.from_texts(
+            what, axis, measure, parameters=set, zip=zip, dynamics=dynamics or "flow", options=option
+        )
     sizes = {"chunk": contents.pop("chunk", None), "lanes": contents.pop("lanes", None)}
     sizes |= {name: value for name, value in {"chunk": chunk, "lanes": lanes}.items() if value is not None}
     processes.use_all_cores()
@@ -83,13 +79,13 @@ def sweep(
     if distributed is not None:
         processes.start(distributed)
     chosen = specification.specify(**contents)
-    cut = runner.plan(chosen, store, **sizes, overwrite=overwrite)
+    grid = runner.plan(chosen, store, **sizes, overwrite=overwrite)
     if dry_run:
         with Progress("trial"):
-            console().print(interruptible(lambda: reports.plan_table(chosen, cut, store)))
+            console().print(interruptible(lambda: reports.plan_table(grid, store)))
         return 0
     try:
-        with Progress("sweep", specification.chunks(chosen, cut)) as progress:
+        with Progress("sweep", len(grid.chunks())) as progress:
 
             def tell(done: int, total: int) -> None:
                 progress(done, f"{done} of {total} chunks")

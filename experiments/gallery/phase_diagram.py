@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from goodteacher.experiments.batches import TIME, listed, variable
+from goodteacher.experiments.domains import Number, Probability, Reward
 from goodteacher.experiments.gallery.stalling_law import padded
 from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.experiments.sweeps.builders import Domain, Probability, Reward
+from goodteacher.experiments.sweeps.axes import Linspace, Logspace
+from goodteacher.experiments.sweeps.measures import hitting_time
 from goodteacher.experiments.sweeps.specification import Specification, specify
 from goodteacher.figures.style import BLACK, GREY, ORANGE, PAGE, decades, letter, paper, shades
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Numbers
 from goodteacher.theory import stalling
 
 LEVEL = 0.95  # of the expected ground truth reward; above every middling reward of the plane
@@ -46,7 +48,7 @@ class Settings:
 def stalling_instance(
     initial_probability: Probability = 0.05,
     middling_reward: Reward = 0.8,
-    outputs: Annotated[float, Domain("real", 3, _MOST, open=False)] = 5,
+    outputs: Annotated[Numbers, Number(3, _MOST, open=False)] = 5,
 ) -> Instance:
     """The ground truth ``(1, middling_reward, -1, ..., -1)``; one compiled shape serves all ``K``."""
     return padded(_MOST, outputs, initial_probability, middling_reward)
@@ -56,10 +58,10 @@ def sweep(settings: Settings) -> Specification:
     """Hitting times over ``K``, the initial probability of ``y*`` and the reward of ``y_med``."""
     axes = {
         "outputs": [float(outputs) for outputs in settings.outputs],
-        "initial_probability": f"logspace:-5:-0.5:{settings.points}",
-        "middling_reward": f"linspace:-0.98:0.94:{settings.points}",
+        "initial_probability": Logspace(-5, -0.5, settings.points),
+        "middling_reward": Linspace(-0.98, 0.94, settings.points),
     }
-    return specify(stalling_instance, axes, [f"hitting_time:{LEVEL}"])
+    return specify(stalling_instance, axes, [hitting_time(LEVEL)])
 
 
 def run(settings: Settings, swept: xr.Dataset) -> Data:

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from goodteacher.experiments.batches import TIME, variable
 from goodteacher.experiments.gallery.harm_aware_accuracy import rank_correlation
 from goodteacher.experiments.registry import Data, Experiment
+from goodteacher.experiments.sweeps import measures
+from goodteacher.experiments.sweeps.axes import Logspace, Range
 from goodteacher.experiments.sweeps.specification import Specification, specify
 from goodteacher.figures.style import GREY, PAGE, RED, decades, label_right, letter, number, paper, shades
 
@@ -42,22 +44,22 @@ class Settings:
 def sweep(settings: Settings) -> Specification:
     """Random rewards, uniform within scales that are logarithmically spaced from 0.001 to 1."""
     axes = {
-        "seed": f"range:0:{settings.teachers}",
-        "reward_scale": f"logspace:{np.log10(_LEAST):g}:0:{settings.teachers}",
+        "seed": Range(0, settings.teachers),
+        "reward_scale": Logspace(np.log10(_LEAST), 0, settings.teachers),
     }
     return specify(
         "random_teacher",
         axes,
-        [f"increase_time:{GAMMA}", "variance", "accuracy"],
-        zipped=[list(axes)],
+        [measures.increase_time(GAMMA), measures.variance(), measures.uniform_accuracy()],
+        zip=[list(axes)],
         parameters={"outputs": settings.outputs, "policy_seed": settings.policy_seed},
     )
 
 
 def run(settings: Settings, swept: xr.Dataset) -> Data:
     """Medians and shares in cells of the plane; rank correlations over all teachers."""
-    names = ("increase_time", "variance", "accuracy", "reward_scale")
-    time, variance, accuracy, scale = (swept[name].values for name in names)
+    names = ("increase_time", "variance", "uniform_accuracy", "reward_scale")
+    time, variances, accuracy, scale = (swept[name].values for name in names)
     if np.isnan(time).any():
         raise RuntimeError("a hitting time did not converge")
     arrives = np.isfinite(time)
@@ -65,7 +67,7 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
     # An accuracy is a share of the pairs of outputs.
     levels, row = np.unique(accuracy.round(12), return_inverse=True)
     step = 1.0 / settings.bins
-    place = np.rint(np.log10(variance) / step).astype(int)
+    place = np.rint(np.log10(variances) / step).astype(int)
     first, last = place.min(), place.max()
     middle = 10.0 ** (step * np.arange(first, last + 1))
     cell = row * len(middle) + place - first
@@ -85,19 +87,21 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
     bound = -2.0 * np.expm1(-GAMMA / 2.0)
     # A scale is a unit of time: the reward model times c is 1/c times as fast.
     about = [
-        ("time", (time[arrives], variance[arrives], accuracy[arrives])),
-        ("time_times_scale", ((time * scale)[arrives], (variance / scale**2)[arrives], accuracy[arrives])),
-        ("arrival", (arrives, variance, accuracy)),
+        ("time", (time[arrives], variances[arrives], accuracy[arrives])),
+        ("time_times_scale", ((time * scale)[arrives], (variances / scale**2)[arrives], accuracy[arrives])),
+        ("arrival", (arrives, variances, accuracy)),
     ]
     correlations = {
         name: [float(rank_correlation(one[None], other[None])[0]) for other in others]
         for name, (one, *others) in about
     }
     axes = {
-        "accuracy": variable("accuracy", levels, "accuracy of the reward model over pairs of outputs"),
+        "uniform_accuracy": variable(
+            "uniform_accuracy", levels, "accuracy of the reward model over uniform pairs"
+        ),
         "variance": variable("variance", middle, "reward variance under the initial policy"),
     }
-    grid = ("accuracy", "variance")
+    grid = ("uniform_accuracy", "variance")
     return {
         "plane": xr.Dataset(
             {
@@ -110,7 +114,7 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
                 "outputs": settings.outputs,
                 "arrive": float(arrives.mean()),
                 "teachers": len(time),
-                "least_over_bound": float((time * np.sqrt(variance)).min() / bound),
+                "least_over_bound": float((time * np.sqrt(variances)).min() / bound),
             },
         ),
         "bound": xr.Dataset(
@@ -125,7 +129,7 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
                 ),
                 "arrival": variable("of", correlations["arrival"], "rank correlation with arriving"),
             },
-            {"of": ["variance", "accuracy"]},
+            {"of": ["variance", "uniform_accuracy"]},
         ),
     }
 
@@ -140,18 +144,21 @@ def figure(data: Data) -> Figure:
     _plane(drawing, whole, plane)
 
     at_variance = plane.sel(variance=list(_VARIANCES), method="nearest")
-    at_variance = at_variance.isel(variance=at_variance["median"].notnull().any("accuracy").values)
-    at_accuracy = plane.sel(accuracy=list(_ACCURACIES), method="nearest")
-    at_accuracy = at_accuracy.isel(accuracy=at_accuracy["median"].notnull().any("variance").values)
+    at_variance = at_variance.isel(variance=at_variance["median"].notnull().any("uniform_accuracy").values)
+    at_accuracy = plane.sel(uniform_accuracy=list(_ACCURACIES), method="nearest")
+    at_accuracy = at_accuracy.isel(uniform_accuracy=at_accuracy["median"].notnull().any("variance").values)
     exponents = np.log10(at_variance["variance"].values)
     tones = shades(len(exponents))
     for k, (tone, exponent) in enumerate(zip(tones, exponents, strict=True)):
-        column = at_variance.isel(variance=k).dropna("accuracy", subset=["share"])
+        column = at_variance.isel(variance=k).dropna("uniform_accuracy", subset=["share"])
         look = {"color": tone, "marker": "os^vD*"[k], "ms": 3, "lw": 1.0}
-        whether.plot(column["accuracy"], column["share"], label=f"$10^{{{exponent:.2g}}}$", **look)
-        column = column.dropna("accuracy", subset=["median"])
-        along_accuracy.plot(column["accuracy"], column["median"], **look)
-    rows = [at_accuracy.isel(accuracy=k).dropna("variance") for k in range(at_accuracy.sizes["accuracy"])]
+        whether.plot(column["uniform_accuracy"], column["share"], label=f"$10^{{{exponent:.2g}}}$", **look)
+        column = column.dropna("uniform_accuracy", subset=["median"])
+        along_accuracy.plot(column["uniform_accuracy"], column["median"], **look)
+    rows = [
+        at_accuracy.isel(uniform_accuracy=k).dropna("variance")
+        for k in range(at_accuracy.sizes["uniform_accuracy"])
+    ]
     colors = shades(len(rows))
     for k, (row, color) in enumerate(zip(rows, colors, strict=True)):
         along_variance.plot(
@@ -161,7 +168,7 @@ def figure(data: Data) -> Figure:
             marker="os^D"[k],
             ms=3,
             lw=1.0,
-            label=f"{float(row['accuracy']):.2g}",
+            label=f"{float(row['uniform_accuracy']):.2g}",
         )
     along_variance.plot(bound["variance"], bound["time"], color=RED, ls=(0, (4, 1.5)), label="Proposition 3")
 
@@ -175,7 +182,10 @@ def figure(data: Data) -> Figure:
     along_accuracy.set(yscale="log", ylim=along_variance.get_ylim(), xlim=whether.get_xlim())
     along_accuracy.set(xlabel="Accuracy", ylabel="Median hitting time")
     along_accuracy.set_title("how soon, at given variance")
-    ends = [float(at_variance["median"].isel(variance=k).dropna("accuracy")[-1]) for k in range(len(tones))]
+    ends = [
+        float(at_variance["median"].isel(variance=k).dropna("uniform_accuracy")[-1])
+        for k in range(len(tones))
+    ]
     label_right(along_accuracy, ends, [f"$10^{{{exponent:.2g}}}$" for exponent in exponents], tones)
     decades(along_variance.xaxis)
     for ax in (along_variance, along_accuracy):
@@ -185,7 +195,7 @@ def figure(data: Data) -> Figure:
 
 
 def _plane(drawing: Figure, ax: Axes, plane: xr.Dataset) -> None:
-    variance, accuracy = plane["variance"].values, plane["accuracy"].values
+    variance, accuracy = plane["variance"].values, plane["uniform_accuracy"].values
     ratio = np.sqrt(variance[1] / variance[0])
     edges = np.append(variance / ratio, variance[-1] * ratio)
     rows = np.concatenate([accuracy[:1], 0.5 * (accuracy[1:] + accuracy[:-1]), accuracy[-1:]])
@@ -207,8 +217,8 @@ def caption(data: Data) -> str:
     """What is seen, with the numbers."""
     plane, ranks = data["plane"], data["correlations"]
     # Sections of one length: accuracies at which the median is known for all of these variances.
-    median = plane["median"].sel(variance=list(_VARIANCES), method="nearest").dropna("accuracy")
-    low, high = (float(f(median["accuracy"])) for f in (np.min, np.max))
+    median = plane["median"].sel(variance=list(_VARIANCES), method="nearest").dropna("uniform_accuracy")
+    low, high = (float(f(median["uniform_accuracy"])) for f in (np.min, np.max))
 
     def factors(along: str) -> str:
         ratio = median.max(along) / median.min(along)
@@ -222,8 +232,8 @@ def caption(data: Data) -> str:
     shares = (plane["share"] * plane["teachers"]).sum("variance") / plane["teachers"].where(
         plane["share"].notnull()
     ).sum("variance")
-    certain = plane["accuracy"].where(shares >= 0.99).min()
-    hopeless = plane["accuracy"].where(shares <= 0.01).max()
+    certain = plane["uniform_accuracy"].where(shares >= 0.99).min()
+    hopeless = plane["uniform_accuracy"].where(shares <= 0.01).max()
     return (
         f"{plane.attrs['teachers']:,} random reward models for one random policy and ground truth with "
         f"{plane.attrs['outputs']} outputs; the expected ground truth reward is to rise by {GAMMA}. Rewards "
@@ -234,10 +244,10 @@ def caption(data: Data) -> str:
         f"an accuracy of {float(hopeless):.2f}, at least 99 % from {float(certain):.2f} on; the rank "
         f"correlation of arriving is {pair('arrival')}. (c, d) Variance decides how soon: between variances "
         f"of {_VARIANCES[0]:g} and {_VARIANCES[-1]:g} the median varies by a factor of {factors('variance')} "
-        f"at given accuracy, between accuracies of {low:.2f} and {high:.2f} by {factors('accuracy')} at "
-        f"given variance; the rank correlation of the time is {pair('time')}. The scale s, by which times "
-        "are divided, has its part in this: with all rewards on one scale it is "
-        f"{pair('time_times_scale')}. "
+        f"at given accuracy, between accuracies of {low:.2f} and {high:.2f} by "
+        f"{factors('uniform_accuracy')} at given variance; the rank correlation of the time is "
+        f"{pair('time')}. The scale s, by which times are divided, has its part in this: with all rewards on "
+        f"one scale it is {pair('time_times_scale')}. "
         "Red: the lower bound of arXiv:2503.15477, Proposition 3; no time is below "
         f"{plane.attrs['least_over_bound']:.3g} times it."
     )

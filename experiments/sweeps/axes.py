@@ -1,113 +1,201 @@
-"""Axes of a sweep: named sequences of values, computed where they are needed."""
+"""Axes of a sweep: sequences of values, computed where they are needed."""
 
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import numpy as np
+
+from goodteacher.experiments.domains import Number, Real, check_fields
+from goodteacher.sim.names import unknown
 
 FORMS = (
     "linspace:FIRST:LAST:COUNT, logspace:EXPONENT:EXPONENT:COUNT, range:FIRST:END[:STEP] or VALUE,VALUE,..."
 )
 
+Whole = Annotated[int, Number(whole=True)]
+Size = Annotated[int, Number(0, open=False, whole=True)]
 
-@dataclass(frozen=True)
-class Axis:
+
+class Axis(ABC):
     """The values of one parameter.
 
     Attributes:
-        parameter: its name.
-        kind: ``linspace``, ``logspace``, ``range`` or ``values``.
-        arguments: of the kind: both ends and a count, or the values themselves.
+        count: how many there are.
+        spaced: whether they are real numbers, spaced between two ends.
     """
 
-    parameter: str
-    kind: str
-    arguments: tuple[Any, ...]
+    count: int
+    spaced: bool
 
-    @property
-    def count(self) -> int:
-        """How many values there are."""
-        if self.kind == "range":
-            return len(range(*self.arguments))
-        return len(self.arguments) if self.kind == "values" else self.arguments[2]
-
+    @abstractmethod
     def at(self, indices: np.ndarray) -> np.ndarray:
         """The values at some positions; each depends on its position alone."""
-        if self.kind == "values":
-            return np.asarray(self.arguments)[indices]
-        if self.kind == "range":
-            first, _, step = self.arguments
-            return first + step * indices.astype(np.int64)
-        first, last, count = self.arguments
-        values = indices * ((last - first) / max(count - 1, 1)) + first
-        values = np.where((indices == count - 1) & (count > 1), last, values)
-        with np.errstate(over="ignore"):
-            return values if self.kind == "linspace" else 10.0**values
 
     def extremes(self) -> list[Any]:
-        """Values between which all others are: all of them if they are listed."""
-        if self.kind == "values":
-            return list(self.arguments)
+        """Values between which all others are."""
         return self.at(np.array([0, self.count - 1])).tolist()
 
+    @abstractmethod
     def describe(self) -> Any:
-        """As it stands in a specification: a text, or the list of values."""
-        if self.kind == "values":
-            return list(self.arguments)
-        return ":".join([self.kind, *map(repr, self.arguments)])
+        """Plain data, equal for equal axes: a text of :data:`FORMS`, or the list of values."""
+
+
+@dataclass(frozen=True)
+class Linspace(Axis):
+    """Evenly spaced numbers from the first to the last, both included, as of :func:`numpy.linspace`."""
+
+    first: Real
+    last: Real
+    count: Size
+    spaced = True
+
+    def __post_init__(self) -> None:
+        """Refuses what is not finite."""
+        check_fields(self)
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """The values at some positions."""
+        values = indices * ((self.last - self.first) / max(self.count - 1, 1)) + self.first
+        return np.where((indices == self.count - 1) & (self.count > 1), self.last, values)
+
+    def describe(self) -> str:
+        """The text."""
+        return f"linspace:{self.first}:{self.last}:{self.count}"
+
+
+@dataclass(frozen=True)
+class Logspace(Axis):
+    """Powers of ten with evenly spaced exponents, as of :func:`numpy.logspace`."""
+
+    first: Real
+    last: Real
+    count: Size
+    spaced = True
+
+    def __post_init__(self) -> None:
+        """Refuses what is not finite."""
+        check_fields(self)
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """The values at some positions."""
+        with np.errstate(over="ignore"):
+            return 10.0 ** Linspace(self.first, self.last, self.count).at(indices)
+
+    def describe(self) -> str:
+        """The text."""
+        return f"logspace:{self.first}:{self.last}:{self.count}"
+
+
+@dataclass(frozen=True)
+class Range(Axis):
+    """Whole numbers from the first to the end, which is excluded, as of :class:`range`."""
+
+    first: Whole
+    end: Whole
+    step: Whole = 1
+    spaced = False
+
+    def __post_init__(self) -> None:
+        """Refuses what is no range."""
+        check_fields(self)
+        if self.step == 0:
+            raise ValueError("step is 0; give another whole number")
+
+    @property
+    def count(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How many there are."""
+        return len(range(self.first, self.end, self.step))
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """The values at some positions."""
+        return self.first + self.step * indices.astype(np.int64)
+
+    def describe(self) -> str:
+        """The text."""
+        return f"range:{self.first}:{self.end}:{self.step}"
+
+
+@dataclass(frozen=True)
+class Values(Axis):
+    """Numbers or names, one by one."""
+
+    values: tuple[int | float | str, ...]
+    spaced = False
+
+    @property
+    def count(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How many there are."""
+        return len(self.values)
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """The values at some positions."""
+        return np.asarray(self.values)[indices]
+
+    def extremes(self) -> list[Any]:
+        """All of them."""
+        return list(self.values)
+
+    def describe(self) -> list[Any]:
+        """The values."""
+        return list(self.values)
+
+
+_KINDS: Mapping[str, tuple[Callable[..., Axis], tuple[Callable[[str], float], ...]]] = MappingProxyType(
+    {
+        "linspace": (Linspace, (float, float, int)),
+        "logspace": (Logspace, (float, float, int)),
+        "range": (Range, (int, int, int)),
+    }
+)
 
 
 def axis(parameter: str, values: Any) -> Axis:
-    """An axis from its text (:data:`FORMS`), or from the values themselves.
+    """The axis of a parameter.
+
+    Args:
+        parameter: its name, for the error.
+        values: an axis, a text (:data:`FORMS`), or the values themselves as a list or an array.
 
     Raises:
         ValueError: if it is empty, not finite, has a value twice, or is malformed.
     """
     try:
-        kind, arguments = _parse(values) if isinstance(values, str) else ("values", _listed(values))
-        found = Axis(parameter, kind, arguments)
+        found = values
+        if not isinstance(values, Axis):
+            found = _parse(values) if isinstance(values, str) else _listed(values)
         if found.count == 0:
             raise ValueError("is empty; give at least one value")
-        if kind == "values" and len(set(arguments)) < len(arguments):
-            twice = next(value for value in arguments if arguments.count(value) > 1)
-            raise ValueError(f"has the value {twice} twice; give each once")
         ends = found.extremes()
         for value in ends:
             if not isinstance(value, str) and not math.isfinite(value):
                 raise ValueError(f"holds {value}; give finite numbers")
+        if isinstance(found, Values) and len(set(ends)) < len(ends):
+            twice = next(value for value in ends if ends.count(value) > 1)
+            raise ValueError(f"has the value {twice} twice; give each once")
         return found
     except ValueError as error:
         raise ValueError(f"axis {parameter} {error}") from error
 
 
-def _parse(text: str) -> tuple[str, tuple[Any, ...]]:
-    kind, colon, rest = text.partition(":")
+def _parse(text: str) -> Axis:
+    name, colon, rest = text.partition(":")
     if not colon:
-        return "values", tuple(_value(part) for part in text.split(",") if part.strip())
-    if kind not in ("linspace", "logspace", "range"):
-        close = difflib.get_close_matches(kind, ("linspace", "logspace", "range"), 1)
-        raise ValueError(f"is {text!r}; " + (f"did you mean {close[0]}" if close else f"give {FORMS}"))
+        return Values(tuple(scalar(part.strip()) for part in text.split(",") if part.strip()))
+    if name not in _KINDS:
+        raise ValueError(f"is {text!r}: {unknown('form', name, _KINDS)}")
+    kind, types = _KINDS[name]
     parts = rest.split(":")
     try:
-        if kind == "range":
-            first, end, step = (int(part) for part in (parts if len(parts) == 3 else [*parts, "1"]))
-            if step == 0:
-                raise ValueError
-            return kind, (first, end, step)
-        low, high, count = parts
-        bounds = (float(low), float(high))
-        if not all(map(math.isfinite, bounds)):
-            raise ValueError(f"is {text!r}; give finite numbers")
-        return kind, (*bounds, max(int(count), 0))
-    except ValueError as error:
-        problem = str(error) if str(error).startswith("is ") else f"is {text!r}; give {FORMS}"
-        raise ValueError(problem) from None
+        return kind(*(number(part) for number, part in zip(types[: len(parts)], parts, strict=True)))
+    except (TypeError, ValueError):
+        raise ValueError(f"is {text!r}; give {FORMS}, of finite numbers") from None
 
 
-def _listed(values: Iterable[Any]) -> tuple[Any, ...]:
+def _listed(values: Iterable[Any]) -> Values:
     if isinstance(values, np.ndarray) or not isinstance(values, Sequence):
         array = np.asarray(values)
         if array.ndim != 1:
@@ -118,11 +206,7 @@ def _listed(values: Iterable[Any]) -> tuple[Any, ...]:
             raise ValueError(f"holds {value!r}; give numbers or names")
     if len({isinstance(value, str) for value in values}) > 1:
         raise ValueError("mixes numbers and names; give one kind")
-    return tuple(values)
-
-
-def _value(text: str) -> Any:
-    return scalar(text.strip())
+    return Values(tuple(values))
 
 
 def scalar(text: str) -> int | float | str:

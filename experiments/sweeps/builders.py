@@ -4,90 +4,45 @@ Parameters annotated as real numbers or seeds may vary within one compiled compu
 decide shapes, so that every value of theirs is compiled for itself.
 """
 
-import hashlib
 import inspect
+import itertools
 import json
-import math
 import re
-import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array
 
 from goodteacher.experiments import instances
+from goodteacher.experiments.domains import (
+    AtLeastOne,
+    Count,
+    Domain,
+    NotNegative,
+    Number,
+    Outputs,
+    Positive,
+    Probability,
+    Seed,
+    Share,
+    domains,
+)
 from goodteacher.sim import files
-from goodteacher.sim.instance import Instance, Parameters, Regularizer
+from goodteacher.sim.instance import Instance
 from goodteacher.sim.names import unknown
+from goodteacher.sim.objective import gradient
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.policy_families import Family, praise
 from goodteacher.theory.rankings import levels
 from goodteacher.theory.teachers import fast_rewards, low_variance_rewards
-
-
-@dataclass(frozen=True)
-class Domain:
-    """What a parameter may be: a ``real`` number, a ``seed``, a ``count`` or a ``choice``."""
-
-    kind: str
-    low: float = -math.inf
-    high: float = math.inf
-    open: bool = True  # whether the ends are excluded
-    choices: tuple[str, ...] = ()
-
-    @property
-    def static(self) -> bool:
-        """Whether every value has a compiled computation of its own."""
-        return self.kind in ("count", "choice")
-
-    def check(self, name: str, value: Any) -> Any:
-        """The value in its own type.
-
-        Raises:
-            ValueError: if it is not one of this domain.
-        """
-        if self.kind == "choice":
-            if value not in self.choices:
-                raise unknown(f"{name}", value, self.choices)
-            return value
-        if isinstance(value, bool | str) or not isinstance(value, int | float | np.number):
-            raise ValueError(f"{name} is {value!r}; give a number")
-        if self.kind != "real" and value != int(value):
-            raise ValueError(f"{name} is {value}; give a whole number")
-        inside = self.low < value < self.high if self.open else self.low <= value <= self.high
-        if not (inside and math.isfinite(value)):
-            ends = "strictly between" if self.open else "between"
-            bounds = f"{ends} {self.low:g} and {self.high:g}"
-            if self.high == math.inf:
-                bounds = f"{'above' if self.open else 'of at least'} {self.low:g}"
-            raise ValueError(f"{name} is {value:g}; give a number {bounds}")
-        return float(value) if self.kind == "real" else int(value)
-
-
-Real = Annotated[float, Domain("real")]
-Probability = Annotated[float, Domain("real", 0, 1)]
-Reward = Annotated[float, Domain("real", -1, 1)]
-Positive = Annotated[float, Domain("real", 0)]
-NotNegative = Annotated[float, Domain("real", 0, open=False)]
-AtLeastOne = Annotated[float, Domain("real", 1, open=False)]
-Seed = Annotated[int, Domain("seed", 0, 2**31 - 1, open=False)]
-Count = Annotated[int, Domain("count", 1, 100_000, open=False)]
-Outputs = Annotated[int, Domain("count", 2, 100_000, open=False)]
-
-
-class Parameter(typing.NamedTuple):
-    """A parameter of a builder: its domain and what it is if nothing is said."""
-
-    domain: Domain
-    default: Any
 
 
 @dataclass(frozen=True)
@@ -97,57 +52,54 @@ class Builder:
     Attributes:
         name: on the command line and in specifications.
         build: from keyword scalars to an instance; traceable in those that are not static.
-        parameters: by name.
-        identity: what else decides what it builds: a digest of a file or of a function's source.
+        parameters: what they may be, by name.
     """
 
     name: str
     build: Callable[..., Instance]
-    parameters: Mapping[str, Parameter]
-    identity: str = ""
+    parameters: Mapping[str, Domain]
+
+    def program(
+        self, fixed: Mapping[str, Any], varying: Mapping[str, Any]
+    ) -> tuple[tuple[int, int], Iterator[bytes]]:
+        """What it does with given parameters, whatever functions it calls, in this module or in others.
+
+        Args:
+            fixed: parameters that are part of the program.
+            varying: values of those that are not, of which only the types matter.
+
+        Returns:
+            Prompts and outputs of the instance; and the program that makes it, and that evaluates its policy
+            and the gradient there: as text, followed by the constants.
+        """
+
+        def program(**values: Any) -> Any:
+            instance = self.build(**fixed, **values)
+            start = instance.initial_parameters
+            return instance, instance.logits(start), gradient(instance, start)
+
+        closed, made = jax.make_jaxpr(program, return_shape=True)(**varying)
+        # What stands in the text of a function is its address, another one every time.
+        text = re.sub(r" at 0x[0-9a-f]+", "", f"{closed}\n{jax.tree.structure(made)}")
+        return made[0].rewards.shape, itertools.chain([text.encode()], _constants(closed))
+
+
+def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> Iterator[bytes]:
+    """The constants of a program and of all programs within."""
+    if isinstance(jaxpr, ClosedJaxpr):
+        for constant in jaxpr.consts:
+            key = jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
+            yield np.asarray(jax.random.key_data(constant) if key else constant).tobytes()
+        jaxpr = jaxpr.jaxpr
+    for equation in jaxpr.eqns:
+        for part in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda part: isinstance(part, ClosedJaxpr | Jaxpr)
+        ):
+            if isinstance(part, ClosedJaxpr | Jaxpr):
+                yield from _constants(part)
 
 
 # The functions -----------------------------------------------------------------
-
-
-def beneficial_errors(
-    initial_probability: Probability = 0.05,
-    middling_reward: Reward = 0.8,
-    middling_probability: Probability = 0.5,
-    low_outputs: Count = 3,
-    trained_on: Literal["ground_truth", "proxy"] = "ground_truth",
-    kl_coefficient: NotNegative = 0.0,
-) -> Instance:
-    """A best, a middling and low outputs, tabular; see ``experiments/instances.py``."""
-    return instances.beneficial_errors(
-        initial_probability,
-        middling_reward,
-        middling_probability,
-        low_outputs,
-        trained_on,
-        regularizer=Regularizer(kl=kl_coefficient),
-    )
-
-
-def feature_similarity(
-    similarity: Reward = 0.0,
-    initial_probability: Probability = 0.05,
-    middling_reward: Reward = 0.8,
-    middling_probability: Probability = 0.5,
-    low_outputs: Count = 3,
-    trained_on: Literal["ground_truth", "proxy"] = "ground_truth",
-    kl_coefficient: NotNegative = 0.0,
-) -> Instance:
-    """The same with features at a given cosine; see ``experiments/instances.py``."""
-    return instances.feature_similarity(
-        similarity,
-        initial_probability,
-        middling_reward,
-        middling_probability,
-        low_outputs,
-        trained_on,
-        regularizer=Regularizer(kl=kl_coefficient),
-    )
 
 
 def _random(seed: Any, prompts: int, outputs: int, scale: Any) -> tuple[Array, Array, Array]:
@@ -166,7 +118,7 @@ def random(
     outputs: Outputs = 8,
     prompts: Count = 1,
     logit_scale: Positive = 1.0,
-    error: Annotated[float, Domain("real", 0, 1, open=False)] = 0.0,
+    error: Share = 0.0,
     kl_coefficient: NotNegative = 0.0,
 ) -> Instance:
     """A random policy and random rewards.
@@ -176,7 +128,7 @@ def random(
     """
     truth, logits, other = _random(seed, prompts, outputs, logit_scale)
     proxy = (1.0 - error) * truth + error * other
-    return Instance(proxy, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
+    return Instance(proxy, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
 
 
 def random_teacher(
@@ -194,7 +146,7 @@ def random_teacher(
     """
     truth, logits, _ = _random(policy_seed, prompts, outputs, logit_scale)
     rewards = reward_scale * _random(jnp.asarray(seed), prompts, outputs, 1.0)[2]
-    return Instance(rewards, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
+    return Instance(rewards, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
 
 
 def slow_teacher(
@@ -207,7 +159,7 @@ def slow_teacher(
     """The perfectly accurate, slow teacher: rewards in ``(0, 1 / T)`` (arXiv:2503.15477, Theorem 2)."""
     truth, logits, _ = _random(seed, 1, outputs, logit_scale)
     rewards = low_variance_rewards(levels(truth), T)
-    return Instance(rewards, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
+    return Instance(rewards, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
 
 
 def fast_teacher(
@@ -222,7 +174,7 @@ def fast_teacher(
     reverse = levels(jnp.where(jnp.arange(outputs) == best[:, None], 2.0, -truth))
     start = jnp.take_along_axis(jax.nn.softmax(logits), best[:, None], -1)[:, 0]
     rewards = fast_rewards(reverse, best[:, None], start)
-    return Instance(rewards, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
+    return Instance(rewards, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
 
 
 def policy_family(
@@ -242,15 +194,15 @@ def policy_family(
     family = Family(truth, value=0.0, gamma=0.5, likely=0, rare=1, T=T, c=c)
     start = family.member(jnp.array([0.5, 0.999, 0.5, 0.5]))
     rewards = praise(0 if teacher == "right" else 1, 4)
-    return Instance(rewards, truth, start=start, regularizer=Regularizer(kl=kl_coefficient))
+    return Instance(rewards, truth, initial_policy_probabilities=start, kl_coefficient=kl_coefficient)
 
 
 BUILDERS: Mapping[str, Callable[..., Instance]] = MappingProxyType(
     {
         function.__name__: function
         for function in (
-            beneficial_errors,
-            feature_similarity,
+            instances.beneficial_errors,
+            instances.feature_similarity,
             random,
             random_teacher,
             slow_teacher,
@@ -268,56 +220,26 @@ def find_builder(source: str | Callable[..., Instance]) -> Builder:
     """A builder by name, of an instance file (``file:PATH``), or of a function of one's own.
 
     A function takes keyword scalars with annotations and defaults: ``float`` for a real number, ``int`` for
-    what decides a shape, a ``Literal`` of names, or the types of this module such as :data:`Seed`.
+    what decides a shape, a ``Literal`` of names, or the types of :mod:`goodteacher.experiments.domains`.
 
     Raises:
         ValueError: if there is none of that name, the file is bad, or the function cannot be used.
     """
     if callable(source):
         name = f"{source.__module__}.{source.__qualname__}"
-        return Builder(name, source, _signature(source), _digest(_source(source)))
+        return Builder(name, source, _parameters(source))
     if source.startswith("file:"):
         return _of_file(source, Path(source.removeprefix("file:")))
     if source not in BUILDERS:
         raise unknown("builder", source, BUILDERS)
-    return Builder(source, BUILDERS[source], _signature(BUILDERS[source]))
+    return Builder(source, BUILDERS[source], _parameters(BUILDERS[source]))
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _source(function: Callable[..., Any]) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return function.__qualname__
-
-
-def _signature(function: Callable[..., Any]) -> Mapping[str, Parameter]:
-    hints = typing.get_type_hints(function, include_extras=True)
-    found = {}
+def _parameters(function: Callable[..., Instance]) -> Mapping[str, Domain]:
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.default is parameter.empty:
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
             raise ValueError(f"parameter {name} of {function.__qualname__} has no default; give it one")
-        found[name] = Parameter(_domain(function, name, hints.get(name, float)), parameter.default)
-    return found
-
-
-def _domain(function: Callable[..., Any], name: str, hint: Any) -> Domain:
-    origin = typing.get_origin(hint)
-    if origin is Annotated:
-        for extra in hint.__metadata__:
-            if isinstance(extra, Domain):
-                return extra
-        hint = typing.get_args(hint)[0]
-    if origin is Literal:
-        return Domain("choice", choices=typing.get_args(hint))
-    if isinstance(hint, types.UnionType) or hint not in (float, int):
-        raise ValueError(
-            f"parameter {name} of {function.__qualname__} is annotated {hint}; give float, int or a Literal"
-        )
-    return Domain("real" if hint is float else "count")
+    return domains(function)
 
 
 # Instance files ------------------------------------------------------------------
@@ -329,18 +251,16 @@ _SCALARS = ("kl_coefficient", "forward_kl_coefficient", "entropy_coefficient")
 
 def _of_file(name: str, path: Path) -> Builder:
     instance = files.read_instance(path)
-    text = path.read_text(encoding="utf-8")
-    data = json.loads(text)
+    data = json.loads(path.read_text(encoding="utf-8"))
     # A single prompt may stand without its axis.
     arrays = {key: np.atleast_2d(np.asarray(data[key], float)) for key in _ARRAYS if key in data}
-    parameters = {key: Parameter(Domain("real", 0, open=False), data.get(key, 0.0)) for key in _SCALARS}
+    parameters: dict[str, Domain] = {key: Number(0, open=False) for key in _SCALARS}
     if isinstance(instance.policy, LinearSoftmax):
-        parameters["temperature"] = Parameter(Domain("real", 0), data.get("temperature", 1.0))
+        parameters["temperature"] = Number(0)
     for key, array in arrays.items():
-        domain = Domain("real", 0, 1) if key.endswith("probabilities") else Domain("real")
-        for x, y in np.ndindex(*array.shape):
-            parameters[f"{key}[{x},{y}]"] = Parameter(domain, float(array[x, y]))
-    return Builder(name, partial(_vary, data, arrays), parameters, _digest(text))
+        domain = Number(0, 1) if key.endswith("probabilities") else Number()
+        parameters |= {f"{key}[{x},{y}]": domain for x, y in np.ndindex(*array.shape)}
+    return Builder(name, partial(_vary, data, arrays), parameters)
 
 
 def _vary(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **values: Any) -> Instance:

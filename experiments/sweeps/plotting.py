@@ -105,19 +105,19 @@ def _measure(
     if not heat and y not in measures:
         raise unknown("axis or measure", y, [*axes, *measures])
     if heat and color is None:
-        raise ValueError(f"a heat map over {x} and {y} needs --color MEASURE")
+        raise ValueError(f"a heat map over {x} and {y} needs a color: give a measure")
     measure = color if heat else y
     assert measure is not None
     if measure not in measures:
         raise unknown("measure", measure, measures)
     for name in log:
         if name not in (x, y, measure):
-            raise unknown("name of --log", name, [x, y, measure])
+            raise unknown("name of what is logarithmic", name, [x, y, measure])
         values = dataset[name].values
         numbers = values.dtype.kind in "iuf"
         # A measure may be zero, as a time is where the goal is met from the start.
         if not numbers or (values < 0).any() or (name != measure and (values == 0).any()):
-            raise ValueError(f"{name} has values that are not positive; leave it out of --log")
+            raise ValueError(f"{name} has values that are not positive; its scale cannot be logarithmic")
     kept = [name for name in (x, y if heat else color, facet) if name is not None]
     dimensions = [str(dataset[name].dims[0]) for name in kept]
     for first, second in zip(kept, dimensions, strict=True):

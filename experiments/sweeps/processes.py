@@ -19,7 +19,15 @@ def use_all_cores() -> None:
     """
     if jax.config.values["jax_num_cpu_devices"] == -1:
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", cores())
+
+
+def cores() -> int:
+    """How many cores the process may run on; all of the machine's where the system does not say, as macOS."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
 
 
 def start(text: str) -> None:

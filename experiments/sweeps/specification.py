@@ -1,28 +1,26 @@
-"""What a sweep is: read from Python, a TOML file or the command line, validated, and cut into chunks."""
+"""What a sweep is: read from Python, a TOML file or the command line, and validated."""
 
+import hashlib
 import itertools
 import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
-from goodteacher.experiments.sweeps.axes import Axis, axis
+from goodteacher.experiments.domains import Domain
+from goodteacher.experiments.sweeps import dynamics as evolving
+from goodteacher.experiments.sweeps.axes import Axis, axis, scalar
 from goodteacher.experiments.sweeps.builders import Builder, find_builder
-from goodteacher.experiments.sweeps.measures import Dynamics, Measure, Variable, dynamics, measure
+from goodteacher.experiments.sweeps.dynamics import FLOW, Dynamics
+from goodteacher.experiments.sweeps.measures import Measure, Variable, measure
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.names import unknown
 
-_MOST_POINTS, _LEAST_POINTS = 1 << 17, 1 << 11  # of a chunk, if memory allows
-_MEMORY = 256 << 20  # bytes for a chunk
-_ARRAYS = 16  # of the size of the rewards, that a problem of a chunk takes
-_CHUNKS = 8  # of each device, at least, if the sweep is not small
-_ACCELERATED = 8  # times as many lanes and points, and as much memory, on an accelerator
 _KEYS = ("builder", "axes", "measures", "parameters", "zip", "dynamics", "chunk", "lanes")
 
 
@@ -32,25 +30,33 @@ class Specification:
 
     Attributes:
         builder: what makes the instances.
+        program: a digest of all that it does, with every choice of what decides shapes.
         parameters: those that are fixed and not left at their defaults.
-        dimensions: by name, the axis of each dimension of the grid; several if they are zipped.
+        dimensions: by name, the axes of each dimension of the grid by their parameters; several if they vary
+            together.
         measures: by the name of their variables.
         dynamics: how the policies evolve.
         prompts, outputs: of an instance; outputs are the most that any has.
     """
 
     builder: Builder
+    program: str
     parameters: Mapping[str, Any]
-    dimensions: Mapping[str, tuple[Axis, ...]]
+    dimensions: Mapping[str, Mapping[str, Axis]]
     measures: Mapping[str, Measure]
     dynamics: Dynamics
     prompts: int
     outputs: int
 
     @cached_property
+    def axes(self) -> dict[str, Axis]:
+        """All axes, by parameter."""
+        return {name: axis for axes in self.dimensions.values() for name, axis in axes.items()}
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Of the grid."""
-        return tuple(axes[0].count for axes in self.dimensions.values())
+        return tuple(self.axes[name].count for name in self.dimensions)
 
     @property
     def points(self) -> int:
@@ -75,112 +81,119 @@ class Specification:
         """Plain data that says it all; equal for equal sweeps."""
         return {
             "builder": self.builder.name,
-            **({"builder_digest": self.builder.identity} if self.builder.identity else {}),
+            "builder_digest": self.program,
             "parameters": dict(sorted(self.parameters.items())),
-            "axes": {a.parameter: a.describe() for axes in self.dimensions.values() for a in axes},
-            "zip": [[a.parameter for a in axes] for axes in self.dimensions.values() if len(axes) > 1],
+            "axes": {name: axis.describe() for name, axis in self.axes.items()},
+            "zip": [list(axes) for axes in self.dimensions.values() if len(axes) > 1],
             "measures": [one.text for one in self.measures.values()],
             "dynamics": self.dynamics.describe(),
         }
 
 
-class Chunking(NamedTuple):
-    """How a sweep is computed: fixed when its store is made.
-
-    Attributes:
-        shape: of a chunk; those at the far end of a dimension are cut off.
-        lanes: how many problems are under way at a time.
-    """
-
-    shape: tuple[int, ...]
-    lanes: int
-
-    @property
-    def points(self) -> int:
-        """Of a whole chunk."""
-        return math.prod(self.shape)
-
-
 def specify(
     builder: str | Callable[..., Instance],
     axes: Mapping[str, Any],
-    measures: Sequence[str],
+    measures: Sequence[Measure | str],
     *,
     parameters: Mapping[str, Any] | None = None,
-    zipped: Sequence[Sequence[str]] = (),
-    dynamics_options: Mapping[str, Any] | None = None,
+    zip: Sequence[Sequence[str]] = (),
+    dynamics: Dynamics = FLOW,
 ) -> Specification:
     """Validates a sweep; arguments as for :func:`goodteacher.experiments.sweeps.runner.sweep`.
 
     Raises:
         ValueError: in one sentence, whatever is wrong.
     """
-    if isinstance(builder, str | bytes) or callable(builder):
-        found = find_builder(builder if callable(builder) else str(builder))
-    else:
+    if not isinstance(builder, str) and not callable(builder):
         raise ValueError(f"builder is {builder!r}; give a name or a function")
+    if not isinstance(dynamics, Dynamics):
+        raise ValueError(f"dynamics is {dynamics!r}; give Flow(...), Ascent(...) or Sampled(...)")
+    found = find_builder(builder)
     fixed = {name: _domain(found, name).check(name, value) for name, value in (parameters or {}).items()}
     if not axes:
         raise ValueError("axes is empty; give at least one axis")
     every = {name: axis(name, values) for name, values in axes.items()}
-    for one in every.values():
-        domain = _domain(found, one.parameter)
-        if one.parameter in fixed:
-            raise ValueError(f"{one.parameter} is given as a parameter and as an axis; give one")
-        if one.parameter == "prompts":
+    for name, one in every.items():
+        domain = _domain(found, name)
+        if name in fixed:
+            raise ValueError(f"{name} is given as a parameter and as an axis; give one")
+        if name == "prompts":
             raise ValueError("prompts cannot be an axis: arrays of the store have one number of prompts")
         for value in one.extremes():
-            domain.check(f"axis {one.parameter}: {one.parameter}", value)
-        if domain.kind in ("seed", "count") and one.kind in ("linspace", "logspace"):
-            raise ValueError(f"axis {one.parameter} needs whole numbers; give range:FIRST:END or a list")
-    dimensions = _zip(every, zipped)
-
-    # Shapes, and whatever the function refuses of its fixed parameters.
-    static = [
-        [(a.parameter, v) for v in a.at(np.arange(a.count)).tolist()]
-        for a in every.values()
-        if _domain(found, a.parameter).static
-    ]
-    first = {a.parameter: _plain(a.at(np.zeros(1, int))[0]) for a in every.values()}
-    shapes = []
-    for combination in itertools.product(*static):
-        traced = {k: v for k, v in first.items() if not _domain(found, k).static}
-        chosen = dict(combination)
-        shape = jax.eval_shape(lambda chosen=chosen, **v: found.build(**fixed, **chosen, **v), **traced)
-        shapes.append(shape.rewards.shape)
-    outputs = [shape[1] for shape in shapes]
-    evolving = dynamics(**_text_keys(dynamics_options))
+            domain.check(f"axis {name}: {name}", value)
+        if domain.whole and one.spaced:
+            raise ValueError(f"axis {name} needs whole numbers; give range:FIRST:END or a list")
+    dimensions = _dimensions(every, zip)
+    program, shapes = _programs(found, fixed, every)
+    chosen = _measures(measures)
+    for one in chosen:
+        one.check(dynamics, min(outputs for _, outputs in shapes))
     return Specification(
         found,
+        program,
         fixed,
         dimensions,
-        _named([measure(text, evolving, min(outputs)) for text in _measures(measures)], dimensions, every),
-        evolving,
+        _named(chosen, dimensions, every),
+        dynamics,
         shapes[0][0],
-        max(outputs),
+        max(outputs for _, outputs in shapes),
     )
 
 
-def _measures(texts: Any) -> list[str]:
-    if isinstance(texts, str) or not texts:
-        raise ValueError(f"measures is {texts!r}; give a list of at least one, such as hitting_time:0.95")
-    for text in texts:
-        if not isinstance(text, str):
-            raise ValueError(f"measure {text!r} is no text; give one such as hitting_time:0.95")
-    if len(set(texts)) < len(texts):
-        twice = next(text for text in texts if list(texts).count(text) > 1)
-        raise ValueError(f"measure {twice!r} is given twice; give each once")
-    return list(texts)
+def _domain(builder: Builder, name: str) -> Domain:
+    if name not in builder.parameters:
+        raise unknown(f"parameter of {builder.name}", name, builder.parameters)
+    return builder.parameters[name]
+
+
+def _programs(
+    builder: Builder, fixed: Mapping[str, Any], axes: Mapping[str, Axis]
+) -> tuple[str, list[tuple[int, int]]]:
+    """A digest of what the builder does for every choice of what decides shapes, and these shapes.
+
+    Raises:
+        ValueError: whatever the function refuses of its fixed parameters.
+    """
+    static = [
+        [(name, value) for value in one.at(np.arange(one.count)).tolist()]
+        for name, one in axes.items()
+        if builder.parameters[name].static
+    ]
+    varying = {
+        name: one.at(np.zeros(1, int))[0].item()
+        for name, one in axes.items()
+        if not builder.parameters[name].static
+    }
+    digest, shapes = hashlib.sha256(), []
+    for combination in itertools.product(*static):
+        shape, program = builder.program({**fixed, **dict(combination)}, varying)
+        shapes.append(shape)
+        for part in program:
+            digest.update(part)
+    return digest.hexdigest()[:16], shapes
+
+
+def _measures(given: Any) -> list[Measure]:
+    if isinstance(given, str | Measure) or not given:
+        raise ValueError(f"measures is {given!r}; give a list of at least one, such as hitting_time:0.95")
+    for one in given:
+        if not isinstance(one, str | Measure):
+            raise ValueError(f"measure {one!r} is no text; give one such as hitting_time:0.95")
+    found = [measure(one) if isinstance(one, str) else one for one in given]
+    for one in found:
+        if found.count(one) > 1:
+            raise ValueError(f"measure {one.text!r} is given twice; give each once")
+    return found
 
 
 def _named(
     found: Sequence[Measure], dimensions: Mapping[str, Any], axes: Mapping[str, Axis]
 ) -> dict[str, Measure]:
     """By the names of their variables: the kind, with the arguments if there are several of it."""
-    kinds = [one.kind for one in found]
+    kinds = [one.kind.name for one in found]
     names = [
-        one.kind if kinds.count(one.kind) == 1 else one.text.replace(":", "_").replace("+", "")
-        for one in found
+        kind if kinds.count(kind) == 1 else one.text.replace(":", "_").replace("+", "")
+        for kind, one in zip(kinds, found, strict=True)
     ]
     for name in names:
         if name in axes or name in dimensions or names.count(name) > 1:
@@ -188,98 +201,28 @@ def _named(
     return dict(zip(names, found, strict=True))
 
 
-def _text_keys(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    if options is not None and not isinstance(options, Mapping):
-        raise ValueError(f"dynamics is {options!r}; give a table with a name, such as name = 'flow'")
-    return dict(options or {})
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _domain(builder: Builder, name: str) -> Any:
-    if name not in builder.parameters:
-        raise unknown(f"parameter of {builder.name}", name, builder.parameters)
-    return builder.parameters[name].domain
-
-
-def _zip(axes: Mapping[str, Axis], zipped: Sequence[Sequence[str]]) -> dict[str, tuple[Axis, ...]]:
-    together: dict[str, tuple[Axis, ...]] = {}
-    for group in zipped:
+def _dimensions(axes: Mapping[str, Axis], groups: Sequence[Sequence[str]]) -> dict[str, dict[str, Axis]]:
+    """Axes by the dimension that they are along: that of the first of those that vary together."""
+    together: dict[str, Sequence[str]] = {}
+    for group in groups:
         for name in group:
             if name not in axes:
                 raise unknown("axis to zip", name, axes)
-        for name in group:
             if name in together:
                 raise ValueError(f"axis {name} is zipped twice; name it once")
-            together[name] = tuple(axes[n] for n in group)
+            together[name] = group
         counts = {name: axes[name].count for name in group}
         if len(group) < 2 or len(set(counts.values())) > 1:
             listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
-            raise ValueError(f"zipped axes need two or more of one length; {listed} values")
-    dimensions = {}
-    for name, one in axes.items():
-        group = together.get(name, (one,))
-        dimensions.setdefault(group[0].parameter, group)
+            raise ValueError(f"zip needs two or more axes of one length; {listed} values")
+    dimensions: dict[str, dict[str, Axis]] = {}
+    for name in axes:
+        group = together.get(name, (name,))
+        dimensions.setdefault(group[0], {other: axes[other] for other in group})
     return dimensions
 
 
-# Chunks -----------------------------------------------------------------------------
-
-
-def chunking(specification: Specification, points: int | None = None, lanes: int | None = None) -> Chunking:
-    """Chooses what is not given from the number of outputs and the device.
-
-    Raises:
-        ValueError: if a number is not positive.
-    """
-    for name, value in {"chunk": points, "lanes": lanes}.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is {value}; give a whole number of at least 1")
-    scale = 1 if jax.default_backend() == "cpu" else _ACCELERATED
-    if points is None:
-        most = max(1, min(scale * _MOST_POINTS, scale * _MEMORY // memory(specification)))
-        # Several chunks for each device, so that little is lost and all have something to do; but not so
-        # short that lanes wait for a chunk's slowest problem.
-        several = -(-specification.points // (_CHUNKS * jax.device_count()))
-        points = min(most, max(_LEAST_POINTS, several))
-    shape = []
-    left = points
-    for axes in reversed(list(specification.dimensions.values())):
-        alone = any(specification.builder.parameters[a.parameter].domain.static for a in axes)
-        shape.insert(0, 1 if alone else max(1, min(axes[0].count, left)))
-        left //= shape[0]
-    if lanes is None:
-        # On a CPU, lanes and all that a step makes of them stay in a core's own cache.
-        lanes = max(32, min(128, 2048 // specification.outputs)) if scale == 1 else 1 << 14
-    return Chunking(tuple(shape), min(lanes, math.prod(shape)))
-
-
-def memory(specification: Specification) -> int:
-    """Bytes that a point of a chunk takes while it is computed."""
-    return 8 * _ARRAYS * specification.prompts * specification.outputs
-
-
-def grid(specification: Specification, chunking: Chunking) -> tuple[int, ...]:
-    """How many chunks there are along each dimension."""
-    pairs = zip(specification.shape, chunking.shape, strict=True)
-    return tuple(-(-size // part) for size, part in pairs)
-
-
-def chunks(specification: Specification, chunking: Chunking) -> int:
-    """How many chunks there are."""
-    return math.prod(grid(specification, chunking))
-
-
-def region(specification: Specification, chunking: Chunking, number: int) -> tuple[slice, ...]:
-    """The part of the grid that a chunk covers."""
-    index = np.unravel_index(number, grid(specification, chunking))
-    parts = zip(index, chunking.shape, specification.shape, strict=True)
-    return tuple(slice(int(i) * part, min((int(i) + 1) * part, size)) for i, part, size in parts)
-
-
-# Files ------------------------------------------------------------------------------
+# Texts ------------------------------------------------------------------------------
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -305,8 +248,51 @@ def read(path: str | Path) -> dict[str, Any]:
     for key in ("axes", "parameters", "dynamics"):
         if not isinstance(data.get(key, {}), dict):
             raise ValueError(f"{path}: {key} is {data[key]!r}; give a table, [{key}]")
-    data["zipped"], data["dynamics_options"] = data.pop("zip", ()), data.pop("dynamics", None)
-    return data
+    return {**data, "dynamics": evolving.dynamics(data.get("dynamics", {}))}
+
+
+def from_texts(
+    builder: str,
+    axes: Iterable[str],
+    measures: Sequence[str],
+    *,
+    parameters: Iterable[str] = (),
+    zip: Iterable[str] = (),
+    dynamics: str = "flow",
+    options: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The same from the texts of a command line.
+
+    Args:
+        builder, measures, dynamics: names and texts as they stand in a file.
+        axes, parameters, options: ``NAME=VALUE`` each; the options are those of the dynamics.
+        zip: ``NAME,NAME`` each.
+
+    Raises:
+        ValueError: for a text that is malformed, or a name that is given twice.
+    """
+    values = {name: scalar(text) for name, text in _pairs("parameter", parameters).items()}
+    chosen = {name: scalar(text) for name, text in _pairs("option", options).items()}
+    return {
+        "builder": builder,
+        "axes": _pairs("axis", axes),
+        "measures": measures,
+        "parameters": values,
+        "zip": [names.split(",") for names in zip],
+        "dynamics": evolving.dynamics({"name": dynamics, **chosen}),
+    }
+
+
+def _pairs(kind: str, texts: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"{kind} {text!r} is malformed; give NAME=VALUE")
+        if name in found:
+            raise ValueError(f"{kind} {name} is given twice; give it once")
+        found[name] = value
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,6 +1,5 @@
 """What the command line says about sweeps, and small results in other formats."""
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,50 +11,28 @@ import xarray as xr
 from rich import box
 from rich.table import Table
 
-from goodteacher.experiments.sweeps.axes import scalar
-from goodteacher.experiments.sweeps.runner import Outcome, pilot
-from goodteacher.experiments.sweeps.specification import Chunking, Specification, chunks, memory
+from goodteacher.experiments.sweeps.computation import pilot
+from goodteacher.experiments.sweeps.grid import Grid, memory
+from goodteacher.experiments.sweeps.runner import Outcome
 from goodteacher.experiments.sweeps.store import Store, open_store, size
 from goodteacher.sim import files
 
 _MOST_EXPORTED = 10_000_000  # values
 
 
-def pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
-    """``NAME=VALUE`` texts of the command line.
-
-    Raises:
-        ValueError: if one has no value, or a name is given twice.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"--{option} {text!r} is malformed; give --{option} NAME=VALUE")
-        if name in found:
-            raise ValueError(f"--{option} {name} is given twice; give it once")
-        found[name] = value
-    return found
-
-
-def scalars(option: str, texts: tuple[str, ...]) -> dict[str, Any]:
-    """The same with numbers as numbers."""
-    return {name: scalar(value) for name, value in pairs(option, texts).items()}
-
-
-def plan_table(specification: Specification, cut: Chunking, path: Path) -> Table:
+def plan_table(grid: Grid, path: Path) -> Table:
     """What a run would do; a short trial tells how long it would take."""
-    trial = pilot(specification, cut)
+    trial, specification = pilot(grid), grid.specification
     prompts = specification.prompts
-    taken = 3 * jax.local_device_count() * cut.points * memory(specification)
+    taken = 3 * jax.local_device_count() * grid.points * memory(specification)
     shape = " × ".join(f"{n:,}" for n in specification.shape)
     seconds = trial.compiling + specification.points / trial.rate
     rows = {
         "store": f"{path}, up to {size(specification.bytes)}",
         "points": f"{specification.points:,} = {shape}" + (f" of {prompts} prompts" if prompts > 1 else ""),
         "variables": ", ".join(specification.variables),
-        "chunks": f"{chunks(specification, cut):,} of {' × '.join(map(str, cut.shape))} points",
-        "lanes": f"{cut.lanes}",
+        "chunks": f"{len(grid.chunks()):,} of {' × '.join(map(str, grid.chunk))} points",
+        "lanes": f"{grid.lanes}",
         "memory": f"about {size(taken)}, besides that of the program",
         "speed": f"{trial.rate:,.0f} points per second in a trial, after {trial.compiling:.1f} s to compile",
         "time": f"about {_duration(seconds)}",
@@ -125,7 +102,7 @@ def summary(path: Path) -> list[Table]:
             "builder": about["builder"] + (f" with {fixed}" if fixed else ""),
             "dynamics": evolving.removeprefix("name "),
             "complete": completeness(outcome),
-            "damaged": f"{len(damaged)} chunks; repair them with --repair" if damaged else "nothing",
+            "damaged": f"{len(damaged)} chunks (repair computes them anew)" if damaged else "nothing",
             "made with": f"{dataset.attrs['versions']}; commit {dataset.attrs['git_commit']}; "
             f"{dataset.attrs['devices']}, {dataset.attrs['precision']}",
         }
@@ -146,7 +123,7 @@ def export(path: Path, output: Path, *, overwrite: bool = False) -> None:
     """Writes a small sweep as CSV or netCDF, by the name of the file.
 
     Raises:
-        ValueError: for another format, a sweep that is too large, or if netCDF cannot be written.
+        ValueError: for another format, a sweep that is too large, or a file that cannot be written.
     """
     files.check_writable(output, overwrite=overwrite)
     if output.suffix not in (".csv", ".nc"):
@@ -162,8 +139,6 @@ def export(path: Path, output: Path, *, overwrite: bool = False) -> None:
             if output.suffix == ".csv":
                 dataset.to_dataframe().reset_index().to_csv(temporary, index=False)
             else:
-                if importlib.util.find_spec("scipy") is None:
-                    raise ValueError("netCDF needs scipy: pip install scipy, or export to .csv")
                 dataset.load().to_netcdf(temporary, engine="scipy")
             temporary.replace(output)
         except OSError as error:

@@ -42,7 +42,7 @@ def test_every_parameter_counts():
     [("orthogonal", [0, 1]), ("negative", [-(0.5**0.5), 0.5**0.5]), ("positive", [0.5**0.5, 0.5**0.5])],
 )
 def test_feature_similarity_has_the_published_values(similarity, middling):
-    instance = feature_similarity(similarity)
+    instance = feature_similarity(SIMILARITIES[similarity])
     expected = np.diag([1.5, 1.0, 1.0, 1.0, 1.0])
     expected[1, :2] = middling
     assert isinstance(instance.policy, LinearSoftmax)
@@ -69,23 +69,23 @@ def test_batches_are_the_instances_one_by_one():
         )
 
 
-@pytest.mark.parametrize("build", [beneficial_errors, partial(feature_similarity, "positive")])
+@pytest.mark.parametrize("build", [beneficial_errors, partial(feature_similarity, SIMILARITIES["positive"])])
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"initial_probability": 0.0}, "initial_probability is 0.0"),
         ({"initial_probability": float("nan")}, "initial_probability is nan"),
-        ({"initial_probability": "often"}, "initial_probability is often"),
+        ({"initial_probability": "often"}, "initial_probability is 'often'"),
         ({"initial_probability": 0.5}, "initial_probability + middling_probability is 1.0"),
         ({"middling_probability": -0.1}, "middling_probability is -0.1"),
         ({"middling_reward": 1.0}, "middling_reward is 1.0"),
         ({"low_outputs": 0}, "low_outputs is 0"),
         ({"low_outputs": 2.5}, "low_outputs is 2.5"),
-        ({"trained_on": "truth"}, "trained_on is 'truth'"),
+        ({"trained_on": "truth"}, "trained_on 'truth' is unknown"),
     ],
 )
 def test_out_of_range_is_refused(build, arguments, named):
-    with pytest.raises(ValueError, match=f"^{re.escape(named)}; give"):
+    with pytest.raises(ValueError, match=f"^{re.escape(named)}; (give|known are ground_truth, proxy)"):
         build(**arguments)
 
 

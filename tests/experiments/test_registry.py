@@ -18,7 +18,7 @@ from goodteacher.experiments.registry import (
     save,
     table,
 )
-from goodteacher.experiments.sweeps import store as stores
+from goodteacher.experiments.sweeps import provenance
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.experiments.sweeps.store import StoreError
 from goodteacher.figures.style import paper, spread
@@ -145,11 +145,11 @@ def test_numbers_come_from_a_store_that_is_gone_on_with(tmp_path, monkeypatch):
 
 def test_a_store_that_does_not_fit_is_never_drawn(tmp_path, monkeypatch):
     compute(swept(3), tmp_path)
-    with pytest.raises(StoreError, match=r"--overwrite"):
+    with pytest.raises(StoreError, match=r"discard what it holds"):
         compute(swept(4), tmp_path, renew=False)
     assert compute(swept(4), tmp_path)["entropies"].sizes == {"seed": 4}
 
-    monkeypatch.setattr(stores, "_PACKAGES", ())  # as if no version were the same
+    monkeypatch.setattr(provenance, "_PACKAGES", ())  # as if no version were the same
     with pytest.raises(StoreError, match=r"jax is .* in the store"):
         compute(swept(4), tmp_path, renew=False)
     array = tmp_path / "small" / "entropy" / "c.0"

@@ -263,7 +263,7 @@ def test_unknown_optimizers_are_refused_with_the_known_ones():
     known = "sgd, momentum, adam, normalized, backtracking, npg"
     with pytest.raises(ValueError, match=f"optimizer 'lion' is unknown; known are {known}$"):
         optimizer("lion", RATE)
-    with pytest.raises(ValueError, match="optimizer 'adamw' is unknown; did you mean adam$"):
+    with pytest.raises(ValueError, match=r"optimizer 'adamw' is unknown; did you mean adam$"):
         optimizer("adamw", RATE)
 
 

@@ -34,9 +34,9 @@ def test_cells_are_of_their_teachers(data, swept):
     plane = data["plane"]
     assert int(plane["teachers"].sum()) == 8000
     decade = np.log10(swept["variance"].values)
-    here = (np.abs(decade + 3) < 0.5) & np.isclose(swept["accuracy"].values, 0.6)
+    here = (np.abs(decade + 3) < 0.5) & np.isclose(swept["uniform_accuracy"].values, 0.6)
     times = swept["increase_time"].values[here]
-    cell = plane.sel(accuracy=0.6, variance=1e-3, method="nearest")
+    cell = plane.sel(uniform_accuracy=0.6, variance=1e-3, method="nearest")
     assert int(cell["teachers"]) == here.sum() > 50
     assert float(cell["share"]) == pytest.approx(np.isfinite(times).mean())
     assert float(cell["median"]) == pytest.approx(np.median(times[np.isfinite(times)]))
@@ -45,7 +45,7 @@ def test_cells_are_of_their_teachers(data, swept):
 
 def test_accuracy_decides_whether_and_variance_how_soon(data):
     plane, ranks = data["plane"], data["correlations"]
-    of_variance, of_accuracy = (ranks.sel(of=name) for name in ("variance", "accuracy"))
+    of_variance, of_accuracy = (ranks.sel(of=name) for name in ("variance", "uniform_accuracy"))
     assert of_accuracy["arrival"] > 0.5 > 0.1 > abs(of_variance["arrival"])
     assert of_variance["time"] < -0.5 < -0.3 < of_accuracy["time"]
     # With the scale taken out, the variance says no more than the accuracy.
@@ -53,13 +53,13 @@ def test_accuracy_decides_whether_and_variance_how_soon(data):
     assert of_accuracy["time_times_scale"] < of_accuracy["time"]
 
     common = plane.sel(variance=[1e-5, 1e-4, 1e-3, 1e-2], method="nearest")
-    share = common["share"].dropna("accuracy")
+    share = common["share"].dropna("uniform_accuracy")
     assert (share.max("variance") - share.min("variance") < 0.25).all()
-    assert (share.max("accuracy") - share.min("accuracy") > 0.8).all()
-    median = common["median"].dropna("accuracy")
-    assert median.sizes["accuracy"] >= 5
+    assert (share.max("uniform_accuracy") - share.min("uniform_accuracy") > 0.8).all()
+    median = common["median"].dropna("uniform_accuracy")
+    assert median.sizes["uniform_accuracy"] >= 5
     assert (median.max("variance") / median.min("variance") > 10).all()
-    assert (median.max("accuracy") / median.min("accuracy") < 10).all()
+    assert (median.max("uniform_accuracy") / median.min("uniform_accuracy") < 10).all()
 
 
 def test_no_time_is_below_the_bound(data, swept):

@@ -12,17 +12,18 @@ import xarray as xr
 
 from goodteacher.experiments import instances
 from goodteacher.experiments.commands import main as cli
-from goodteacher.experiments.sweeps import runner, sweep
-from goodteacher.experiments.sweeps.axes import axis
-from goodteacher.experiments.sweeps.measures import Status
-from goodteacher.experiments.sweeps.specification import chunking, specify
-from goodteacher.experiments.sweeps.store import Store
+from goodteacher.experiments.sweeps import measures, runner, sweep
+from goodteacher.experiments.sweeps.axes import Linspace, Logspace, Range, Values, axis
+from goodteacher.experiments.sweeps.dynamics import Ascent, Flow, Sampled, dynamics
+from goodteacher.experiments.sweeps.grid import Grid
+from goodteacher.experiments.sweeps.specification import from_texts, read, specify
 from goodteacher.sim.ascent import ascend, optimizer
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.flow import Control, final_policy, hitting_time
 from goodteacher.sim.goals import reward_increase, reward_level
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import expected_reward
+from goodteacher.sim.status import Status
 
 
 def run(*arguments: str) -> int:
@@ -59,16 +60,15 @@ def test_what_fails_is_a_status_and_never_a_number(swept):
     valid = swept.initial_probability < 0.5
     assert (swept["hitting_time_2"].where(valid, np.inf) == np.inf).all()
     expected = {"hitting_time_0.9": Status.REACHED, "hitting_time_2": Status.NOT_REACHED}
+    expected |= dict.fromkeys(("ground_truth", "probability"), Status.FINISHED)
     for name in ("hitting_time_0.9", "hitting_time_2", "ground_truth", "probability"):
         assert np.isnan(swept[name].where(~valid)).all()
         status = swept[f"{name}_status"]
-        assert (status == xr.where(valid, int(expected.get(name, 0)), int(Status.INVALID))).all()
+        assert (status == xr.where(valid, int(expected[name]), int(Status.INVALID))).all()
 
 
 def test_steps_that_run_out_are_recorded(tmp_path):
-    chosen = specify(
-        "random", {"seed": "range:0:3"}, ["increase_time:0.1"], dynamics_options={"max_steps": 2}
-    )
+    chosen = specify("random", {"seed": "range:0:3"}, ["increase_time:0.1"], dynamics=Flow(max_steps=2))
     outcome = runner.run(chosen, tmp_path / "s")
     assert outcome.statuses == {"increase_time": {"not_converged": 3}}
     assert outcome.complete(chosen)
@@ -101,14 +101,14 @@ def test_chunks_do_not_depend_on_the_lanes(tmp_path):
 def test_lanes_and_chunks_follow_from_the_outputs_and_the_points():
     def cut(outputs: int, points: int):
         found = specify("random", {"seed": f"range:0:{points}"}, ["kl"], parameters={"outputs": outputs})
-        return chunking(found)
+        return Grid.cut(found)
 
     assert [cut(outputs, 10**6).lanes for outputs in (4, 16, 64, 4096)] == [128, 128, 32, 32]
     # Fewer points in a chunk where each takes more memory; a small sweep is a single chunk.
     assert cut(8, 10**8).points == 1 << 17
     assert cut(4096, 10**8).points * 4096 <= 1 << 21
     assert cut(8, 10**5).points == 12_500
-    assert cut(8, 1000) == ((1000,), 128)
+    assert (cut(8, 1000).chunk, cut(8, 1000).lanes) == ((1000,), 128)
 
 
 def test_zipped_axes_shapes_prompts_and_names(tmp_path):
@@ -117,9 +117,9 @@ def test_zipped_axes_shapes_prompts_and_names(tmp_path):
         {"seed": [4, 5], "outputs": [3, 4], "logit_scale": [0.5, 1.0]},
         ["entropy", "kl:final"],
         store=tmp_path / "s",
-        zipped=[["seed", "logit_scale"]],
+        zip=[["seed", "logit_scale"]],
         parameters={"prompts": 2},
-        dynamics={"name": "rloo", "steps": 3},
+        dynamics=Sampled(estimator="rloo", steps=3),
     )
     assert dict(data.sizes) == {"seed": 2, "outputs": 2, "prompt": 2}
     assert data.logit_scale.dims == ("seed",)
@@ -137,7 +137,7 @@ def test_ascent_and_a_varied_file(tmp_path):
         {"initial_policy_probabilities[0,0]": [0.05, 0.3], "rewards[0,1]": [-1.0, 0.5]},
         ["increase_time:0.3", "probability:0", "variance"],
         store=tmp_path / "s",
-        dynamics={"name": "ascent", "steps": 200},
+        dynamics=Ascent(steps=200),
     )
     assert np.allclose(data.probability, [[0.05, 0.05], [0.3, 0.3]])
     assert (data.increase_time == data.increase_time.round()).all()
@@ -196,20 +196,117 @@ def test_values_of_axes_are_those_of_numpy():
         ({"axes": {"seed": "linspace:0:1:2"}}, "axis seed needs whole numbers"),
         ({"axes": {"prompts": [1, 2]}}, "prompts cannot be an axis"),
         ({"parameters": {"seed": 1}}, "seed is given as a parameter and as an axis"),
-        ({"zipped": [["seed", "eror"]]}, "axis to zip 'eror' is unknown"),
-        ({"axes": {"seed": [1, 2], "error": [0]}, "zipped": [["seed", "error"]]}, "seed has 2, error has 1"),
-        ({"dynamics_options": {"name": "flw"}}, "dynamics 'flw' is unknown; did you mean flow"),
-        ({"dynamics_options": {"steps": 3}}, "steps does not apply to dynamics flow"),
-        ({"dynamics_options": {"horizn": 3}}, "'horizn' is unknown; did you mean horizon"),
-        ({"dynamics_options": {"horizon": -3}}, "horizon is -3; give a positive number"),
-        ({"dynamics_options": {"name": "ascent", "optimizer": "adm"}}, "optimizer 'adm' is unknown"),
-        ({"dynamics_options": {"name": "rloo"}, "measures": ["hitting_time:1"]}, "does not apply to dyn"),
+        ({"zip": [["seed", "eror"]]}, "axis to zip 'eror' is unknown"),
+        ({"axes": {"seed": [1, 2], "error": [0]}, "zip": [["seed", "error"]]}, "seed has 2, error has 1"),
+        ({"measures": ["accuracy"]}, "'accuracy' .*; give uniform_accuracy or on_policy_accuracy"),
+        ({"measures": ["increase_time:-1"]}, "increase_time: gamma is -1; give a positive number"),
+        ({"measures": ["share_time:1"]}, "share is 1; give a number strictly between 0 and 1"),
+        ({"measures": [3]}, "measure 3 is no text"),
+        ({"measures": measures.kl()}, "measures is .*; give a list"),
+        ({"measures": ["kl", measures.kl()]}, "'kl' is given twice"),
+        ({"measures": ["kl:2.5"], "dynamics": Ascent(steps=9)}, "give a whole time from 0 to the horizon, 9"),
+        ({"dynamics": Sampled(estimator="rloo"), "measures": ["hitting_time:1"]}, "does not apply to dyn"),
+        ({"dynamics": {"name": "flow"}}, "dynamics is .*; give Flow"),
+        ({"axes": {"seed": Range(0, 0)}}, "axis seed is empty"),
+        ({"axes": {"error": Linspace(0, 2, 3)}}, "error is 2.0; give a number between 0 and 1"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(change, message):
     given = {"builder": "random", "axes": {"seed": "range:0:3"}, "measures": ["kl"], **change}
     with pytest.raises(ValueError, match=message):
         specify(**given)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dynamics({"name": "flw"}), "dynamics 'flw' is unknown; did you mean flow"),
+        (lambda: dynamics({"steps": 3}), "steps does not apply to dynamics flow"),
+        (lambda: dynamics({"name": "ascent", "group": 3}), "group does not apply to dynamics ascent"),
+        (lambda: dynamics({"horizn": 3}), "'horizn' is unknown; did you mean horizon"),
+        (
+            lambda: dynamics({"name": "ascent", "optimizer": "adm"}),
+            "optimizer 'adm' is unknown; did you mean",
+        ),
+        (lambda: dynamics({"horizon": "long"}), "horizon is 'long'; give a number"),
+        (lambda: Flow(horizon=-3), "horizon is -3; give a positive number"),
+        (lambda: Flow(tolerance=float("nan")), "tolerance is nan; give a finite number"),
+        (lambda: dynamics({"name": "ascent", "steps": 2.5}), "steps is 2.5; give a whole number"),
+        (lambda: Ascent(steps=0), "steps is 0; give a positive whole number"),
+        (lambda: Sampled(estimator="rlo"), "estimator 'rlo' is unknown; did you mean rloo"),
+        (lambda: Sampled(estimator="rloo", group=1), "group is 1; rloo needs at least 2"),
+        (lambda: Sampled(seed=-1), "seed is -1"),
+        (lambda: Linspace(0, float("inf"), 3), "last is inf; give a finite number"),
+        (lambda: Logspace(0, 1, -2), "count is -2; give a whole number of at least 0"),
+        (lambda: Range(0, 3, 0), "step is 0"),
+        (lambda: measures.hitting_time(), "has 0 arguments; give hitting_time:LEVEL"),
+        (lambda: measures.hitting_time(0.5, at=3), "give hitting_time:LEVEL"),
+        (lambda: measures.probability(0.5), "output is 0.5; give a whole number"),
+    ],
+)
+def test_values_are_refused_when_they_are_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_values_and_texts_say_the_same(tmp_path):
+    axes = {"seed": Range(0, 6), "error": Linspace(0, 1, 3), "logit_scale": Values((0.5, 1.0, 2.0))}
+    chosen = specify(
+        "random",
+        axes,
+        [measures.hitting_time(0.9), measures.hitting_time(2), measures.kl(at=measures.FINAL)],
+        parameters={"outputs": 3},
+        zip=[["error", "logit_scale"]],
+        dynamics=Ascent(steps=7, optimizer="adam"),
+    )
+    texts = from_texts(
+        "random",
+        ["seed=range:0:6", "error=linspace:0:1:3", "logit_scale=0.5,1,2"],
+        ["hitting_time:0.90", "hitting_time:2", "kl:final"],
+        parameters=["outputs=3"],
+        zip=["error,logit_scale"],
+        dynamics="ascent",
+        options=["steps=7", "optimizer=adam"],
+    )
+    file = tmp_path / "spec.toml"
+    file.write_text(
+        'builder = "random"\nmeasures = ["hitting_time:0.90", "hitting_time:2", "kl:final"]\n'
+        'zip = [["error", "logit_scale"]]\n'
+        '[axes]\nseed = "range:0:6"\nerror = "linspace:0:1:3"\nlogit_scale = [0.5, 1.0, 2.0]\n'
+        '[parameters]\noutputs = 3\n[dynamics]\nname = "ascent"\nsteps = 7\noptimizer = "adam"\n'
+    )
+    for given in (texts, read(file)):
+        other = specify(**given)
+        assert other.describe() == chosen.describe()
+        assert list(other.measures) == list(chosen.measures) == ["hitting_time_0.9", "hitting_time_2", "kl"]
+        assert (other.measures, other.dynamics) == (chosen.measures, chosen.dynamics)
+    assert chosen.describe() != specify("random", axes, ["kl"]).describe()
+
+
+def test_accuracies_name_their_pairs(tmp_path):
+    names = (
+        "uniform_accuracy",
+        "on_policy_accuracy",
+        "uniform_decided_accuracy",
+        "on_policy_decided_accuracy",
+    )
+    data = sweep(ranked, {"probability": [0.5, 0.9]}, names, store=tmp_path / "s")
+    # Pairs of the truth (1, 0, 0) under rewards (2, 1, 3): the first pair is right, the tie is not.
+    assert np.allclose(data.uniform_accuracy, 1 / 3)
+    assert np.allclose(data.uniform_decided_accuracy, 1 / 2)
+    for p in (0.5, 0.9):
+        point, rest = data.sel(probability=p), (1 - p) / 2
+        pairs = np.array([p * rest, p * rest, rest * rest])
+        assert float(point.on_policy_accuracy) == pytest.approx(pairs[0] / pairs.sum())
+        assert float(point.on_policy_decided_accuracy) == pytest.approx(1 / 2)
+
+
+def ranked(probability: float = 0.5) -> Instance:
+    """Three outputs of which two are equally good."""
+    rest = (1.0 - probability) / 2
+    return Instance(
+        [2.0, 1.0, 3.0], [1.0, 0.0, 0.0], initial_policy_probabilities=jnp.stack([probability, rest, rest])
+    )
 
 
 def test_commands(tmp_path, capsys, monkeypatch):
@@ -243,11 +340,11 @@ def test_commands(tmp_path, capsys, monkeypatch):
     refused = {
         ("plot", "s", "--x", "sed", "--y", "entropy"): "axis 'sed' is unknown; did you mean seed",
         ("plot", "s", "--x", "seed", "--y", "entrpy"): "did you mean entropy",
-        ("plot", "s", "--x", "seed", "--y", "error"): "needs --color MEASURE",
+        ("plot", "s", "--x", "seed", "--y", "error"): "needs a color: give a measure",
         ("plot", "s", "--x", "seed", "--y", "entropy", "--log", "seed", "--output", "a.png"): "not positive",
         ("show", "t"): "t is not the store of a sweep",
         ("show", "s", "--export", "out.xls"): "ends in .csv or .nc",
-        ("sweep", "random", "--axis", "seed", "--store", "t"): "give --axis NAME=VALUE",
+        ("sweep", "random", "--axis", "seed", "--store", "t"): "axis 'seed' is malformed; give NAME=VALUE",
         ("sweep", "random", "--axis", "seed=1", "--axis", "seed=2", "--store", "t"): "seed is given twice",
         ("sweep", str(spec), "--measure", "kl", "--store", "t"): "--measure does not apply to a file",
     }
@@ -267,11 +364,11 @@ def test_commands(tmp_path, capsys, monkeypatch):
 
 
 def test_a_full_disk_is_one_sentence_of_the_command(tmp_path, capsys, monkeypatch):
-    def full(self, path, data):
+    def full(store, key, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(runner, "keep_compiled", lambda: None)
-    monkeypatch.setattr(Store, "_place", full)
+    monkeypatch.setattr("goodteacher.experiments.sweeps.store._place", full)
     assert run("sweep", "random", "--axis", "seed=1,2", "--measure", "kl", "--store", tmp_path / "s") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

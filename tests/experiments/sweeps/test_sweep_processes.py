@@ -142,7 +142,7 @@ def test_a_survivor_of_an_earlier_run_keeps_the_next_one_away(tmp_path):
     chosen = specify("random", {"seed": "range:0:4"}, ["entropy"])
     store = tmp_path / "s"
     runner.run(chosen, store)
-    with join(store, 3), pytest.raises(StoreError, match="is being written by process"):
+    with join(store, chosen, 3), pytest.raises(StoreError, match="is being written by process"):
         runner.run(chosen, store)
     runner.run(chosen, store)
 

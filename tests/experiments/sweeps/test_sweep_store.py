@@ -19,8 +19,10 @@ import pytest
 import xarray as xr
 
 from goodteacher.experiments.sweeps import open_store, runner, sweep
+from goodteacher.experiments.sweeps import store as stores
 from goodteacher.experiments.sweeps.specification import specify
-from goodteacher.experiments.sweeps.store import Store, StoreError
+from goodteacher.experiments.sweeps.store import Store, StoreError, Writer
+from goodteacher.sim.status import Status
 
 AXES = {"seed": "range:0:48", "logit_scale": "linspace:0.5:2:4"}
 MEASURES = ["variance", "entropy"]
@@ -86,7 +88,7 @@ def test_twenty_kills_leave_what_an_undisturbed_run_gives(tmp_path, undisturbed)
 @pytest.mark.parametrize("number", [errno.ENOSPC])
 def test_a_disk_that_refuses_any_file_loses_nothing(tmp_path, undisturbed, monkeypatch, number):
     # The plan, some of the skeleton, every file of the first chunk, its manifest, and the last manifest.
-    place, files = Store._place, len(undisturbed)
+    place, files = stores._place, len(undisturbed)
     for refused in (
         0,
         1,
@@ -101,17 +103,17 @@ def test_a_disk_that_refuses_any_file_loses_nothing(tmp_path, undisturbed, monke
     ):
         store, count = tmp_path / str(refused), 0
 
-        def full(self, path, data, refused=refused):
+        def full(store, key, data, refused=refused):
             nonlocal count
             count += 1
             if count > refused:
                 raise OSError(number, os.strerror(number))
-            place(self, path, data)
+            place(store, key, data)
 
-        monkeypatch.setattr(Store, "_place", full)
+        monkeypatch.setattr(stores, "_place", full)
         with pytest.raises(StoreError, match=rf"cannot write to .*: {os.strerror(number)}; .*again"):
             small(store)
-        monkeypatch.setattr(Store, "_place", place)
+        monkeypatch.setattr(stores, "_place", place)
         if refused:
             # Four arrays and a manifest for each of the twelve chunks.
             assert len(Store.find(store).done()) == max(0, refused - (files - 60)) // 5
@@ -136,14 +138,14 @@ def test_a_file_that_is_cut_off_by_the_disk_is_never_seen(tmp_path):
 
 
 def test_a_store_that_vanishes_is_not_made_anew(tmp_path, monkeypatch):
-    write = Store.write
+    write = Writer.write
 
-    def vanish(self, specification, number, values):
+    def vanish(self, number, values):
         if number == 3:
             (tmp_path / "s").rename(tmp_path / "elsewhere")
-        write(self, specification, number, values)
+        write(self, number, values)
 
-    monkeypatch.setattr(Store, "write", vanish)
+    monkeypatch.setattr(Writer, "write", vanish)
     with pytest.raises(StoreError, match="No such file"):
         small(tmp_path / "s")
     assert not (tmp_path / "s").exists()
@@ -151,22 +153,22 @@ def test_a_store_that_vanishes_is_not_made_anew(tmp_path, monkeypatch):
 
 
 def test_unfinished_points_are_missing(tmp_path, monkeypatch):
-    write = Store.write
+    write = Writer.write
 
-    def stop(self, specification, number, values):
+    def stop(self, number, values):
         if number == 2:
             raise KeyboardInterrupt
-        write(self, specification, number, values)
+        write(self, number, values)
 
-    monkeypatch.setattr(Store, "write", stop)
+    monkeypatch.setattr(Writer, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path / "s")
     data = open_store(tmp_path / "s")
-    done = data.variance_status == 0
+    done = data.variance_status == Status.FINISHED
     assert done.sum() == 32
     assert (data.variance_status.where(~done) == -1).sum() == 48 * 4 - 32
     assert np.array_equal(np.isfinite(data.variance), done)
-    assert Store.find(tmp_path / "s").statuses()["variance"] == {"reached": 32}
+    assert Store.find(tmp_path / "s").statuses()["variance"] == {"finished": 32}
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove", "manifest", "skeleton"])
@@ -182,7 +184,7 @@ def test_damage_is_found_and_repaired(tmp_path, undisturbed, harm):
     victim.write_bytes(changed)
     if harm == "remove":
         victim.unlink()
-    with pytest.raises(StoreError, match=r"damaged: 1 of its chunks .*--repair"):
+    with pytest.raises(StoreError, match=r"damaged: 1 of its chunks .*repair"):
         small(store)
     small(store, repair=True)
     assert contents(store) == undisturbed
@@ -200,9 +202,9 @@ def test_xarray_itself_refuses_a_damaged_chunk(tmp_path):
 def test_a_second_run_is_refused_and_a_dead_one_forgotten(tmp_path):
     specification = specify("random", AXES, MEASURES)
     store = tmp_path / "s"
-    cut = runner.plan(specification, store, chunk=16)
+    grid = runner.plan(specification, store, chunk=16)
     with (
-        runner.prepare(store, specification, cut),
+        runner.prepare(store, grid),
         pytest.raises(StoreError, match=f"being written by process {os.getpid()} on"),
     ):
         small(store)
@@ -229,14 +231,14 @@ def test_another_sweep_is_refused_with_the_differences(tmp_path, monkeypatch):
         sweep("random", other, MEASURES, store=store)
     with pytest.raises(StoreError, match=r"parameters.outputs is not given .*; measures is"):
         sweep("random", AXES, ["kl"], store=store, parameters={"outputs": 5})
-    with pytest.raises(StoreError, match=r"chunk .* leave --chunk out"):
+    with pytest.raises(StoreError, match=r"chunk .* leave chunk out"):
         sweep("random", AXES, MEASURES, store=store, chunk=32)
-    monkeypatch.setattr("goodteacher.experiments.sweeps.store._PACKAGES", ())
+    monkeypatch.setattr("goodteacher.experiments.sweeps.provenance._PACKAGES", ())
     with pytest.raises(StoreError, match=r"jax is '.*' in the store and not given now"):
         small(store)
     monkeypatch.undo()
-    monkeypatch.setattr("goodteacher.experiments.sweeps.store.FORMAT", 2)
-    with pytest.raises(StoreError, match="format 1, this program of 2"):
+    monkeypatch.setattr("goodteacher.experiments.sweeps.store.FORMAT", 3)
+    with pytest.raises(StoreError, match="format 2, this program of 3"):
         small(store)
     monkeypatch.undo()
     assert contents(store) == before

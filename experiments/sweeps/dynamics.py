@@ -1,0 +1,264 @@
+"""How the policies of a sweep evolve: gradient flow, discrete ascent, or learning from samples."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache, partial
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from goodteacher.experiments.batches import TIME
+from goodteacher.experiments.domains import Choice, Number, Positive, check_fields
+from goodteacher.sim import flow
+from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
+from goodteacher.sim.goals import Goal
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.learning import learn
+from goodteacher.sim.names import unknown
+from goodteacher.sim.sampling import ESTIMATORS, estimator
+from goodteacher.sim.status import Status
+
+Size = Annotated[int, Number(0, whole=True)]
+Times = tuple[Array, Array, Mapping[str, Array]]
+
+
+class Dynamics(ABC):
+    """How policies evolve.
+
+    Attributes:
+        units: of its time.
+        discrete: whether its times are numbers of updates.
+        waits: whether it finds the times at which goals are met.
+        counters: by name, what it counts besides, for each of them.
+    """
+
+    units: ClassVar[str]
+    discrete: ClassVar[bool]
+    waits: ClassVar[bool]
+    counters: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """On the command line and in specifications."""
+
+    @property
+    @abstractmethod
+    def last(self) -> float:
+        """The horizon, as a time or a number of updates."""
+
+    def describe(self) -> dict[str, Any]:
+        """As it stands in a specification; plain data."""
+        return {"name": self.name, **asdict(self)}  # pyright: ignore[reportArgumentType]
+
+    @abstractmethod
+    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> tuple[Array, Array]:
+        """The policies at a time that is not zero; traceable.
+
+        Args:
+            time: when.
+            instances: a batch of ``n``.
+            positions: ``[n]``, the numbers of the points in the sweep: they choose the samples.
+            lanes: how many problems are under way at a time.
+
+        Returns:
+            Log-probabilities ``[n, prompts, outputs]``, and whether that time was reached: ``[n]``.
+        """
+
+    def hitting_times(self, goals: Goal, instances: Instance, lanes: int) -> Times:
+        """When goals are met, if it ``waits``; traceable.
+
+        Returns:
+            Times and :class:`goodteacher.sim.status.Status`, both ``[n, prompts]``; and the ``counters`` by
+            name, ``[n]``.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Flow(Dynamics):
+    """Gradient flow; see :func:`goodteacher.sim.flow.hitting_time`."""
+
+    horizon: Positive = flow.HORIZON
+    tolerance: Positive = flow.TOLERANCE
+    max_steps: Size = flow.MAX_STEPS
+    units = TIME
+    discrete = False
+    waits = True
+    counters = MappingProxyType({"steps": "Runge-Kutta steps"})
+
+    def __post_init__(self) -> None:
+        """Refuses what is out of range."""
+        check_fields(self)
+
+    @property
+    def name(self) -> str:
+        """``flow``."""
+        return "flow"
+
+    @property
+    def last(self) -> float:
+        """The horizon."""
+        return self.horizon
+
+    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> tuple[Array, Array]:
+        """The policies at a time."""
+        log_p, end = flow.final_policies(
+            instances, horizon=time, tolerance=self.tolerance, max_steps=self.max_steps, lanes=lanes
+        )
+        return log_p, end == time
+
+    def hitting_times(self, goals: Goal, instances: Instance, lanes: int) -> Times:
+        """When goals are met."""
+        result = flow.hitting_times(
+            instances,
+            goals,
+            horizon=self.horizon,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps,
+            lanes=lanes,
+        )
+        return result.time, result.status, {"steps": result.steps}
+
+
+FLOW = Flow()
+
+
+@dataclass(frozen=True)
+class _Updates(Dynamics):
+    """Discrete updates.
+
+    Attributes:
+        steps: how many.
+        learning_rate, optimizer: see :func:`goodteacher.sim.ascent.optimizer`.
+    """
+
+    steps: Size = 50_000
+    learning_rate: Positive = 0.1
+    optimizer: Annotated[str, Choice(tuple(OPTIMIZERS))] = "sgd"
+    units = "updates"
+    discrete = True
+
+    def __post_init__(self) -> None:
+        """Refuses what is out of range."""
+        check_fields(self)
+
+    @property
+    def last(self) -> float:
+        """The number of updates."""
+        return self.steps
+
+
+@dataclass(frozen=True)
+class Ascent(_Updates):
+    """Discrete updates with exact gradients; see :func:`goodteacher.sim.ascent.ascend`."""
+
+    waits = True
+
+    @property
+    def name(self) -> str:
+        """``ascent``."""
+        return "ascent"
+
+    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> tuple[Array, Array]:
+        """The policies after a number of updates."""
+        direction, transformation = _optimizer(self.optimizer, self.learning_rate)
+
+        def last(instance: Instance) -> Array:
+            result = ascend(instance, transformation, int(time), direction=direction)
+            return instance.log_probabilities(result.parameters)
+
+        return _arrived(jax.vmap(last)(instances))
+
+    def hitting_times(self, goals: Goal, instances: Instance, lanes: int) -> Times:
+        """After how many updates goals are met."""
+        direction, transformation = _optimizer(self.optimizer, self.learning_rate)
+
+        def follow(instance: Instance, goal: Goal) -> tuple[Array, Array]:
+            result = ascend(instance, transformation, self.steps, direction=direction, goal=goal)
+            first = result.first_update
+            assert first is not None
+            return first, jnp.isfinite(instance.log_probabilities(result.parameters)).any(-1)
+
+        first, finite = jax.vmap(follow)(instances, goals)
+        unmet = jnp.where(finite, int(Status.NOT_REACHED), int(Status.NOT_CONVERGED))
+        return first, jnp.where(jnp.isfinite(first), int(Status.REACHED), unmet), {}
+
+
+@dataclass(frozen=True)
+class Sampled(_Updates):
+    """Discrete updates with gradients estimated from samples; see :func:`goodteacher.sim.learning.learn`.
+
+    Attributes:
+        estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`.
+        group: samples per prompt and update.
+        seed: of the samples; those of every point are independent.
+    """
+
+    estimator: Annotated[str, Choice(tuple(ESTIMATORS))] = "grpo"
+    group: Size = 8
+    seed: Annotated[int, Number(0, 2**63 - 1, open=False, whole=True)] = 0
+    waits = False
+
+    def __post_init__(self) -> None:
+        """Refuses what is out of range."""
+        super().__post_init__()
+        estimator(self.estimator, self.group)
+
+    @property
+    def name(self) -> str:
+        """That of the estimator."""
+        return self.estimator
+
+    def describe(self) -> dict[str, Any]:
+        """As it stands in a specification, where the estimator is the name."""
+        return {key: value for key, value in super().describe().items() if key != "estimator"}
+
+    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> tuple[Array, Array]:
+        """The policies after a number of updates."""
+        _, transformation = _optimizer(self.optimizer, self.learning_rate)
+
+        def last(instance: Instance, position: Array) -> Array:
+            key = jax.random.fold_in(jax.random.key(self.seed), position)
+            result = learn(instance, key, self.estimator, self.group, transformation, int(time))
+            return instance.log_probabilities(result.parameters)
+
+        return _arrived(jax.vmap(last)(instances, positions))
+
+
+_optimizer = cache(optimizer)  # one that is made anew would be compiled anew
+
+
+def _arrived(log_p: Array) -> tuple[Array, Array]:
+    return log_p, ~jnp.isnan(log_p).any((-2, -1))
+
+
+KINDS: Mapping[str, Any] = MappingProxyType(
+    {"flow": Flow, "ascent": Ascent, **{name: partial(Sampled, estimator=name) for name in ESTIMATORS}}
+)
+
+
+def dynamics(table: Mapping[str, Any]) -> Dynamics:
+    """Dynamics from a table of text: ``name``, one of :data:`KINDS`, and options that are not the defaults.
+
+    Raises:
+        ValueError: for an unknown name, an option that does not apply, or one that is out of range.
+    """
+    if not isinstance(table, Mapping):
+        raise ValueError(f"dynamics is {table!r}; give a table with a name, such as name = 'flow'")
+    options = {"name": "flow", **table}
+    name = options.pop("name")
+    if name not in KINDS:
+        raise unknown("dynamics", name, KINDS)
+    known = {field.name for kind in (Flow, Sampled) for field in fields(kind)} - {"estimator"}
+    applicable = KINDS[name]().describe()
+    for option in options:
+        if option not in known:
+            raise unknown("option of dynamics", option, sorted(known))
+        if option not in applicable:
+            raise ValueError(f"{option} does not apply to dynamics {name}; leave it out")
+    return KINDS[name](**options)
