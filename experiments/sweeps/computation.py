@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
-from goodteacher.experiments.sweeps.dynamics import Dynamics
+from goodteacher.experiments.sweeps.dynamics import Dynamics, Policies, Times
 from goodteacher.experiments.sweeps.grid import Grid
-from goodteacher.experiments.sweeps.measures import Measure, evaluate
+from goodteacher.experiments.sweeps.measures import Measure, prepare, settle
+from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 
 _PILOT = 512  # points
 
 
-def compute(grid: Grid, numbers: Sequence[int]) -> dict[str, jax.Array]:
+def compute(grid: Grid, numbers: Sequence[int]) -> dict[str, Array]:
     """All variables at the points of chunks that share what decides shapes: a chunk on each local device.
 
     A chunk's values do not depend on the others, nor on how many devices there are. It is computed as if it
@@ -30,7 +32,7 @@ def compute(grid: Grid, numbers: Sequence[int]) -> dict[str, jax.Array]:
     return _at(grid, np.stack([grid.indices(number) for number in padded], axis=1), grid.lanes)
 
 
-def _at(grid: Grid, indices: np.ndarray, lanes: int) -> dict[str, jax.Array]:
+def _at(grid: Grid, indices: np.ndarray, lanes: int) -> dict[str, Array]:
     """All variables at points of the grid, ``[dimensions, devices, n]``, that share what decides shapes."""
     specification, varying = grid.specification, {}
     for axes, index in zip(specification.dimensions.values(), indices, strict=True):
@@ -38,45 +40,54 @@ def _at(grid: Grid, indices: np.ndarray, lanes: int) -> dict[str, jax.Array]:
             domain = specification.builder.parameters[name]
             if not domain.static:
                 varying[name] = axis.at(index).astype(np.int64 if domain.whole else float)
-    return _measured(
-        specification.builder.build,
-        grid.static(indices[:, 0, 0].tolist()),
-        tuple(specification.measures.items()),
-        specification.dynamics,
-        lanes,
-        tuple(jax.local_devices()),
-        varying,
-        np.asarray(np.ravel_multi_index(tuple(indices), specification.shape)),
-    )
+    positions = np.asarray(np.ravel_multi_index(tuple(indices), specification.shape))
+    dynamics, measures = specification.dynamics, tuple(specification.measures.items())
+    build = (specification.builder.build, grid.static(indices[:, 0, 0].tolist()), measures)
+    instances, valid, goals = _on_devices(_prepare, build, varying, positions)
+    # Apart from the rest: goals, builders and measures of one shape share what takes longest to compile.
+    times = {name: _on_devices(_wait, (dynamics, lanes), goal, instances) for name, goal in goals.items()}
+    looked = dict.fromkeys(one.time(dynamics) for _, one in measures if not one.kind.waits)
+    policies = {time: _on_devices(_look, (dynamics, time, lanes), instances, positions) for time in looked}
+    return _on_devices(_settle, (measures, dynamics), instances, valid, times, policies)
 
 
-@partial(jax.jit, static_argnums=range(6))
-def _measured(
+def _prepare(
     build: Callable[..., Instance],
     static: tuple[tuple[str, Any], ...],
     measures: tuple[tuple[str, Measure], ...],
-    dynamics: Dynamics,
-    lanes: int,
-    devices: tuple[Any, ...],
-    varying: Mapping[str, jax.Array],
-    positions: jax.Array,
-) -> dict[str, jax.Array]:
-    """Every device measures its own points, of ``[devices, n]``; none waits for another."""
+    varying: Mapping[str, Array],
+    positions: Array,
+) -> Any:
+    instances = jax.vmap(lambda position, values: build(**dict(static), **values))(positions, varying)
+    return prepare(dict(measures), instances)
 
-    def instance(position: jax.Array, values: Mapping[str, jax.Array]) -> Instance:
-        return build(**dict(static), **values)
 
-    def of_a_device(varying: Mapping[str, jax.Array], positions: jax.Array) -> dict[str, jax.Array]:
-        mine = {name: values[0] for name, values in varying.items()}
-        instances = jax.vmap(instance)(positions[0], mine)
-        found = evaluate(measures, dynamics, instances, positions[0], lanes)
-        return {name: values[None] for name, values in found.items()}
+def _wait(dynamics: Dynamics, lanes: int, goals: Goal, instances: Instance) -> Times:
+    return dynamics.hitting_times(goals, instances, lanes)
+
+
+def _look(dynamics: Dynamics, time: float, lanes: int, instances: Instance, positions: Array) -> Policies:
+    return dynamics.policies(time, instances, positions, lanes)
+
+
+def _settle(measures: tuple[tuple[str, Measure], ...], dynamics: Dynamics, *found: Any) -> dict[str, Array]:
+    return settle(dict(measures), dynamics, *found)
+
+
+def _on_devices(act: Callable[..., Any], fixed: tuple[Any, ...], *arrays: Any) -> Any:
+    """What a function makes of each device's part of arrays ``[devices, ...]``; none waits for another."""
+    return _split(act, fixed, tuple(jax.local_devices()), *arrays)
+
+
+@partial(jax.jit, static_argnums=range(3))
+def _split(act: Callable[..., Any], fixed: tuple[Any, ...], devices: tuple[Any, ...], *arrays: Any) -> Any:
+    def of_a_device(*parts: Any) -> Any:
+        made = act(*fixed, *jax.tree.map(lambda leaf: leaf[0], parts))
+        return jax.tree.map(lambda leaf: leaf[None], made)
 
     mesh = jax.sharding.Mesh(np.array(devices), ("device",))
     split = jax.sharding.PartitionSpec("device")
-    return jax.shard_map(of_a_device, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(
-        varying, positions
-    )
+    return jax.shard_map(of_a_device, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(*arrays)
 
 
 class Pilot(NamedTuple):

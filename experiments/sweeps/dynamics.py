@@ -23,7 +23,8 @@ from goodteacher.sim.sampling import ESTIMATORS, estimator
 from goodteacher.sim.status import Status
 
 Size = Annotated[int, Number(0, whole=True)]
-Times = tuple[Array, Array, Mapping[str, Array]]
+Policies = tuple[Array, Array]  # log-probabilities [n, prompts, outputs], and whether their time was reached
+Times = tuple[Array, Array, Mapping[str, Array]]  # times and statuses [n, prompts], and counters [n]
 
 
 class Dynamics(ABC):
@@ -55,9 +56,8 @@ class Dynamics(ABC):
         """As it stands in a specification; plain data."""
         return {"name": self.name, **asdict(self)}  # pyright: ignore[reportArgumentType]
 
-    @abstractmethod
-    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> tuple[Array, Array]:
-        """The policies at a time that is not zero; traceable.
+    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
+        """The policies at a time; traceable.
 
         Args:
             time: when.
@@ -68,6 +68,14 @@ class Dynamics(ABC):
         Returns:
             Log-probabilities ``[n, prompts, outputs]``, and whether that time was reached: ``[n]``.
         """
+        if time > 0:
+            return self._later(time, instances, positions, lanes)
+        start = jax.vmap(lambda instance: instance.log_probabilities(instance.initial_parameters))(instances)
+        return start, jnp.ones(len(start), bool)
+
+    @abstractmethod
+    def _later(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
+        """The same after the start."""
 
     def hitting_times(self, goals: Goal, instances: Instance, lanes: int) -> Times:
         """When goals are met, if it ``waits``; traceable.
@@ -105,7 +113,7 @@ class Flow(Dynamics):
         """The horizon."""
         return self.horizon
 
-    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> tuple[Array, Array]:
+    def _later(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
         """The policies at a time."""
         log_p, end = flow.final_policies(
             instances, horizon=time, tolerance=self.tolerance, max_steps=self.max_steps, lanes=lanes
@@ -164,7 +172,7 @@ class Ascent(_Updates):
         """``ascent``."""
         return "ascent"
 
-    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> tuple[Array, Array]:
+    def _later(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
         """The policies after a number of updates."""
         direction, transformation = _optimizer(self.optimizer, self.learning_rate)
 
@@ -218,7 +226,7 @@ class Sampled(_Updates):
         """As it stands in a specification, where the estimator is the name."""
         return {key: value for key, value in super().describe().items() if key != "estimator"}
 
-    def policies(self, time: float, instances: Instance, positions: Array, lanes: int) -> tuple[Array, Array]:
+    def _later(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
         """The policies after a number of updates."""
         _, transformation = _optimizer(self.optimizer, self.learning_rate)
 

@@ -5,7 +5,7 @@ From Python a measure is made by its kind, ``hitting_time(0.95)`` or ``variance(
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from goodteacher.experiments.domains import Domain, Number, Positive, Probability, Real, domains
 from goodteacher.experiments.sweeps.axes import scalar
-from goodteacher.experiments.sweeps.dynamics import Dynamics
+from goodteacher.experiments.sweeps.dynamics import Dynamics, Policies, Times
 from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_variance
@@ -309,33 +309,42 @@ def measure(text: str) -> Measure:
 # Measuring ------------------------------------------------------------------------
 
 
-def evaluate(
-    measures: Sequence[tuple[str, Measure]],
+def prepare(measures: Mapping[str, Measure], instances: Instance) -> tuple[Instance, Array, dict[str, Goal]]:
+    """What there is to do for a batch of instances; traceable.
+
+    Returns:
+        The instances, with zeros for what is not finite; whether all of each was, ``[n]``; and the goals that
+        are waited for, by the name of their variables.
+    """
+    instances, valid = jax.vmap(_harmless)(instances)
+    waiting = {name: one for name, one in measures.items() if one.kind.waits}
+    return instances, valid, {name: jax.vmap(one.function)(instances) for name, one in waiting.items()}
+
+
+def settle(
+    measures: Mapping[str, Measure],
     dynamics: Dynamics,
     instances: Instance,
-    positions: Array,
-    lanes: int,
+    valid: Array,
+    times: Mapping[str, Times],
+    policies: Mapping[float, Policies],
 ) -> dict[str, Array]:
     """All variables of all measures; traceable.
 
     Args:
-        measures: with the names of their variables.
+        measures: by the names of their variables.
         dynamics: how the policies evolve.
-        instances: a batch of ``n``.
-        positions: ``[n]``, the numbers of the points in the sweep: they choose the samples of estimators.
-        lanes: how many problems are under way at a time.
+        instances, valid: as :func:`prepare` gives them.
+        times: when the goals are met, by the name of their variables.
+        policies: by the times at which they are looked at.
 
     Returns:
         By variable, ``[n, prompts]``.
     """
-    instances, valid = jax.vmap(_harmless)(instances)
-    times = dict.fromkeys(one.time(dynamics) for _, one in measures if not one.kind.waits)
-    policies = {time: _policies(dynamics, time, instances, positions, lanes) for time in times}
     found: dict[str, Array] = {}
-    for name, one in measures:
+    for name, one in measures.items():
         if one.kind.waits:
-            goals = jax.vmap(one.function)(instances)
-            value, status, counters = dynamics.hitting_times(goals, instances, lanes)
+            value, status, counters = times[name]
         else:
             log_p, arrived = policies[one.time(dynamics)]
             value, counters = jax.vmap(one.function)(instances, log_p), {}
@@ -360,13 +369,3 @@ def _harmless(instance: Instance) -> tuple[Instance, Array]:
         return jnp.where(valid | jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf))
 
     return jax.tree.map(harmless, instance), valid
-
-
-def _policies(
-    dynamics: Dynamics, time: float, instances: Instance, positions: Array, lanes: int
-) -> tuple[Array, Array]:
-    """Log-probabilities ``[n, prompts, outputs]`` at a time, and whether that was reached: ``[n]``."""
-    if time > 0:
-        return dynamics.policies(time, instances, positions, lanes)
-    start = jax.vmap(lambda instance: instance.log_probabilities(instance.initial_parameters))(instances)
-    return start, jnp.ones(len(start), bool)

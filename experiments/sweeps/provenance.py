@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,35 +45,47 @@ def binding(origin: Mapping[str, Any]) -> dict[str, Any]:
     return {name: flat.get(name) for name in _BINDING}
 
 
+@cache
 def code_digest(root: str = computation.__name__) -> str:
     """A digest of all of this package's code that can decide numbers: of a module and all that it imports."""
-    found = {root: _file(root)}
-    waiting = [root]
+    found: set[Path] = set()
+    waiting = _known(_file(root))
     while waiting:
-        file = found[waiting.pop()]
-        for name in _imports(file) if file else ():
-            if name not in found:
-                found[name] = _file(name)
-                waiting.append(name)
-    files = sorted({file for file in found.values() if file})
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        file = waiting.pop()
+        found.add(file)
+        waiting |= _imports(file) - found
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(found))).hexdigest()[:16]
 
 
-def _imports(file: Path) -> Iterator[str]:
-    """Names in this package that a file imports: of modules, and of what stands in them."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
+def _imports(file: Path) -> set[Path]:
+    """The files of this package that a file imports."""
+    found: set[Path | None] = set()
+    for node in _statements(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {_file(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (name for name in names if name.startswith(f"{goodteacher.__name__}."))
+            # A module, or something that stands in one.
+            found |= {_file(f"{node.module}.{alias.name}") or _file(node.module) for alias in node.names}
+    return _known(*found)
+
+
+def _known(*files: Path | None) -> set[Path]:
+    return {file for file in files if file is not None}
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.stmt | ast.excepthandler | ast.match_case):
+            yield inner
+            yield from _statements(inner)
 
 
 def _file(module: str) -> Path | None:
-    """The file of a module of this package; ``None`` for a name that stands in one."""
-    place = Path(goodteacher.__path__[0]).joinpath(*module.split(".")[1:])
+    """The file of a module, if this package has one of that name."""
+    package, *parts = module.split(".")
+    if package != goodteacher.__name__ or not parts:
+        return None
+    place = Path(goodteacher.__path__[0]).joinpath(*parts)
     candidates = (place.with_suffix(".py"), place / "__init__.py")
     return next((file for file in candidates if file.is_file()), None)
 

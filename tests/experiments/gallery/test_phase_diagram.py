@@ -8,8 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from goodteacher.experiments import instances
+from goodteacher.experiments.gallery import phase_diagram
 from goodteacher.experiments.gallery.phase_diagram import EXPERIMENT, LEVEL, Settings, stalling_instance
 from goodteacher.experiments.registry import compute, table
+from goodteacher.experiments.sweeps.store import StoreError
 from goodteacher.sim.flow import hitting_time
 from goodteacher.sim.goals import reward_level
 
@@ -61,6 +63,20 @@ def test_agreement_and_caption_come_from_the_plane(data):
     assert f"{100 * close[0]:.3g} and {100 * close[1]:.3g} % of the planes" in caption
     altered = {**data, "plane": plane.assign(law=10.0 * plane["law"])}
     assert f"by a factor of {math.exp(largest):.2g}" not in EXPERIMENT.caption(altered)
+
+
+def test_numbers_of_a_store_are_those_of_its_helpers(tmp_path, monkeypatch):
+    experiment = replace(EXPERIMENT, settings=Settings(outputs=(3, 5), points=2))
+    compute(experiment, tmp_path, renew=False)
+    compute(experiment, tmp_path, renew=False)
+
+    def other(most, outputs, probability, middling_reward):
+        return padded(most, outputs, probability, 0.5 * middling_reward)
+
+    padded = phase_diagram.padded
+    monkeypatch.setattr(phase_diagram, "padded", other)
+    with pytest.raises(StoreError, match=r"holds another sweep: builder_digest is"):
+        compute(experiment, tmp_path, renew=False)
 
 
 def test_it_is_drawn_and_tabulated(data):

@@ -92,7 +92,7 @@ def test_it_is_drawn_and_the_table_is_small(data):
     ranks = data["correlations"]
     for name in ("time", "time_times_scale", "arrival"):
         numbers = [
-            f"{float(value):.2f} with the {of}"
+            f"{float(value):.2f} with the {of.removeprefix('uniform_')}"
             for of, value in zip(ranks["of"].values, ranks[name], strict=True)
         ]
         assert " and ".join(numbers) in caption

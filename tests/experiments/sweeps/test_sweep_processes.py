@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -85,7 +86,7 @@ def test_chunks_do_not_depend_on_the_number_of_devices(tmp_path, compiled, alone
 
 def test_from_python_every_core_is_a_device_unless_one_says_otherwise(tmp_path):
     code = (
-        "import jax, os; from experiments.sweeps import sweep\n"
+        "import jax, os; from goodteacher.experiments.sweeps import sweep\n"
         "sweep('random', {'seed': [1, 2]}, ['variance'], store='s')\n"
         "print(jax.local_device_count(), len(os.sched_getaffinity(0)))"
     )
@@ -98,6 +99,22 @@ def test_from_python_every_core_is_a_device_unless_one_says_otherwise(tmp_path):
         found = subprocess.check_output(command, cwd=where, text=True, env=environment)
         devices, cores = map(int, found.split()[-2:])
         assert devices == (expected or cores)
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which_are_ours(monkeypatch):
+    assert processes.cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert processes.cores() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert processes.cores() == 1
+    counted: list[tuple[str, int]] = []
+    unset = SimpleNamespace(
+        values={"jax_num_cpu_devices": -1}, update=lambda name, value: counted.append((name, value))
+    )
+    monkeypatch.setattr(processes, "jax", SimpleNamespace(config=unset))
+    processes.use_all_cores()
+    assert counted == [("jax_num_cpu_devices", 1)]
 
 
 def test_two_processes_of_slurm_give_the_store_of_one(tmp_path, compiled, alone):

@@ -1,6 +1,7 @@
 """Whatever happens to a sweep, its finished store is that of an undisturbed one."""
 
 import errno
+import importlib
 import json
 import multiprocessing
 import os
@@ -11,17 +12,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
-from goodteacher.experiments.sweeps import open_store, runner, sweep
+import goodteacher
+from goodteacher.experiments.sweeps import open_store, provenance, runner, sweep
 from goodteacher.experiments.sweeps import store as stores
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.experiments.sweeps.store import Store, StoreError, Writer
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
 
 AXES = {"seed": "range:0:48", "logit_scale": "linspace:0.5:2:4"}
@@ -125,7 +130,7 @@ def test_a_file_that_is_cut_off_by_the_disk_is_never_seen(tmp_path):
     # A limit on the size of files makes writes fail in the middle, in a process of its own.
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from experiments.sweeps.runner import sweep\n"
+        "from goodteacher.experiments.sweeps.runner import sweep\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         "sweep('random', {'seed': 'range:0:4096'}, ['variance'], store=sys.argv[1], chunk=4096)\n"
     )
@@ -244,6 +249,118 @@ def test_another_sweep_is_refused_with_the_differences(tmp_path, monkeypatch):
     assert contents(store) == before
     data = sweep("random", other, MEASURES, store=store, overwrite=True)
     assert float(data.logit_scale[-1]) == 3
+
+
+def builders(folder: Path, monkeypatch) -> Any:
+    """Two modules: of a builder, and of what it calls; the second of them."""
+    (folder / "helpers.py").write_text(
+        "import numpy as np\nSCALES = np.array([1.0, 2.0, 3.0])\n\n\ndef bent(x, outputs):\n    return x\n"
+    )
+    (folder / "mine.py").write_text(
+        "import helpers\nimport jax.numpy as jnp\nfrom goodteacher.sim.instance import Instance\n\n\n"
+        "def build(reward: float = 0.0, outputs: int = 3) -> Instance:\n"
+        "    first = helpers.bent(reward, outputs) * helpers.SCALES.sum()\n"
+        "    return Instance(jnp.zeros(outputs).at[0].set(first).at[:2].add(helpers.SCALES[:2]))\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    for name in ("mine", "helpers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module("mine").build, importlib.import_module("helpers")
+
+
+def test_a_builder_whose_helper_has_changed_is_another_sweep(tmp_path, monkeypatch):
+    build, helpers = builders(tmp_path, monkeypatch)
+
+    def again() -> xr.Dataset:
+        return sweep(build, {"reward": [0.5, 1.0], "outputs": [3, 4]}, ["variance"], store=tmp_path / "s")
+
+    before, bent = again().load(), helpers.bent
+    changes = {
+        "bent": lambda x, outputs: x * 1.0000001,
+        "SCALES": np.array([1.0, 3.0, 2.0]),  # the same but for the values of a constant
+    }
+    for name, change in changes.items():
+        with monkeypatch.context() as changed:
+            changed.setattr(helpers, name, change)
+            with pytest.raises(
+                StoreError, match=r"another sweep: builder_digest is '\w+' in the store and '\w+'"
+            ):
+                again()
+    # With four outputs only.
+    with monkeypatch.context() as changed:
+        changed.setattr(helpers, "bent", lambda x, outputs: bent(x, outputs) + (outputs == 4))
+        with pytest.raises(StoreError, match="builder_digest"):
+            again()
+    xr.testing.assert_identical(again().load(), before)
+
+
+def test_a_policy_of_ones_own_is_part_of_the_sweep(tmp_path, monkeypatch):
+    def again() -> xr.Dataset:
+        return sweep(doubled, {"reward": [0.5, 1.0]}, ["variance"], store=tmp_path / "s")
+
+    again()
+    again()
+    monkeypatch.setattr(Doubled, "factor", 3.0)
+    with pytest.raises(StoreError, match="builder_digest"):
+        again()
+
+
+class Doubled(Tabular):
+    """A tabular policy of twice the logits."""
+
+    factor: ClassVar[float] = 2.0
+
+    def logits(self, parameters):
+        return self.factor * parameters
+
+
+def doubled(reward: float = 0.0) -> Instance:
+    start = jnp.arange(3.0)[None]
+    return Instance([0.0, 1.0, reward], policy=Doubled(), initial_policy_weights=start)
+
+
+def test_the_digest_of_code_is_of_all_that_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    files = {
+        "start.py": "from goodteacher import deep\nfrom goodteacher.deep.one import x\n",
+        "deep/__init__.py": "",
+        "deep/one.py": "try:\n    x = 1\nexcept ImportError:\n    import goodteacher.late\n",
+        "late.py": "y = 1\n",
+        "other.py": "z = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("goodteacher.__path__", [str(tmp_path)])
+    digest = provenance.code_digest.__wrapped__
+    before = digest("goodteacher.start")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "# changed\n")
+        assert (digest("goodteacher.start") == before) == (name == "other.py"), name
+        (tmp_path / name).write_text(text)
+    assert digest("goodteacher.start") == before
+
+
+def test_numbers_depend_on_the_code_that_computes_and_no_other(monkeypatch):
+    root = Path(goodteacher.__path__[0])
+    read: set[str] = set()
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda self: (read.add(str(self.relative_to(root))), read_bytes(self))[1]
+    )
+    provenance.code_digest.__wrapped__()
+    computing = (
+        "instances",
+        "domains",
+        "sweeps/builders",
+        "sweeps/measures",
+        "sweeps/dynamics",
+        "sweeps/axes",
+    )
+    expected = {f"experiments/{name}.py" for name in computing}
+    expected |= {"sim/flow.py", "sim/integrator.py", "sim/status.py", "theory/policy_families.py"}
+    assert expected <= read
+    assert not {"plotting.py", "store.py", "locks.py", "summaries.py"} & {Path(name).name for name in read}
+    assert not any("gallery" in name or "commands" in name for name in read)
 
 
 def test_a_folder_of_other_things_is_never_touched(tmp_path):
