@@ -13,7 +13,9 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from goodteacher.experiments.domains import Choice, Count, NotNegative, Number, Probability, Reward, checked
-from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.instance import Instance, Regularizer
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.sim.validation import Numbers
 
 BEST, MIDDLING = 0, 1  # positions of y* and y_med among the outputs
 
@@ -33,7 +35,6 @@ def beneficial_errors(
     low_outputs: Count = 3,
     trained_on: TrainedOn = "ground_truth",
     kl_coefficient: NotNegative = 0.0,
-    entropy_coefficient: NotNegative = 0.0,
     **options: Any,
 ) -> Instance:
     """One prompt with a best output, a middling one that holds the flow up, and low ones.
@@ -47,11 +48,12 @@ def beneficial_errors(
         middling_probability: initial probability of ``y_med``; the low outputs share the rest equally.
         low_outputs: how many there are.
         trained_on: ``"ground_truth"`` or ``"proxy"``: what ``rewards`` of the instance holds.
-        kl_coefficient, entropy_coefficient: of the divergence from the initial policy, and of the entropy.
-        options: further arguments of :class:`goodteacher.sim.instance.Instance`.
+        kl_coefficient: of the divergence from the initial policy.
+        options: further arguments of :class:`goodteacher.sim.instance.Instance`; a ``regularizer`` stands
+            instead of the coefficient.
 
     Returns:
-        A tabular instance (unless ``options`` has features) of shape ``[1, 2 + low_outputs]``.
+        A tabular instance (unless ``options`` has another policy) of shape ``[1, 2 + low_outputs]``.
 
     Raises:
         ValueError: naming the parameter that is out of range.
@@ -67,12 +69,8 @@ def beneficial_errors(
     return Instance(
         truth if trained_on == "ground_truth" else outputs(1.0, -1.0, -1.0),
         truth,
-        initial_policy_probabilities=outputs(
-            initial_probability, middling_probability, (1.0 - taken) / low_outputs
-        ),
-        kl_coefficient=kl_coefficient,
-        entropy_coefficient=entropy_coefficient,
-        **options,
+        start=outputs(initial_probability, middling_probability, (1.0 - taken) / low_outputs),
+        **{"regularizer": Regularizer(kl=kl_coefficient), **options},
     )
 
 
@@ -85,7 +83,6 @@ def feature_similarity(
     low_outputs: Count = 3,
     trained_on: TrainedOn = "ground_truth",
     kl_coefficient: NotNegative = 0.0,
-    entropy_coefficient: NotNegative = 0.0,
     **options: Any,
 ) -> Instance:
     """:func:`beneficial_errors` with features: those of ``y*`` and ``y_med`` are at a given angle.
@@ -98,7 +95,7 @@ def feature_similarity(
             are :data:`SIMILARITIES`.
         initial_probability, middling_reward, middling_probability, low_outputs, trained_on: as for
             :func:`beneficial_errors`.
-        kl_coefficient, entropy_coefficient, options: likewise.
+        kl_coefficient, options: likewise.
 
     Raises:
         ValueError: naming the parameter that is out of range.
@@ -113,7 +110,6 @@ def feature_similarity(
         low_outputs,
         trained_on,
         kl_coefficient,
-        entropy_coefficient,
-        output_features=features[None],
+        policy=LinearSoftmax(features[None]),
         **options,
     )

@@ -21,7 +21,8 @@ from goodteacher.experiments.sweeps.axes import Linspace, Logspace
 from goodteacher.experiments.sweeps.measures import hitting_time
 from goodteacher.experiments.sweeps.specification import Specification, specify
 from goodteacher.figures.style import BLACK, GREY, ORANGE, PAGE, decades, letter, paper, shades
-from goodteacher.sim.instance import Instance, Numbers
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.validation import Numbers
 from goodteacher.theory import stalling
 
 LEVEL = 0.95  # of the expected ground truth reward; above every middling reward of the plane

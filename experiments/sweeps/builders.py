@@ -36,7 +36,7 @@ from goodteacher.experiments.domains import (
     domains,
 )
 from goodteacher.sim import files
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import gradient
 from goodteacher.sim.policies import LinearSoftmax
@@ -128,7 +128,7 @@ def random(
     """
     truth, logits, other = _random(seed, prompts, outputs, logit_scale)
     proxy = (1.0 - error) * truth + error * other
-    return Instance(proxy, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
+    return Instance(proxy, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
 
 
 def random_teacher(
@@ -146,7 +146,7 @@ def random_teacher(
     """
     truth, logits, _ = _random(policy_seed, prompts, outputs, logit_scale)
     rewards = reward_scale * _random(jnp.asarray(seed), prompts, outputs, 1.0)[2]
-    return Instance(rewards, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
+    return Instance(rewards, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
 
 
 def slow_teacher(
@@ -159,7 +159,7 @@ def slow_teacher(
     """The perfectly accurate, slow teacher: rewards in ``(0, 1 / T)`` (arXiv:2503.15477, Theorem 2)."""
     truth, logits, _ = _random(seed, 1, outputs, logit_scale)
     rewards = low_variance_rewards(levels(truth), T)
-    return Instance(rewards, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
+    return Instance(rewards, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
 
 
 def fast_teacher(
@@ -174,7 +174,7 @@ def fast_teacher(
     reverse = levels(jnp.where(jnp.arange(outputs) == best[:, None], 2.0, -truth))
     start = jnp.take_along_axis(jax.nn.softmax(logits), best[:, None], -1)[:, 0]
     rewards = fast_rewards(reverse, best[:, None], start)
-    return Instance(rewards, truth, initial_policy_weights=logits, kl_coefficient=kl_coefficient)
+    return Instance(rewards, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
 
 
 def policy_family(
@@ -194,7 +194,7 @@ def policy_family(
     family = Family(truth, value=0.0, gamma=0.5, likely=0, rare=1, T=T, c=c)
     start = family.member(jnp.array([0.5, 0.999, 0.5, 0.5]))
     rewards = praise(0 if teacher == "right" else 1, 4)
-    return Instance(rewards, truth, initial_policy_probabilities=start, kl_coefficient=kl_coefficient)
+    return Instance(rewards, truth, start=start, regularizer=Regularizer(kl=kl_coefficient))
 
 
 BUILDERS: Mapping[str, Callable[..., Instance]] = MappingProxyType(

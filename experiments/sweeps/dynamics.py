@@ -13,9 +13,9 @@ from jaxtyping import Array
 
 from goodteacher.experiments.batches import TIME
 from goodteacher.experiments.domains import Choice, Number, Positive, check_fields
-from goodteacher.sim import flow
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
-from goodteacher.sim.goals import Goal
+from goodteacher.sim.flow import HORIZON, MAX_STEPS, TOLERANCE, Control, final_policies, hitting_times
+from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
 from goodteacher.sim.names import unknown
@@ -91,9 +91,9 @@ class Dynamics(ABC):
 class Flow(Dynamics):
     """Gradient flow; see :func:`goodteacher.sim.flow.hitting_time`."""
 
-    horizon: Positive = flow.HORIZON
-    tolerance: Positive = flow.TOLERANCE
-    max_steps: Size = flow.MAX_STEPS
+    horizon: Positive = HORIZON
+    tolerance: Positive = TOLERANCE
+    max_steps: Size = MAX_STEPS
     units = TIME
     discrete = False
     waits = True
@@ -115,22 +115,16 @@ class Flow(Dynamics):
 
     def _later(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
         """The policies at a time."""
-        log_p, end = flow.final_policies(
-            instances, horizon=time, tolerance=self.tolerance, max_steps=self.max_steps, lanes=lanes
-        )
+        log_p, end = final_policies(instances, self._control(time), lanes=lanes)
         return log_p, end == time
 
     def hitting_times(self, goals: Goal, instances: Instance, lanes: int) -> Times:
         """When goals are met."""
-        result = flow.hitting_times(
-            instances,
-            goals,
-            horizon=self.horizon,
-            tolerance=self.tolerance,
-            max_steps=self.max_steps,
-            lanes=lanes,
-        )
+        result = hitting_times(instances, goals, self._control(self.horizon), lanes=lanes)
         return result.time, result.status, {"steps": result.steps}
+
+    def _control(self, horizon: float) -> Control:
+        return Control(tolerance=self.tolerance, horizon=horizon, max_steps=self.max_steps)
 
 
 FLOW = Flow()
@@ -190,11 +184,16 @@ class Ascent(_Updates):
             result = ascend(instance, transformation, self.steps, direction=direction, goal=goal)
             first = result.first_update
             assert first is not None
-            return first, jnp.isfinite(instance.log_probabilities(result.parameters)).any(-1)
+            finite = jnp.isfinite(instance.log_probabilities(result.parameters)).any(-1)
+            cases = {
+                Status.REACHED: jnp.isfinite(first),
+                Status.NOT_CONVERGED: ~finite,
+                Status.OUT_OF_REACH: ~is_possible(instance, goal),
+            }
+            statuses = [jnp.asarray(int(status)) for status in cases]
+            return first, jnp.select(list(cases.values()), statuses, int(Status.NOT_REACHED))
 
-        first, finite = jax.vmap(follow)(instances, goals)
-        unmet = jnp.where(finite, int(Status.NOT_REACHED), int(Status.NOT_CONVERGED))
-        return first, jnp.where(jnp.isfinite(first), int(Status.REACHED), unmet), {}
+        return *jax.vmap(follow)(instances, goals), {}
 
 
 @dataclass(frozen=True)

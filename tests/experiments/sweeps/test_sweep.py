@@ -59,7 +59,7 @@ def test_a_sweep_measures_what_single_runs_do(swept):
 def test_what_fails_is_a_status_and_never_a_number(swept):
     valid = swept.initial_probability < 0.5
     assert (swept["hitting_time_2"].where(valid, np.inf) == np.inf).all()
-    expected = {"hitting_time_0.9": Status.REACHED, "hitting_time_2": Status.NOT_REACHED}
+    expected = {"hitting_time_0.9": Status.REACHED, "hitting_time_2": Status.OUT_OF_REACH}
     expected |= dict.fromkeys(("ground_truth", "probability"), Status.FINISHED)
     for name in ("hitting_time_0.9", "hitting_time_2", "ground_truth", "probability"):
         assert np.isnan(swept[name].where(~valid)).all()
@@ -304,9 +304,7 @@ def test_accuracies_name_their_pairs(tmp_path):
 def ranked(probability: float = 0.5) -> Instance:
     """Three outputs of which two are equally good."""
     rest = (1.0 - probability) / 2
-    return Instance(
-        [2.0, 1.0, 3.0], [1.0, 0.0, 0.0], initial_policy_probabilities=jnp.stack([probability, rest, rest])
-    )
+    return Instance([2.0, 1.0, 3.0], [1.0, 0.0, 0.0], jnp.stack([probability, rest, rest]))
 
 
 def test_commands(tmp_path, capsys, monkeypatch):

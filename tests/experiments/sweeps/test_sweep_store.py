@@ -25,8 +25,8 @@ from goodteacher.experiments.sweeps import open_store, provenance, runner, sweep
 from goodteacher.experiments.sweeps import store as stores
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.experiments.sweeps.store import Store, StoreError, Writer
-from goodteacher.sim.instance import Instance
-from goodteacher.sim.policies import Tabular
+from goodteacher.sim.instance import Instance, Parameters
+from goodteacher.sim.policies import Policy
 from goodteacher.sim.status import Status
 
 AXES = {"seed": "range:0:48", "logit_scale": "linspace:0.5:2:4"}
@@ -305,7 +305,7 @@ def test_a_policy_of_ones_own_is_part_of_the_sweep(tmp_path, monkeypatch):
         again()
 
 
-class Doubled(Tabular):
+class Doubled(Policy):
     """A tabular policy of twice the logits."""
 
     factor: ClassVar[float] = 2.0
@@ -316,7 +316,7 @@ class Doubled(Tabular):
 
 def doubled(reward: float = 0.0) -> Instance:
     start = jnp.arange(3.0)[None]
-    return Instance([0.0, 1.0, reward], policy=Doubled(), initial_policy_weights=start)
+    return Instance([0.0, 1.0, reward], start=Parameters(start), policy=Doubled())
 
 
 def test_the_digest_of_code_is_of_all_that_is_imported(tmp_path, monkeypatch):
