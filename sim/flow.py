@@ -166,7 +166,10 @@ def final_policies(
     Args and errors as for :func:`hitting_times`.
     """
     count, *shape = instances.rewards.shape
-    goals = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (count, *leaf.shape)), _nothing(tuple(shape)))
+    # Inside of a compiled function even these are traced.
+    goals = jax.tree.map(
+        lambda leaf: namespace(leaf).broadcast_to(leaf, (count, *leaf.shape)), _nothing(tuple(shape))
+    )
     result = _batch(instances, goals, _explicit(control), lanes, endless=True)
     return result.log_probabilities, result.end
 

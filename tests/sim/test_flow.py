@@ -386,6 +386,8 @@ def test_final_policies_of_a_batch_are_those_of_each():
     np.testing.assert_array_equal(times, horizons)
     _, early = final_policies(instances, Control(horizon=horizons, max_steps=3))
     assert (early < horizons).all()
+    inside = jax.eval_shape(lambda i: final_policies(i, Control(horizon=9.0), lanes=2), instances)
+    assert [leaf.shape for leaf in inside] == [found.shape, times.shape]
 
 
 def test_an_output_that_hardly_exists_does_not_blur_the_others():

@@ -135,12 +135,15 @@ def test_ascent_and_a_varied_file(tmp_path):
     data = sweep(
         "file:examples/proxy.json",
         {"initial_policy_probabilities[0,0]": [0.05, 0.3], "rewards[0,1]": [-1.0, 0.5]},
-        ["increase_time:0.3", "probability:0", "variance"],
+        ["increase_time:0.3", "hitting_time:2", "probability:0", "variance"],
         store=tmp_path / "s",
         dynamics=Ascent(steps=200),
     )
     assert np.allclose(data.probability, [[0.05, 0.05], [0.3, 0.3]])
     assert (data.increase_time == data.increase_time.round()).all()
+    assert (data.increase_time_status == Status.REACHED).all()
+    assert (data.hitting_time == np.inf).all()
+    assert (data.hitting_time_status == Status.OUT_OF_REACH).all()
     contents = json.loads(Path("examples/proxy.json").read_text())
     contents["rewards"][0][1] = 0.5
     start = np.array(contents["initial_policy_probabilities"][0])
