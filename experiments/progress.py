@@ -5,11 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,6 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    import optax
 
 T = TypeVar("T")
 
@@ -70,8 +72,10 @@ class Progress:
                 f"{part}: {done / self._total:.0%} done, about {left:.0f} s left", file=sys.stderr, flush=True
             )
 
-    def watch(self, transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    def watch(self, transformation: "optax.GradientTransformation") -> "optax.GradientTransformation":
         """An optimiser that does the same and reports its updates, from inside compiled code."""
+        import optax  # takes long, and few commands need it
+
         assert self._total is not None
         interval = min(max(self._total // _REPORTS, 1), _MOST_UPDATES)
 

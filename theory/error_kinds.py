@@ -7,9 +7,9 @@ for a while; above, it wins. By effect it is judged by what correcting it change
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 from math import factorial
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_times
+from goodteacher.sim.flow import HORIZON, Control, final_policies, hitting_times
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import advantage, expected_reward
@@ -29,6 +29,8 @@ from goodteacher.theory.logit_velocity import below_value
 
 MOST_SUBSETS = 8
 """Errors of a prompt up to which all their subsets are tried."""
+
+_PART = 16  # problems that are followed side by side
 
 
 class Category(IntEnum):
@@ -83,7 +85,12 @@ class Thresholds:
 
 def wrong(instance: Instance, thresholds: Thresholds = Thresholds()) -> Bool[Array, "prompts outputs"]:
     """Where the proxy differs from the ground truth, among the outputs that exist."""
-    apart = jnp.abs(instance.rewards - instance.ground_truth_rewards) >= thresholds.error
+    return _apart(instance, thresholds.error)
+
+
+@jax.jit
+def _apart(instance: Instance, least: ArrayLike) -> Array:
+    apart = jnp.abs(instance.rewards - instance.ground_truth_rewards) >= least
     return apart if instance.mask is None else apart & instance.mask
 
 
@@ -131,6 +138,7 @@ def categories(instance: Instance, thresholds: Thresholds = Thresholds()) -> Int
 # By effect --------------------------------------------------------------------
 
 
+@jax.jit
 def most_of_the_way(instance: Instance) -> Goal:
     """The goal that the expected ground truth reward covers nine tenths of its way to the best output's."""
     exists = jnp.isfinite(instance.log_probabilities(instance.initial_parameters))
@@ -141,6 +149,7 @@ def most_of_the_way(instance: Instance) -> Goal:
     return reward_increase(instance, 0.9 * (best - initial))
 
 
+@jax.jit
 def log_ratio(proxy: Float[Array, "*batch"], corrected: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """``log10`` of a hitting time over another: above zero if the error costs time.
 
@@ -175,30 +184,46 @@ def trained_on(instance: Instance, rewards: Float[Array, "*batch prompts outputs
     return eqx.tree_at(lambda i: i.rewards, instance, rewards)
 
 
-def _variants(instance: Instance, rewards: np.ndarray) -> Instance:
-    """A batch of one problem with other proxy rewards: a power of two, so that few sizes are compiled."""
-    size = max(8, 1 << (len(rewards) - 1).bit_length())
-    filled = np.pad(rewards, ((0, size - len(rewards)), (0, 0), (0, 0)), mode="edge")
-    return jax.vmap(partial(trained_on, instance))(jnp.asarray(filled))
+def _times(instance: Instance, rewards: np.ndarray, goal: Goal) -> np.ndarray:
+    """``[batch, prompts]``: hitting times with other proxy rewards, ``[batch, prompts, outputs]``."""
+
+    def times(variants: Instance, goals: Goal) -> Array:
+        return hitting_times(variants, goals, Control(solver=SOLVER)).time
+
+    return _in_parts(times, instance, rewards, goal)
 
 
-def _times(variants: Instance, goal: Goal) -> np.ndarray:
-    """``[batch, prompts]``."""
-    size = len(variants.rewards)
-    goals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), goal)
-    return np.asarray(hitting_times(variants, goals, Control(solver=SOLVER)).time)
+def _final_rewards(instance: Instance, rewards: np.ndarray, goal: Goal) -> np.ndarray:
+    """``[batch, prompts]``: final expected ground truth rewards; ``nan`` if not converged."""
+
+    def final(variants: Instance, goals: Goal) -> Array:
+        log_p, end = final_policies(variants, Control(solver=SOLVER))
+        return _rewards_at_end(variants, log_p, end)
+
+    return _in_parts(final, instance, rewards, goal)
 
 
 @jax.jit
-def _final_rewards(variants: Instance) -> Array:
-    """``[batch, prompts]``; ``nan`` if not converged."""
+def _rewards_at_end(variants: Instance, log_p: Array, end: Array) -> Array:
+    reward = expected_reward(jnp.exp(log_p), variants.ground_truth_rewards)
+    return jnp.where(end[:, None] == HORIZON, reward, jnp.nan)
 
-    def final_reward(instance: Instance) -> Array:
-        log_p, end = final_policy(instance, Control(solver=SOLVER))
-        reward = expected_reward(jnp.exp(log_p), instance.ground_truth_rewards)
-        return jnp.where(end == HORIZON, reward, jnp.nan)
 
-    return jax.lax.map(final_reward, variants)
+def _in_parts(
+    compute: Callable[[Instance, Goal], Array], instance: Instance, rewards: np.ndarray, goal: Goal
+) -> np.ndarray:
+    """In parts of one size, so that one compilation serves however many errors there are."""
+    parts = []
+    for first in range(0, len(rewards), _PART):
+        part = rewards[first : first + _PART]
+        filled = np.pad(part, ((0, _PART - len(part)), (0, 0), (0, 0)), mode="edge")
+        parts.append(np.asarray(compute(*_variants(instance, filled, goal)))[: len(part)])
+    return np.concatenate(parts)
+
+
+@jax.jit
+def _variants(instance: Instance, rewards: Array, goal: Goal) -> tuple[Instance, Goal]:
+    return jax.vmap(lambda each: (trained_on(instance, each), goal))(rewards)
 
 
 def effects(
@@ -217,8 +242,7 @@ def effects(
     prompts, outputs = errors.T
     corrected = 1 + np.arange(len(errors))
     rewards[corrected, prompts, outputs] = np.asarray(instance.ground_truth_rewards)[prompts, outputs]
-    variants = _variants(instance, rewards)
-    times, final = _times(variants, goal), np.asarray(_final_rewards(variants))
+    times, final = _times(instance, rewards, goal), _final_rewards(instance, rewards, goal)
     of_error = times[corrected, prompts]
     return Effects(
         errors,
@@ -277,7 +301,7 @@ def shares(
     rewards = np.repeat(np.asarray(instance.rewards)[None], len(present), axis=0)
     truth = np.asarray(instance.ground_truth_rewards)[prompt, outputs]
     rewards[:, prompt, outputs] = np.where(present, rewards[:, prompt, outputs], truth)
-    times = _times(_variants(instance, rewards), goal)[: len(present), prompt]
+    times = _times(instance, rewards, goal)[:, prompt]
     return Shares(outputs, *shapley(np.log10(np.minimum(times, HORIZON)).reshape((2,) * count)))
 
 

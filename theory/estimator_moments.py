@@ -108,7 +108,8 @@ def grpo_factor(success: Float[Array, "*batch"], gap: ArrayLike, group: int) -> 
         group: how many samples ``G``, from 2 to 1000.
     """
     k = np.arange(1, group)
-    ways = np.array([math.comb(group, int(good)) for good in k], float) * np.sqrt(k * (group - k)) / group
+    counts = np.array([math.comb(group, int(good)) for good in k], float)
+    ways = jnp.asarray(counts * np.sqrt(k * (group - k)) / group)
     p = success[..., None]
     return (ways * p ** (k - 1.0) * (1.0 - p) ** (group - k - 1.0)).sum(-1) / gap
 

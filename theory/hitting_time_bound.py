@@ -7,13 +7,14 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times
-from goodteacher.sim.goals import reward_increase
+from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, expected_reward
+from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_rewards
 from goodteacher.theory.statements import Claim, Sides, Statement
 
@@ -41,6 +42,35 @@ def hitting_time_lower_bound(instance: Instance, gamma: ArrayLike) -> Float[Arra
     weight, as prompts do not interact. arXiv:2503.15477, Proposition 3.
     """
     return _bound(instance, gamma, _initial(instance))
+
+
+def goal_time_lower_bound(instance: Instance, goal: Goal) -> Float[Array, " prompts"]:
+    """:func:`hitting_time_lower_bound` of a goal, ``nan`` where the proposition does not apply.
+
+    The goal's values are shifted and scaled into ``[-1, 1]``, which their rise is scaled with. It applies to
+    policies whose logits move like those of a table, that start at their reference and are regularised by
+    ``KL(pi || ref)`` alone.
+    """
+    log_p = instance.log_probabilities(instance.initial_parameters)
+    exists = jnp.isfinite(log_p)
+    highest = goal.values.max(-1, where=exists, initial=-jnp.inf)
+    lowest = goal.values.min(-1, where=exists, initial=jnp.inf)
+    rise = goal.level - expected_reward(jnp.exp(log_p), goal.values)
+    applies = _moves_like_a_table(instance.policy)
+    if instance.regularizer is not None:
+        applies &= (instance.regularizer.forward_kl == 0) & (instance.regularizer.entropy == 0)
+        applies &= jnp.allclose(log_p, instance.reference_log_probabilities)
+    bound = hitting_time_lower_bound(instance, 2.0 * rise / (highest - lowest))
+    return jnp.where(applies, bound, jnp.nan)
+
+
+def _moves_like_a_table(policy: Policy) -> Bool[Array, ""]:
+    """Whether it is tabular, or linear with orthonormal features, which moves the logits in the same way."""
+    if isinstance(policy, LinearSoftmax):
+        features = policy.features.reshape(-1, policy.features.shape[-1]) / policy.temperature
+        many = len(features)
+        return jnp.allclose(features @ features.T, jnp.eye(many), atol=1e-12)
+    return jnp.asarray(isinstance(policy, Tabular))
 
 
 def _initial(instance: Instance) -> Array:

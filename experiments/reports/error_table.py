@@ -2,14 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Array
 from rich import box
 from rich.table import Table
 
+from goodteacher.experiments.reports.best_outputs import best_outputs, existing, several_best
 from goodteacher.experiments.reports.simulation import increase
-from goodteacher.experiments.text import digits, plain, reward_text, several_best
+from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.instance import Instance
 from goodteacher.theory.error_kinds import (
     MOST_SUBSETS,
@@ -37,15 +41,7 @@ def report(instance: Instance, gamma: float | None, thresholds: Thresholds) -> d
     Raises:
         ValueError: for a gamma out of reach, or if all ground truth rewards of a prompt are equal.
     """
-    exists = np.ones(instance.rewards.shape, bool) if instance.mask is None else np.asarray(instance.mask)
-    truth = np.where(exists, instance.ground_truth_rewards, -np.inf)
-    best = truth == truth.max(1, keepdims=True)
-    flat = (best == exists).all(1)
-    if flat.any():
-        raise ValueError(
-            f"ground_truth_rewards of prompt {int(flat.argmax())} are all equal: there is nothing to learn; "
-            "leave the prompt out"
-        )
+    exists, best = existing(instance), best_outputs(instance)
     goal = most_of_the_way(instance) if gamma is None else increase(instance, gamma)
     wrongs = np.asarray(wrong(instance, thresholds))
     found = effects(instance, goal, thresholds=thresholds)
@@ -62,8 +58,7 @@ def report(instance: Instance, gamma: float | None, thresholds: Thresholds) -> d
             )
         return cells
 
-    codes = np.asarray(categories(instance, thresholds))
-    initial = instance.probabilities(instance.initial_parameters)
+    codes, initial = jax.device_get(_judged(instance, thresholds))
     return {
         "gamma": gamma,
         "best_outputs": [np.flatnonzero(row).tolist() for row in best],
@@ -81,6 +76,12 @@ def report(instance: Instance, gamma: float | None, thresholds: Thresholds) -> d
             for each in of_prompt
         ],
     }
+
+
+@partial(jax.jit, static_argnames="thresholds")
+def _judged(instance: Instance, thresholds: Thresholds) -> tuple[Array, Array]:
+    """Categories and initial probabilities, ``[prompts, outputs]`` each."""
+    return categories(instance, thresholds), instance.probabilities(instance.initial_parameters)
 
 
 def table(result: Mapping[str, Any]) -> Table:

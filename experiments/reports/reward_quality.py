@@ -4,26 +4,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich import box
 from rich.table import Table
 
-from goodteacher.experiments.text import digits, plain, several_best
+from goodteacher.experiments.reports.best_outputs import best_outputs, several_best
+from goodteacher.experiments.text import digits, plain
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import (
+    METRICS,
     Comparisons,
     RankingAccuracy,
     comparisons,
-    measure,
     one_vs_many_accuracy,
     pairwise_accuracy,
 )
 
 _OF_A_PROMPT = {
     "reward_variance": "proxy_reward_variance",
-    "accuracy": "on_policy_accuracy",
+    "on_policy_accuracy": "on_policy_accuracy",
+    "on_policy_decided_accuracy": "on_policy_decided_accuracy",
     "uniform_accuracy": "uniform_accuracy",
+    "uniform_decided_accuracy": "uniform_decided_accuracy",
 }
 _RANKINGS = {"pairwise": pairwise_accuracy, "one_vs_many": one_vs_many_accuracy}
 
@@ -35,21 +37,27 @@ def report(instance: Instance) -> dict[str, Any]:
     the data set are over all its comparisons, weighted ones with weights normalised over all of them.
 
     Raises:
-        ValueError: if all ground truth rewards of a prompt are equal, see
-            :func:`goodteacher.sim.metrics.comparisons`.
+        ValueError: if all ground truth rewards of a prompt are equal.
     """
-    start = instance.initial_parameters
-    compared = comparisons(instance, start)
-    measured = measure(instance, start, tuple(_OF_A_PROMPT.values()))
-    values = {name: measured[metric] for name, metric in _OF_A_PROMPT.items()}
-    best = jnp.isfinite(instance.log_probabilities(start)) & ~compared.mask
+    best = best_outputs(instance)
+    measured = jax.device_get(_measured(instance))
+    names = (*_OF_A_PROMPT, *_RANKINGS)
     return {
         "best_outputs": [np.flatnonzero(row).tolist() for row in best],
-        "prompts": {name: plain(of) for name, of in values.items()}
-        | {kind: _fields(jax.vmap(_alone(ranking))(compared)) for kind, ranking in _RANKINGS.items()},
-        "mean": {name: plain(jnp.sum(instance.prompt_weights * of)) for name, of in values.items()}
-        | {kind: _fields(ranking(compared)) for kind, ranking in _RANKINGS.items()},
+        "prompts": {name: _plain(measured["prompts"][name]) for name in names},
+        "mean": {name: _plain(measured["mean"][name]) for name in names},
     }
+
+
+@jax.jit
+def _measured(instance: Instance) -> dict[str, dict[str, Any]]:
+    start = instance.initial_parameters
+    compared = comparisons(instance, start)
+    values = {name: METRICS[metric](instance, start) for name, metric in _OF_A_PROMPT.items()}
+    alone = {kind: jax.vmap(_alone(ranking))(compared) for kind, ranking in _RANKINGS.items()}
+    together = {kind: ranking(compared) for kind, ranking in _RANKINGS.items()}
+    means = {name: (instance.prompt_weights * of).sum() for name, of in values.items()}
+    return {"prompts": values | alone, "mean": means | together}
 
 
 def _alone(ranking: Any) -> Any:
@@ -59,16 +67,20 @@ def _alone(ranking: Any) -> Any:
     return of_prompt
 
 
-def _fields(accuracy: RankingAccuracy) -> dict[str, Any]:
-    return {name: plain(value) for name, value in accuracy._asdict().items()}
+def _plain(value: np.ndarray | RankingAccuracy) -> Any:
+    if isinstance(value, RankingAccuracy):
+        return {name: plain(of) for name, of in value._asdict().items()}
+    return plain(value)
 
 
 def table(result: Mapping[str, Any]) -> Table:
     """A row per prompt, and one for all together."""
     columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
     columns.add_column("prompt", no_wrap=True)
-    names = ("reward variance", "accuracy", "uniform pairs", "Acc", "Acc-W", "HAcc", "HAcc-W")
-    for name in (*names, *(f"1-vs-all {name}" for name in names[3:])):
+    rankings = ("Acc", "Acc-W", "HAcc", "HAcc-W")
+    decided = "on decided pairs"
+    accuracies = ("on-policy accuracy", decided, "uniform accuracy", decided)
+    for name in ("reward variance", *accuracies, *rankings, *(f"1-vs-all {name}" for name in rankings)):
         columns.add_column(name, justify="right")
 
     def row(title: str, values: Mapping[str, Any], pick: Any) -> None:
@@ -76,7 +88,7 @@ def table(result: Mapping[str, Any]) -> Table:
         numbers += [pick(value) for kind in _RANKINGS for value in values[kind].values()]
         columns.add_row(title, digits(numbers[0]), *[digits(value, 3) for value in numbers[1:]])
 
-    for prompt in range(len(result["prompts"]["accuracy"])):
+    for prompt in range(len(result["best_outputs"])):
         row(str(prompt), result["prompts"], lambda value, prompt=prompt: value[prompt])
     columns.add_section()
     row("all", result["mean"], lambda value: value)

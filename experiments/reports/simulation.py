@@ -1,30 +1,46 @@
 """What ``goodteacher run`` does: follows an instance along the flow or through ascent, and reports on it."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from rich import box
 from rich.table import Table
 
 from goodteacher.experiments.text import digits, plain, reward_text
-from goodteacher.sim.ascent import Direction, ascend
-from goodteacher.sim.flow import Control, final_policy, hitting_time
+from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time
 from goodteacher.sim.goals import Goal, check_reachable, reward_increase
-from goodteacher.sim.instance import Instance
-from goodteacher.sim.metrics import product_accuracy, reward_variance
+from goodteacher.sim.instance import Instance, Regularizer
+from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_variance
 from goodteacher.sim.objective import expected_reward
-from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 from goodteacher.sim.status import Status
-from goodteacher.theory.hitting_time_bound import hitting_time_lower_bound
+from goodteacher.theory.hitting_time_bound import SOLVER, goal_time_lower_bound
 
-STATUS = ("finished", "reached", "not reached", "not converged")  # from best to worst
+if TYPE_CHECKING:
+    from goodteacher.experiments.progress import Progress
 
-_MEASURES = ("expected_proxy_reward", "expected_ground_truth_reward", "reward_variance", "accuracy")
+_FROM_BEST_TO_WORST = (
+    Status.FINISHED,
+    Status.REACHED,
+    Status.NOT_REACHED,
+    Status.OPTIMUM,
+    Status.NO_SIGNAL,
+    Status.OUT_OF_REACH,
+    Status.NOT_CONVERGED,
+)
+_MEASURES = (
+    "expected_proxy_reward",
+    "expected_ground_truth_reward",
+    "reward_variance",
+    "on_policy_accuracy",
+    "on_policy_decided_accuracy",
+)
+_ROUNDING = 1e-12  # relative change of a probability that is none
 
 
 class Outcome(NamedTuple):
@@ -32,18 +48,18 @@ class Outcome(NamedTuple):
 
     Attributes:
         clock: ``{"time": t}`` of the flow, ``{"updates": n}`` of ascent.
-        status: of every prompt, from :data:`STATUS`; ``finished`` if there was no goal.
-        hitting_time: of every prompt; ``None`` where not reached or without a goal.
-        lower_bound: of every prompt's hitting time along the flow; ``None`` where none is known.
+        status: of every prompt; ``FINISHED`` if there was no goal.
+        hitting_time: ``[prompts]``; not finite where not reached or without a goal.
+        lower_bound: ``[prompts]``, of the hitting time along the flow; ``nan`` where none is known.
         probabilities: ``[prompts, outputs]``: the policy at each prompt's hitting time along the flow, or
             at the end.
     """
 
     clock: Mapping[str, float]
-    status: list[str]
-    hitting_time: list[float | None]
-    lower_bound: list[float | None]
-    probabilities: Float[Array, "prompts outputs"]
+    status: Sequence[Status]
+    hitting_time: Float[np.ndarray, " prompts"]
+    lower_bound: Float[np.ndarray, " prompts"]
+    probabilities: Float[np.ndarray, "prompts outputs"]
 
 
 def increase(instance: Instance, gamma: float) -> Goal:
@@ -54,110 +70,166 @@ def increase(instance: Instance, gamma: float) -> Goal:
     """
     if not gamma > 0:
         raise ValueError(f"gamma is {gamma}; give a positive increase of the expected ground truth reward")
-    goal = reward_increase(instance, gamma)
+    goal = jax.jit(reward_increase)(instance, gamma)
     check_reachable(instance, goal)
     return goal
 
 
-def follow_flow(instance: Instance, goal: Goal | None, horizon: float) -> Outcome:
-    """Gradient flow until the goal is reached, or to the horizon.
+def with_kl_coefficient(instance: Instance, coefficient: float) -> Instance:
+    """The same problem with another KL coefficient.
+
+    Raises:
+        ValueError: if it is negative or not finite.
+    """
+    old = instance.regularizer or Regularizer()
+    new = Regularizer(coefficient, old.forward_kl, old.entropy)
+    absent = not (new.kl or new.forward_kl or new.entropy)
+    return eqx.tree_at(
+        lambda i: i.regularizer, instance, None if absent else new, is_leaf=lambda leaf: leaf is None
+    )
+
+
+@dataclass(frozen=True)
+class AlongFlow:
+    """A run along the gradient flow, until the goal is reached or to the horizon.
 
     Raises:
         ValueError: if the horizon is not positive and finite.
     """
-    if goal is None:
-        last, time = jax.device_get(final_policy(instance, Control(horizon=horizon)))
-        status = ["finished" if time == horizon else "not converged"] * len(last)
-        unknown: list[float | None] = [None] * len(last)
-        return Outcome({"time": float(time)}, status, unknown, unknown, jnp.exp(last))
-    result = jax.device_get(hitting_time(instance, goal, Control(horizon=horizon)))
-    titles = {Status.REACHED: "reached", Status.NOT_CONVERGED: "not converged"}
-    status = [titles.get(Status(value), "not reached") for value in result.status]
-    time, policy = result.end, result.log_probabilities
-    if worst(status) == "not reached":
-        # The search may have ended as soon as that was certain.
-        last, time = jax.device_get(final_policy(instance, Control(horizon=horizon)))
-        policy = np.where(np.isfinite(result.time)[:, None], policy, last)
-    bound = _lower_bound(instance, goal)
-    return Outcome({"time": float(time)}, status, plain(result.time), bound, jnp.exp(policy))
+
+    horizon: float = HORIZON
+    parts: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        """Validates the horizon."""
+        self._control()
+
+    def _control(self) -> Control:
+        return Control(solver=SOLVER, horizon=self.horizon)
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"gradient flow to time {self.horizon:g}"
+
+    def follow(self, instance: Instance, goal: Goal | None, progress: "Progress") -> Outcome:
+        """What becomes of an instance."""
+        control = self._control()
+        unknown = np.full(len(instance.rewards), np.nan)
+        if goal is None:
+            last, time = jax.device_get(final_policy(instance, control))
+            status = Status.FINISHED if time == self.horizon else Status.NOT_CONVERGED
+            clock = {"time": float(time)}
+            return Outcome(clock, [status] * len(unknown), unknown, unknown, np.exp(last))
+        result = jax.device_get(hitting_time(instance, goal, control))
+        status, time, policy = list(map(Status, result.status)), result.end, result.log_probabilities
+        if any(one not in (Status.REACHED, Status.NOT_CONVERGED) for one in status):
+            # The search may have ended as soon as that was certain.
+            last, time = jax.device_get(final_policy(instance, control))
+            policy = np.where(np.isfinite(result.time)[:, None], policy, last)
+        bound = jax.device_get(jax.jit(goal_time_lower_bound)(instance, goal))
+        return Outcome({"time": float(time)}, status, result.time, bound, np.exp(policy))
 
 
-def _lower_bound(instance: Instance, goal: Goal) -> list[float | None]:
-    """Of the time of each prompt, from the reward variance (arXiv:2503.15477, Proposition 3).
+@dataclass(frozen=True)
+class ThroughAscent:
+    """A run of discrete ascent with exact gradients.
 
-    The ground truth is shifted and scaled into ``[-1, 1]``, which its rise is scaled with. None is given for
-    policies whose outputs share parameters, that start away from their reference, or that are regularised
-    otherwise.
+    Attributes:
+        steps: how many updates.
+        learning_rate: of the optimiser.
+        optimizer: see :data:`goodteacher.sim.ascent.OPTIMIZERS`.
+
+    Raises:
+        ValueError: naming the one that is out of range or unknown.
     """
-    initial = instance.log_probabilities(instance.initial_parameters)
-    regularizer = instance.regularizer
-    others = regularizer is not None and (regularizer.forward_kl > 0 or regularizer.entropy > 0)
-    away = regularizer is not None and not jnp.allclose(initial, instance.reference_log_probabilities)
-    if not _moves_like_a_table(instance.policy) or others or away:
-        return [None] * len(initial)
-    exists = jnp.isfinite(initial)
-    values = goal.values
-    half_range = 0.5 * (
-        values.max(-1, where=exists, initial=-jnp.inf) - values.min(-1, where=exists, initial=jnp.inf)
-    )
-    rise = goal.level - expected_reward(jnp.exp(initial), values)
-    return plain(hitting_time_lower_bound(instance, rise / half_range))
+
+    steps: int = 50_000
+    learning_rate: float = 0.1
+    optimizer: str = "sgd"
+
+    def __post_init__(self) -> None:
+        """Validates the numbers and the name."""
+        from goodteacher.sim.ascent import optimizer
+
+        if not 0 < self.steps < 2**63:
+            raise ValueError(f"steps is {self.steps}; give a whole number from 1 to 2^63 - 1")
+        optimizer(self.optimizer, self.learning_rate)
+
+    @property
+    def parts(self) -> int:
+        """How many there are to be done."""
+        return self.steps
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"{self.steps} updates of {self.optimizer} at learning rate {self.learning_rate:g}"
+
+    def follow(self, instance: Instance, goal: Goal | None, progress: "Progress") -> Outcome:
+        """What becomes of an instance."""
+        # Here, because optax takes long to import.
+        from goodteacher.sim.ascent import ascend, optimizer
+
+        direction, transformation = optimizer(self.optimizer, self.learning_rate)
+        watched = progress.watch(transformation)
+        result = ascend(instance, watched, self.steps, direction=direction, goal=goal)
+        probabilities = np.asarray(instance.probabilities(result.parameters))
+        unknown = np.full(len(probabilities), np.nan)
+        first = unknown if result.first_update is None else np.asarray(result.first_update)
+        unmet = Status.FINISHED if goal is None else Status.NOT_REACHED
+        if not np.isfinite(probabilities).all():
+            unmet = Status.NOT_CONVERGED
+        status = [Status.REACHED if met else unmet for met in np.isfinite(first)]
+        return Outcome({"updates": self.steps}, status, first, unknown, probabilities)
 
 
-def _moves_like_a_table(policy: Policy) -> bool:
-    """Whether it is tabular, or linear with orthonormal features, which moves the logits in the same way."""
-    if isinstance(policy, LinearSoftmax):
-        features = policy.features.reshape(-1, policy.features.shape[-1]) / policy.temperature
-        many, few = features.shape
-        return many <= few and bool(jnp.allclose(features @ features.T, jnp.eye(many), atol=1e-12))
-    return isinstance(policy, Tabular)
-
-
-def follow_ascent(
-    instance: Instance,
-    goal: Goal | None,
-    transformation: optax.GradientTransformation,
-    updates: int,
-    direction: Direction,
-) -> Outcome:
-    """Discrete ascent; arguments as for :func:`goodteacher.sim.ascent.ascend`."""
-    result = ascend(instance, transformation, updates, direction=direction, goal=goal)
-    probabilities = instance.probabilities(result.parameters)
-    first: list[float | None] = [None] * len(probabilities)
-    if result.first_update is not None:
-        first = [None if update is None else int(update) for update in plain(result.first_update)]
-    unmet = "finished" if goal is None else "not reached"
-    if not jnp.isfinite(probabilities).all():
-        unmet = "not converged"
-    status = [unmet if update is None else "reached" for update in first]
-    return Outcome({"updates": updates}, status, first, [None] * len(first), probabilities)
-
-
-def worst(status: list[str]) -> str:
-    """The status of all prompts together."""
-    return max(status, key=STATUS.index)
+DYNAMICS = MappingProxyType({"flow": AlongFlow, "ascent": ThroughAscent})
 
 
 def report(instance: Instance, outcome: Outcome) -> dict[str, Any]:
     """What the output file holds: lists per prompt, ``None`` for what is not finite."""
-    initial = instance.probabilities(instance.initial_parameters)
+    initial = jax.jit(Instance.probabilities)(instance, instance.initial_parameters)
     return {
-        "status": worst(outcome.status),
+        "status": max(outcome.status, key=_FROM_BEST_TO_WORST.index).title,
         **outcome.clock,
-        "hitting_time": outcome.hitting_time,
-        "hitting_time_lower_bound": outcome.lower_bound,
+        "prompt_status": [status.title for status in outcome.status],
+        "hitting_time": plain(outcome.hitting_time),
+        "hitting_time_lower_bound": plain(outcome.lower_bound),
         "initial": _state(instance, initial),
         "final": _state(instance, outcome.probabilities),
     }
 
 
-def table(result: Mapping[str, Any], status: list[str]) -> Table:
+def _state(instance: Instance, probabilities: ArrayLike) -> dict[str, list[Any]]:
+    measured = jax.device_get(_measured(instance, probabilities))
+    values = dict(zip(_MEASURES, measured, strict=True))
+    return {name: plain(value) for name, value in {"probabilities": probabilities, **values}.items()}
+
+
+@jax.jit
+def _measured(instance: Instance, probabilities: Float[Array, "prompts outputs"]) -> tuple[Array, ...]:
+    """The measures, ``[prompts]`` each."""
+    proxy, truth = instance.rewards, instance.ground_truth_rewards
+    return (
+        expected_reward(probabilities, proxy),
+        expected_reward(probabilities, truth),
+        reward_variance(probabilities, proxy),
+        product_accuracy(proxy, truth, probabilities),
+        decided_accuracy(proxy, truth, probabilities),
+    )
+
+
+def table(result: Mapping[str, Any]) -> Table:
     """The report on two lines per prompt, its initial and its final policy; outputs are numbered from 0."""
-    aims = any(value != "finished" for value in status)
+    aims = any(status != Status.FINISHED.title for status in result["prompt_status"])
     columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for name in ("prompt", "policy"):
         columns.add_column(name, no_wrap=True)
-    names = ("proxy reward", "ground truth reward", "reward variance", "accuracy", "gained most", "lost most")
+    names = (
+        *("proxy reward", "ground truth reward", "reward variance"),
+        *("on-policy accuracy", "on decided pairs", "gained most", "lost most"),
+    )
     for name in names:
         columns.add_column(name, justify="right")
     if aims:
@@ -165,28 +237,42 @@ def table(result: Mapping[str, Any], status: list[str]) -> Table:
         columns.add_column("status")
 
     def measures(state: str, prompt: int) -> list[str]:
-        proxy, truth, variance, accuracy = (result[state][name][prompt] for name in _MEASURES)
-        return [reward_text(proxy), reward_text(truth), digits(variance), digits(accuracy, 3)]
+        proxy, truth, variance, *accuracies = (result[state][name][prompt] for name in _MEASURES)
+        shares = [digits(accuracy, 3) for accuracy in accuracies]
+        return [reward_text(proxy), reward_text(truth), digits(variance), *shares]
 
-    times = zip(status, result["hitting_time"], result["hitting_time_lower_bound"], strict=True)
-    for prompt, (value, time, bound) in enumerate(times):
-        before, after = (result[state]["probabilities"][prompt] for state in ("initial", "final"))
-        change = np.asarray(after, float) - np.asarray(before, float)
-        moved = [f"{y} ({change[y]:+.3g})" if change[y] else "-" for y in (change.argmax(), change.argmin())]
+    times = zip(
+        result["prompt_status"], result["hitting_time"], result["hitting_time_lower_bound"], strict=True
+    )
+    for prompt, (status, time, bound) in enumerate(times):
+        before, after = (
+            np.asarray(result[state]["probabilities"][prompt], float) for state in ("initial", "final")
+        )
+        change = np.where(np.abs(after - before) > _ROUNDING * before, after - before, 0.0)
+        moved = [
+            f"{y} ({change[y]:+.3g})" if sign * change[y] > 0 else "none"
+            for y, sign in ((change.argmax(), 1), (change.argmin(), -1))
+        ]
         at_least = [] if bound is None else ["", "", f"≥ {digits(bound)}"]
         columns.add_row(str(prompt), "initial", *measures("initial", prompt), *at_least)
-        columns.add_row(
-            "", "final", *measures("final", prompt), *moved, *[digits(time, 9), value][: 2 * aims]
-        )
+        reached = [digits(time, 9), status] if aims else []
+        columns.add_row("", "final", *measures("final", prompt), *moved, *reached)
     return columns
 
 
-def _state(instance: Instance, probabilities: Float[Array, "prompts outputs"]) -> dict[str, list[Any]]:
-    measured = [
-        probabilities,
-        expected_reward(probabilities, instance.rewards),
-        expected_reward(probabilities, instance.ground_truth_rewards),
-        reward_variance(probabilities, instance.rewards),
-        product_accuracy(instance.rewards, instance.ground_truth_rewards, probabilities),
-    ]
-    return dict(zip(("probabilities", *_MEASURES), map(plain, measured), strict=True))
+def note(result: Mapping[str, Any]) -> str:
+    """Why goals were not reached, and what would help; empty if all were, or if there was none."""
+    end = "time" if "time" in result else "number of updates"
+    said = {
+        Status.NOT_REACHED: f"the goal was still ahead at the end; a larger {end} would decide",
+        Status.OPTIMUM: f"the policy rests at an optimum short of the goal, which no larger {end} reaches",
+        Status.NO_SIGNAL: "the objective does not change with the policy, so that nothing is learned",
+        Status.OUT_OF_REACH: "no policy has the expectation that is asked for",
+        Status.NOT_CONVERGED: "the steps ran out, or a number left the range of floating point: no claim",
+    }
+    sentences = []
+    for status, sentence in said.items():
+        prompts = [str(p) for p, title in enumerate(result["prompt_status"]) if title == status.title]
+        if prompts:
+            sentences.append(f"Prompt{'s' * (len(prompts) > 1)} {', '.join(prompts)}: {sentence}.")
+    return "\n".join(sentences)

@@ -213,11 +213,3 @@ def _write(store: Writer, numbers: Sequence[int], values: Mapping[str, Any]) -> 
         shape = (*store.grid.chunk, *prompts)
         arrays = {name: array[position].reshape(shape)[inside] for name, array in values.items()}
         store.write(number, arrays)
-
-
-def keep_compiled() -> None:
-    """Keeps what is compiled on disk, for later runs; unless the user has said where, or not to."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "goodteacher" / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

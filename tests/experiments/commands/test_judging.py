@@ -96,7 +96,7 @@ def test_metrics(tmp_path, capsys):
     names = ("proxy_reward_variance", "on_policy_accuracy")
     expected = measure(instance, instance.initial_parameters, names)
     np.testing.assert_allclose(result["prompts"]["reward_variance"], expected[names[0]])
-    np.testing.assert_allclose(result["prompts"]["accuracy"], expected[names[1]])
+    np.testing.assert_allclose(result["prompts"]["on_policy_accuracy"], expected[names[1]])
     assert result["mean"]["reward_variance"] == pytest.approx(float(expected[names[0]].mean()))
     # Output 2 of the last prompt is above y*; the other three are below, one of them by a tie wrong.
     assert result["prompts"]["pairwise"]["acc"] == [1.0, 1.0, 0.5]

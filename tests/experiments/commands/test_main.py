@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
 from goodteacher.experiments import registry
-from goodteacher.experiments.commands.main import main
+from goodteacher.experiments.commands.main import COMMANDS, main
+from goodteacher.experiments.compilation import keep_compiled
 from goodteacher.experiments.instances import TRAINED_ON, beneficial_errors
 from goodteacher.experiments.registry import Experiment
-from goodteacher.experiments.reports import simulation as simulate
+from goodteacher.experiments.reports import simulation
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.sim.ascent import OPTIMIZERS
 from goodteacher.sim.files import read_instance
@@ -112,6 +113,7 @@ def test_output_file(output):
     assert list(result) == [
         "status",
         "time",
+        "prompt_status",
         "hitting_time",
         "hitting_time_lower_bound",
         "initial",
@@ -122,7 +124,8 @@ def test_output_file(output):
         "expected_proxy_reward",
         "expected_ground_truth_reward",
         "reward_variance",
-        "accuracy",
+        "on_policy_accuracy",
+        "on_policy_decided_accuracy",
     ]
     assert list(result["initial"]) == list(result["final"]) == measures
     given = json.loads(TWO_PROMPTS.read_text())
@@ -163,13 +166,56 @@ def test_regularized_flow_goes_to_its_optimum(output):
 
 def test_not_reached(output, capsys):
     result = run(TWO_PROMPTS, "--gamma", 0.1, "--horizon", 5, output=output)
-    assert result["status"] == "not reached"
+    assert result["status"] == "not reached by the horizon"
+    assert result["prompt_status"] == ["reached", result["status"]]
     assert result["time"] == 5.0
     assert result["hitting_time"][0] < 5.0
     assert result["hitting_time"][1] is None
+    *_, first, _, second, _, note = capsys.readouterr().out.splitlines()
+    assert first.rstrip().endswith(" reached")
+    assert second.rstrip().endswith(result["status"])
+    assert note == "Prompt 1: the goal was still ahead at the end; a larger time would decide."
+
+
+def test_a_prompt_that_nothing_is_learned_on_says_so(output, write, capsys):
+    """Its probabilities are rounded in the last digit, which is printed as no change."""
+    rewards = [[0.9, 0.2, -0.5, -1.0], [0.3, 0.3, 0.3, 0.0]]
+    result = run(write(rewards=rewards, kl_coefficient=0.0), "--gamma", 0.1, output=output)
+    assert result["prompt_status"] == ["reached", "never: no signal"]
     printed = capsys.readouterr().out
-    assert "reached" in printed.splitlines()[-4]
-    assert "not reached" in printed.splitlines()[-2]
+    assert printed.splitlines()[-3].split()[-6:] == ["none", "none", "-", "never:", "no", "signal"]
+    assert "Prompt 1: the objective does not change with the policy" in printed
+    before, after = (result[state]["probabilities"][1] for state in ("initial", "final"))
+    np.testing.assert_allclose(before, after, rtol=1e-14)
+
+
+def test_a_flow_that_rests_short_of_the_goal_says_so(output, write, capsys):
+    rewards = [[-1.0, 0.2, -0.5, 0.5], [0.1, 0.3, -0.6, 0.0]]  # the first prompt is taught its worst output
+    result = run(write(rewards=rewards, kl_coefficient=0.0), "--gamma", 0.05, output=output)
+    assert result["prompt_status"][0] == "never: at rest at an optimum"
+    assert "Prompt 0: the policy rests at an optimum short of the goal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("reward", "told_apart"), [([1.0, *[0.0] * 9], 1.0), ([0.0, *[1.0] * 9], 0.0)])
+def test_accuracies_say_their_distribution(reward, told_apart, output, tmp_path):
+    """On a binary truth with one right output in ten, a model whose ties are broken by noise."""
+    noise = 1e-3 * np.arange(10)
+    truth = [1.0, *[0.0] * 9]
+    file = tmp_path / "binary.json"
+    contents = {
+        "rewards": [(np.array(reward) + noise).tolist()],
+        "ground_truth_rewards": [truth],
+        "initial_policy_probabilities": [[0.1] * 10],
+    }
+    file.write_text(json.dumps(contents))
+    result = run(file, "--horizon", 1, output=output)["initial"]
+    assert result["on_policy_accuracy"] == [pytest.approx(0.2 * told_apart)]
+    assert result["on_policy_decided_accuracy"] == [told_apart]
+    assert main(["metrics", str(file), "--output", str(output), "--overwrite"]) == 0
+    measured = json.loads(output.read_text())["prompts"]
+    for distribution in ("on_policy", "uniform"):
+        assert measured[f"{distribution}_accuracy"] == [pytest.approx(0.2 * told_apart)]
+        assert measured[f"{distribution}_decided_accuracy"] == [told_apart]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +242,7 @@ def test_ascent_counts_updates_to_the_goal(output, capsys):
     assert f" {updates} " in capsys.readouterr().out
     output.unlink()
     result = run(PROXY, *options, updates - 1, output=output)
-    assert (result["status"], result["hitting_time"]) == ("not reached", [None])
+    assert (result["status"], result["hitting_time"]) == ("not reached by the horizon", [None])
 
 
 def test_optimizers_differ(tmp_path):
@@ -217,11 +263,11 @@ def test_table_is_plain_and_whole_when_piped(capsys):
     assert "\x1b" not in captured.out + captured.err
     assert "…" not in captured.out
     header = next(line for line in lines if "prompt" in line and "policy" in line)
-    columns = ("proxy reward", "ground truth reward", "reward variance", "accuracy", "hitting time", "status")
-    for column in columns:
+    measures = ("proxy reward", "ground truth reward", "reward variance", "on-policy accuracy")
+    for column in (*measures, "hitting time", "status"):
         assert column in header
     (final,) = (line.split() for line in lines if "3 (-0.0627)" in line)
-    assert final[5:9] == ["1", "(+0.0377)", "3", "(-0.0627)"]  # gained and lost most
+    assert final[6:10] == ["1", "(+0.0377)", "3", "(-0.0627)"]  # gained and lost most
     assert len({len(line) for line in lines[1:] if line.strip()}) == 1
 
 
@@ -242,7 +288,7 @@ def test_the_lower_bound_of_the_hitting_time(output, write):
 
 def test_nearest(output, write, capsys):
     file = write(output_features=[[[1.0], [0.0], [0.5], [0.0]], [[0.0], [1.0], [0.0], [0.0]]])
-    assert "--nearest" in refused(capsys, "run", file)
+    assert "ask for the nearest" in refused(capsys, "run", file)
     result = run(file, "--horizon", 1, "--nearest", output=output)
     assert np.abs(np.subtract(result["initial"]["probabilities"][0], [0.1, 0.2, 0.3, 0.4])).max() > 0.01
 
@@ -334,7 +380,7 @@ def test_output_is_checked_before_computing(command, tmp_path, monkeypatch, caps
     def compute(*arguments, **options):
         raise AssertionError("computed in vain")
 
-    monkeypatch.setattr(simulate, "follow_flow", compute)
+    monkeypatch.setattr(simulation.AlongFlow, "follow", compute)
     monkeypatch.setattr(statements, "verify", compute)
     assert "folder" in refused(capsys, *command, "--output", tmp_path)
 
@@ -564,7 +610,7 @@ def test_verify_names(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["bogus"], ["run"], ["run", "a.json", "--bogus"], ["run", "a.json", "--gamma", "much"]],
+    [["bogus"], ["run"], ["run", "a.json", "--bogus"], ["run", "a.json", "--gamma", "much"]],
     ids=str,
 )
 def test_bad_usage(argv, capsys):
@@ -576,7 +622,16 @@ def test_bad_usage(argv, capsys):
     assert captured.err
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["figures"], ["list"], ["verify"]], ids=str)
+def test_the_program_alone_prints_its_help(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([])
+    assert exit.value.code == 0
+    printed = capsys.readouterr()
+    assert all(command in printed.out for command in COMMANDS)
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
 def test_help_has_examples(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([*command, "--help"])
@@ -600,9 +655,78 @@ def test_version(capsys):
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-def test_starts_without_jax():
-    code = "import sys; from experiments.cli import main; main(['--version']); sys.exit('jax' in sys.modules)"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, check=True, timeout=60)
+HEAVY = ["diffrax", "matplotlib", "optax", "pandas", "scipy", "xarray", "zarr"]
+
+
+@pytest.mark.parametrize(
+    ("command", "needs"),
+    [
+        (["--version"], []),
+        (["run", str(EXAMPLES / "ground_truth.json"), "--horizon", "1"], ["diffrax"]),
+        (["errors", str(EXAMPLES / "proxy.json")], ["diffrax", "scipy"]),
+        (["metrics", str(EXAMPLES / "proxy.json")], []),
+    ],
+    ids=lambda value: value[0] if value else "",
+)
+def test_a_command_imports_what_it_needs(command, needs):
+    code = (
+        "import sys; from goodteacher.experiments.commands.main import main;"
+        f"main({command}); print(*[name for name in {HEAVY} if name in sys.modules])"
+    )
+    program = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(program, cwd=ROOT, check=True, timeout=300, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1].split() == needs
+
+
+@pytest.mark.parametrize(("command", "most"), [("run", 8), ("errors", 12), ("metrics", 3)])
+def test_a_command_compiles_little_and_once(command, most, tmp_path):
+    """A single operation outside compiled code costs tens of milliseconds, the first time."""
+    program = [sys.executable, "-m", "goodteacher", command, "examples/two_prompts.json"]
+    unset = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_LOG_COMPILES": "1"}
+
+    def kept():
+        done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("Finished XLA compilation") <= most, done.stderr
+        return {path.name for path in (tmp_path / "goodteacher/jax").glob("*-cache")}
+
+    first = kept()
+    assert 0 < len(first) <= most
+    assert kept() == first
+
+
+@pytest.fixture
+def jax_without_cache():
+    """As a process of its own finds it; the tests have a cache of theirs."""
+    names = ("dir", "max_size")
+    settings = [f"jax_compilation_cache_{name}" for name in names]
+    settings.append("jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in settings}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures("jax_without_cache")
+def test_what_is_compiled_is_kept_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    keep_compiled()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "home/goodteacher/jax")
+    assert 0 < jax.config.values["jax_compilation_cache_max_size"] <= 1 << 30
+    jax.config.update("jax_compilation_cache_dir", "/mine")
+    keep_compiled()
+    assert jax.config.values["jax_compilation_cache_dir"] == "/mine"
+
+
+@pytest.mark.usefixtures("jax_without_cache")
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    keep_compiled()
+    assert jax.config.values["jax_compilation_cache_dir"] is None
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
@@ -620,7 +744,7 @@ def test_interrupt():
     # The handler is set because a process started in the background would inherit that Ctrl-C is ignored.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from experiments.cli import main;"
+        "from goodteacher.experiments.commands.main import main;"
         f"main(['run', {str(GROUND_TRUTH)!r}, *{ASCENT}, '--steps', '{10**12}'])"
     )
     pipe = subprocess.PIPE

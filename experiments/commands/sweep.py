@@ -1,30 +1,28 @@
-"""The commands ``sweep``, ``show`` and ``plot``; what takes long to import is imported only then."""
+"""``goodteacher sweep``."""
 
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional, arg
 
+from goodteacher.experiments.commands.options import Texts, optional
 from goodteacher.experiments.text import console
-
-Texts = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
 def sweep(
     what: Annotated[Positional[str], arg(metavar="SPEC.toml|BUILDER")],
     *,
     store: Annotated[Path, arg(metavar="DIR")],
-    axis: Annotated[Texts, arg(metavar="NAME=VALUES", help_behavior_hint="")] = (),
-    measure: Annotated[Texts, arg(metavar="MEASURE", help_behavior_hint="")] = (),
-    zip: Annotated[Texts, arg(metavar="NAME,NAME", help_behavior_hint="")] = (),
-    set: Annotated[Texts, arg(metavar="NAME=VALUE", help_behavior_hint="")] = (),
-    dynamics: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None,
-    option: Annotated[Texts, arg(metavar="NAME=VALUE", help_behavior_hint="")] = (),
-    chunk: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
-    lanes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
-    distributed: Annotated[str | None, arg(metavar="HOST:PORT,I,N", help_behavior_hint="")] = None,
+    axis: Annotated[Texts, optional("NAME=VALUES")] = (),
+    measure: Annotated[Texts, optional("MEASURE")] = (),
+    zip: Annotated[Texts, optional("NAME,NAME")] = (),
+    set: Annotated[Texts, optional("NAME=VALUE")] = (),
+    dynamics: Annotated[str | None, optional("NAME")] = None,
+    option: Annotated[Texts, optional("NAME=VALUE")] = (),
+    chunk: Annotated[int | None, optional("N")] = None,
+    lanes: Annotated[int | None, optional("N")] = None,
+    distributed: Annotated[str | None, optional("HOST:PORT,I,N")] = None,
     dry_run: bool = False,
     repair: bool = False,
     overwrite: bool = False,
@@ -58,6 +56,7 @@ def sweep(
         repair: Compute chunks again that are damaged.
         overwrite: Discard what the store holds.
     """
+    from goodteacher.experiments.compilation import keep_compiled
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.sweeps import processes, runner, specification
     from goodteacher.experiments.sweeps import summaries as reports
@@ -75,7 +74,7 @@ def sweep(
     sizes = {"chunk": contents.pop("chunk", None), "lanes": contents.pop("lanes", None)}
     sizes |= {name: value for name, value in {"chunk": chunk, "lanes": lanes}.items() if value is not None}
     processes.use_all_cores()
-    runner.keep_compiled()
+    keep_compiled()
     if distributed is not None:
         processes.start(distributed)
     chosen = specification.specify(**contents)
@@ -99,67 +98,3 @@ def sweep(
         print(f"{store}: {reports.completeness(outcome)}, {chosen.points:,} points")
         console().print(reports.status_table(outcome.statuses))
     return 0 if outcome.complete(chosen) else 1
-
-
-def show(
-    store: Annotated[Positional[Path], arg(metavar="STORE")],
-    *,
-    export: Annotated[Path | None, arg(metavar="OUT.csv|OUT.nc", help_behavior_hint="")] = None,
-    overwrite: bool = False,
-) -> int:
-    """Say what is in the store of a sweep, how complete it is, and where it comes from.
-    $ goodteacher show DIR
-    $ goodteacher show DIR --export results.csv
-
-    Args:
-        store: The folder of a sweep.
-        export: Write a small sweep as CSV or netCDF too.
-        overwrite: Replace the file if it exists.
-    """
-    from goodteacher.experiments.sweeps import summaries as reports
-
-    if export is not None:
-        reports.export(store, export, overwrite=overwrite)
-    for table in reports.summary(store):
-        console().print(table)
-    return 0
-
-
-def plot(
-    store: Annotated[Positional[Path], arg(metavar="STORE")],
-    *,
-    x: Annotated[str, arg(metavar="AXIS")],
-    y: Annotated[str, arg(metavar="AXIS|MEASURE")],
-    color: Annotated[str | None, arg(metavar="MEASURE|AXIS", help_behavior_hint="")] = None,
-    facet: Annotated[str | None, arg(metavar="AXIS", help_behavior_hint="")] = None,
-    log: Annotated[tuple[str, ...], arg(metavar="[NAME ...]", help_behavior_hint="")] = (),
-    contours: Annotated[int, arg(metavar="N")] = 0,
-    output: Annotated[Path | None, arg(metavar="OUT.png", help_behavior_hint="")] = None,
-    overwrite: bool = False,
-) -> int:
-    """Draw a sweep: a heat map over two axes, or lines over one.
-    $ goodteacher plot DIR --x initial_probability --y middling_reward --color hitting_time --log hitting_time
-    $ goodteacher plot DIR --x initial_probability --y hitting_time --color middling_reward
-
-    Lines are medians over the remaining axes, their bands go from the lower to the upper quartile; heat maps
-    show medians too.
-
-    Args:
-        store: The folder of a sweep.
-        x: The horizontal axis.
-        y: The vertical one: an axis for a heat map, a measure for lines.
-        color: Of a heat map, a measure; of lines, an axis.
-        facet: An axis with a panel for each of its values.
-        log: What to draw on logarithmic scales: any of the names above.
-        contours: How many contour lines to draw on a heat map.
-        output: A file that ends in .png or .pdf (default: the name of the store, .png).
-        overwrite: Replace it if it exists.
-    """
-    from goodteacher.experiments.sweeps import plotting
-    from goodteacher.sim import files
-
-    path = output or Path(f"{store.resolve().name}.png")
-    files.check_writable(path, overwrite=overwrite)
-    plotting.plot(store, path, x=x, y=y, color=color, facet=facet, log=log, contours=contours)
-    print(path)
-    return 0

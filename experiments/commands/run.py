@@ -1,0 +1,61 @@
+"""``goodteacher run``."""
+
+from typing import Annotated, Literal
+
+from goodteacher.experiments.commands.options import NOWHERE, InstanceFile, Result, given, optional
+from goodteacher.experiments.text import console
+
+
+def run(
+    source: InstanceFile,
+    *,
+    dynamics: Literal["flow", "ascent"] = "flow",
+    gamma: Annotated[float | None, optional("G")] = None,
+    horizon: Annotated[float | None, optional("T")] = None,
+    steps: Annotated[int | None, optional("N")] = None,
+    learning_rate: Annotated[float | None, optional("R")] = None,
+    optimizer: Annotated[str | None, optional("NAME")] = None,
+    kl: Annotated[float | None, optional("L")] = None,
+    result: Result = NOWHERE,
+) -> int:
+    """Simulate an instance file: exact policy gradient from its initial policy.
+    $ goodteacher run examples/ground_truth.json --gamma 0.9
+    $ goodteacher run examples/proxy.json --dynamics ascent
+    $ goodteacher run examples/two_prompts.json --kl 0.2
+
+    Args:
+        dynamics: Gradient flow, or discrete ascent with exact gradients.
+        gamma: Find when the expected ground truth reward has risen by G.
+        horizon: Flow: when to stop (default: 1e300).
+        steps: Ascent: how many updates (default: 50000).
+        learning_rate: Ascent: learning rate (default: 0.1), the largest one for backtracking.
+        optimizer: Ascent: sgd (default), momentum, adam, normalized, backtracking or npg.
+        kl: KL coefficient, instead of the file's own.
+    """
+    of_flow = given(horizon=horizon)
+    of_ascent = given(steps=steps, learning_rate=learning_rate, optimizer=optimizer)
+    own, other = (of_flow, of_ascent) if dynamics == "flow" else (of_ascent, of_flow)
+    for name in other:
+        raise ValueError(f"--{name.replace('_', '-')} does not apply to --dynamics {dynamics}; leave it out")
+
+    from goodteacher.experiments.compilation import keep_compiled
+    from goodteacher.experiments.progress import Progress, interruptible
+    from goodteacher.experiments.reports import simulation
+
+    keep_compiled()
+    result.check()
+    followed = simulation.DYNAMICS[dynamics](**own)
+    instance = source.read()
+    if kl is not None:
+        instance = simulation.with_kl_coefficient(instance, kl)
+    goal = None if gamma is None else simulation.increase(instance, gamma)
+    with Progress(followed.title, followed.parts) as progress:
+        outcome = interruptible(lambda: followed.follow(instance, goal, progress))
+    report = simulation.report(instance, outcome)
+    result.write(report)
+    aim = "" if gamma is None else f", ground truth reward to rise by {gamma:g}"
+    print(f"{source.file}: {followed.title}{aim}: {report['status']}")
+    console().print(simulation.table(report))
+    if note := simulation.note(report):
+        print(note)
+    return 0

@@ -1,0 +1,30 @@
+"""What JAX compiles, kept on disk: what one command has compiled, the next one reads."""
+
+import os
+from pathlib import Path
+
+import jax
+
+_LARGEST = 1 << 29  # bytes; what has not been used for longest goes
+
+
+def keep_compiled() -> None:
+    """Keeps what is compiled in ``~/.cache/goodteacher``, unless the user has said where, or not to.
+
+    To be called before anything is compiled. Where the folder cannot be written nothing is kept.
+    """
+    chosen = jax.config.values
+    if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home) / "goodteacher" / "jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _LARGEST)
+    # Of a command that computes for milliseconds most is compiling what takes milliseconds.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

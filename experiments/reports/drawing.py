@@ -1,0 +1,104 @@
+"""What ``goodteacher figures`` does: draws experiments, and says which files, where from and how long."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from goodteacher.experiments import registry
+from goodteacher.experiments.compilation import keep_compiled
+from goodteacher.experiments.progress import Progress, interruptible
+from goodteacher.experiments.registry import Experiment
+from goodteacher.experiments.sweeps import processes
+from goodteacher.sim.files import make_folder
+
+
+def draw(names: Sequence[str], directory: Path, stores: Path) -> Iterator[str]:
+    """Draws experiments side by side, slow ones first.
+
+    Args:
+        names: which; all if none is named.
+        directory: where to.
+        stores: the folder of the sweeps behind them.
+
+    Yields:
+        A line for each, once it is drawn.
+
+    Raises:
+        ValueError: for a name that is not known, or if a folder cannot be written.
+    """
+    experiments = _chosen(names, list(registry.find_experiments()))
+    slow_first = sorted(experiments, key=lambda experiment: not experiment.slow)
+    with Progress("figures:", len(experiments)) as progress, _workers(len(experiments)) as each:
+        progress(0)
+        lines = each(partial(_draw_one, directory, stores), [experiment.name for experiment in slow_first])
+        for done, line in enumerate(lines, 1):
+            progress(done)
+            yield line
+
+
+def draw_full(names: Sequence[str], directory: Path, stores: Path, *, renew: bool) -> Iterator[str]:
+    """Draws large versions one after the other, each with all cores and devices. Otherwise as :func:`draw`.
+
+    Args:
+        names: which; all that have a large version if none is named.
+        directory, stores: as for :func:`draw`.
+        renew: discard what another version of this program has stored.
+    """
+    every = [name for name, experiment in registry.find_experiments().items() if experiment.full is not None]
+    experiments = [experiment.at_full_size() for experiment in _chosen(names, every)]
+    processes.use_all_cores()
+    for experiment in experiments:
+        yield _draw_swept(experiment, directory, stores, renew)
+
+
+def _chosen(names: Sequence[str], every: Sequence[str]) -> list[Experiment]:
+    return [registry.find_experiment(name) for name in dict.fromkeys(names or every)]
+
+
+def _draw_one(directory: Path, stores: Path, name: str) -> str:
+    experiment, start = registry.find_experiment(name), time.monotonic()
+    return _line(experiment, registry.save(experiment, directory, stores=stores), stores, start)
+
+
+def _draw_swept(experiment: Experiment, directory: Path, stores: Path, renew: bool) -> str:
+    make_folder(directory)
+    start = time.monotonic()
+    try:
+        with Progress(experiment.name, 100) as progress:
+
+            def tell(done: int, chunks: int) -> None:
+                progress(100 * done // chunks, f"{done} of {chunks} chunks")
+
+            data = interruptible(lambda: registry.compute(experiment, stores, renew=renew, tell=tell))
+    except KeyboardInterrupt:
+        store = stores / experiment.name
+        print(f"what is complete is safe in {store}; run the same command again to go on", file=sys.stderr)
+        raise
+    return _line(experiment, registry.save(experiment, directory, data), stores, start)
+
+
+def _line(experiment: Experiment, paths: Sequence[Path], stores: Path, start: float) -> str:
+    origin = f" from {stores / experiment.name}" if experiment.sweep else ""
+    return f"{' '.join(map(str, paths))}{origin} ({time.monotonic() - start:.1f} s)"
+
+
+@contextlib.contextmanager
+def _workers(tasks: int) -> Iterator[Callable[[Callable[[str], str], Sequence[str]], Iterator[str]]]:
+    """A ``map`` in as many processes as there are cores: compiling, which is most of the work, uses one.
+
+    In this process if there is a single task or core, or an accelerator, which is not shared.
+    """
+    count = min(tasks, os.cpu_count() or 1)
+    if count == 1 or jax.default_backend() != "cpu":
+        yield map
+        return
+    # Not a fork, which would share the locks of JAX's threads.
+    with multiprocessing.get_context("spawn").Pool(count, keep_compiled) as pool:
+        yield partial(pool.imap_unordered, chunksize=1)
