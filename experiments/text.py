@@ -1,6 +1,7 @@
 """What the command line prints, and numbers as it prints them and as its JSON files hold them."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,15 @@ def numbers_table(text: str, *numbers: str) -> Table:
     table.add_column(text)
     for header in numbers:
         table.add_column(header, justify="right")
+    return table
+
+
+def titles(kind: str, entries: Mapping[str, Any]) -> Table:
+    """What there is of a kind, by name, with the title of each."""
+    table = numbers_table(kind)
+    table.add_column("title")
+    for name, entry in entries.items():
+        table.add_row(name, entry.title)
     return table
 
 

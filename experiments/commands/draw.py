@@ -34,8 +34,8 @@ def figures(
     if overwrite and not full:
         raise ValueError("--overwrite does not apply without --full; leave it out")
 
+    from goodteacher.experiments import drawing
     from goodteacher.experiments.compilation import keep_compiled
-    from goodteacher.experiments.reports import drawing
 
     keep_compiled()
     if full:

@@ -1,14 +1,15 @@
 """``goodteacher list``."""
 
-from goodteacher.experiments.text import console
+from goodteacher.experiments.text import console, titles
 
 
 def list_() -> int:
     """List the experiments behind the figures, and the statements that can be verified.
     $ goodteacher list
     """
-    from goodteacher.experiments.reports.contents import tables
+    from goodteacher.experiments.registry import find_experiments
+    from goodteacher.theory.statements import registry
 
-    for table in tables():
-        console().print(table)
+    console().print(titles("experiment", find_experiments()))
+    console().print(titles("statement", registry()))
     return 0

@@ -33,6 +33,8 @@ COMMANDS = {
     "verify": verify,
 }
 
+STYLE = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; without a command, the help is printed.
@@ -75,5 +77,5 @@ def _dispatch(argv: Sequence[str]) -> int:
         prog="goodteacher",
         description="Is this reward a good teacher for this policy? Exact policy gradient, simulated.\n\n"
         "goodteacher COMMAND --help says more; goodteacher --version the version.",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
+        config=STYLE,
     )

@@ -1,4 +1,4 @@
-"""What ``goodteacher figures`` does: draws experiments, and says which files, where from and how long."""
+"""Draws experiments side by side, and says which files, where from and how long that took."""
 
 import contextlib
 import multiprocessing

@@ -1,0 +1,124 @@
+"""The README is true: its code runs and prints what it says, its commands exist and take these options."""
+
+import contextlib
+import functools
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from goodteacher.experiments.commands import main as program
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+
+
+def blocks(*languages):
+    return [text for language, text in BLOCKS if language in languages]
+
+
+def commands(text):
+    """The commands of a shell script, continued lines joined, without comments."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words[: words.index("&")] if "&" in words else words
+
+
+def printed(run):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        run()
+    return output.getvalue()
+
+
+SHELL = [words for text in blocks("sh") for words in commands(text)]
+SHELL += [
+    shlex.split(line[2:]) for text in blocks("console") for line in text.splitlines() if line[:2] == "$ "
+]
+
+
+@pytest.mark.parametrize("words", SHELL, ids=" ".join)
+def test_commands_exist_and_take_these_options(words):
+    taken = []
+
+    def stub(command):
+        @functools.wraps(command)
+        def take(*arguments, **options):
+            taken.append(command)
+            return 0
+
+        return take
+
+    match words:
+        case ["make", target]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["wait"]:
+            pass
+        case ["goodteacher", *arguments]:
+            stubs = {name: stub(command) for name, command in program.COMMANDS.items()}
+            tyro.extras.subcommand_cli_from_dict(stubs, args=arguments, config=program.STYLE)
+            assert taken == [program.COMMANDS[arguments[0]]]
+        case _:
+            pytest.fail(f"the test does not know {words[0]}")
+
+
+def same(word, expected):
+    """Whether two words are the same, numbers up to the last digit of what is expected."""
+    if word == expected:
+        return True
+    found, wanted = (re.fullmatch(r"\(?([-+]?[\d.]+(?:e[-+]?\d+)?)\)?", text) for text in (word, expected))
+    return bool(found and wanted) and float(found[1]) == pytest.approx(float(wanted[1]), rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("text", blocks("console"), ids=lambda text: text.splitlines()[0])
+def test_consoles_show_what_is_printed(text, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    asked = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+    found = printed(lambda: [program.main(shlex.split(line)[1:]) for line in asked])
+    expected = re.sub(r"^\$ .*\n", "", text, flags=re.MULTILINE)
+    words, wanted = (re.sub("─+", "─", shown).split() for shown in (found, expected))
+    different = [(a, b) for a, b in zip(words, wanted, strict=False) if not same(a, b)]
+    assert not different
+    assert len(words) == len(wanted)
+
+
+@pytest.fixture(scope="module")
+def where_sweeps_are(tmp_path_factory):
+    """A folder in which the sweeps of the README have been run, but those that share the work."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (toml,) = blocks("toml")
+    (folder / "rewards.toml").write_text(toml)
+    with contextlib.chdir(folder):
+        for name, *words in SHELL:
+            alone = not {"--dry-run", "--distributed"} & set(words)
+            if name == "goodteacher" and alone and words[0] in ("sweep", "show", "plot"):
+                assert program.main(words) == 0
+    return folder
+
+
+def test_sweeps_leave_what_the_readme_says(where_sweeps_are):
+    for name in ("diagram", "diagram.png", "rewards", "rewards.csv"):
+        assert (where_sweeps_are / name).exists()
+
+
+@pytest.mark.parametrize("text", blocks("python"), ids=lambda text: re.sub(r"\s+", " ", text)[:60])
+def test_python_runs_and_prints_what_is_said(text, where_sweeps_are, monkeypatch):
+    monkeypatch.chdir(where_sweeps_are)
+    found = [float(n.replace(",", "")) for n in NUMBER.findall(printed(lambda: exec(text, {})))]
+    said = " ".join(re.findall(r"(?:^|\))\s*# (.*)$", text, re.MULTILINE))
+    for number in re.findall(r"\d+\.\d+", said):
+        tolerance = 1.01 * 10.0 ** -len(number.partition(".")[2])
+        assert any(abs(each - float(number)) <= tolerance for each in found), f"{number} is not in {found}"
+
+
+def test_the_instance_file_of_the_readme_is_the_example():
+    (shown,) = blocks("json")
+    assert json.loads(shown) == json.loads((ROOT / "examples/ground_truth.json").read_text())
