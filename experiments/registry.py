@@ -70,7 +70,7 @@ class Experiment:
             ValueError: if there is none.
         """
         if self.full is None:
-            raise ValueError(f"experiment {self.name} has no full version; leave --full out")
+            raise ValueError(f"experiment {self.name} has no full version; draw it as it is")
         return replace(self, name=f"{self.name}_full", settings=self.full, full=None)
 
 

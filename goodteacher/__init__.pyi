@@ -1,29 +1,26 @@
 from .experiments.sweeps import open_store, sweep
 from .sim.ascent import ascend, optimizer
 from .sim.files import read_instance, write_instance
-from .sim.flow import (
-    HittingTime,
-    Status,
-    final_policies,
-    final_policy,
-    hitting_time,
-    hitting_times,
-    trajectory,
-)
+from .sim.flow import Control, final_policy, hitting_time, hitting_times, trajectory
 from .sim.goals import Goal, probability_level, reward_increase, reward_level
-from .sim.instance import Instance
+from .sim.instance import Instance, Parameters, Probabilities, Regularizer
 from .sim.learning import learn
 from .sim.metrics import measure
-from .theory.statements import Statement, registry, verify
+from .sim.policies import LinearSoftmax
+from .sim.status import Status
+from .theory.statements import Statement, verify
 
 __all__ = [
+    "Control",
     "Goal",
-    "HittingTime",
     "Instance",
+    "LinearSoftmax",
+    "Parameters",
+    "Probabilities",
+    "Regularizer",
     "Statement",
     "Status",
     "ascend",
-    "final_policies",
     "final_policy",
     "hitting_time",
     "hitting_times",
@@ -33,7 +30,6 @@ __all__ = [
     "optimizer",
     "probability_level",
     "read_instance",
-    "registry",
     "reward_increase",
     "reward_level",
     "sweep",

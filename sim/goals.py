@@ -1,6 +1,7 @@
 """Goals: what an expectation under the policy is to reach."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -58,8 +59,7 @@ def check_reachable(instance: Instance, goal: Goal) -> None:
         ValueError: if a level is not finite, or not below the largest value of an output of its prompt
             (a softmax policy never puts all probability on one output).
     """
-    best = np.asarray(largest_value(instance, goal))
-    initial = np.asarray(expected_reward(instance.probabilities(instance.initial_parameters), goal.values))
+    best, initial = jax.device_get(_best_and_initial(instance, goal))
     for prompt, (level, top, start) in enumerate(zip(np.asarray(goal.level), best, initial, strict=True)):
         if not np.isfinite(level):
             raise ValueError(f"the level {level} of prompt {prompt} is not finite; give a number")
@@ -68,6 +68,13 @@ def check_reachable(instance: Instance, goal: Goal) -> None:
                 f"the level {level:.9g} of prompt {prompt} is not reachable: no policy has an expectation "
                 f"of {top:.9g} or more (initially {start:.9g}); ask for an increase below {top - start:.9g}"
             )
+
+
+@jax.jit
+def _best_and_initial(instance: Instance, goal: Goal) -> tuple[Array, Array]:
+    """The largest value of each prompt, and the expectation under its initial policy."""
+    initial = instance.probabilities(instance.initial_parameters)
+    return largest_value(instance, goal), expected_reward(initial, goal.values)
 
 
 def is_possible(instance: Instance, goal: Goal) -> Bool[Array, " prompts"]:

@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 from goodteacher import theory
 from goodteacher.sim.files import to_dictionary
 from goodteacher.sim.instance import Instance
+from goodteacher.sim.names import unknown
 from goodteacher.theory import draws as sources
 from goodteacher.theory.draws import Source
 
@@ -145,6 +146,18 @@ def registry() -> Mapping[str, Statement]:
     return collect([s for module in found for s in getattr(module, "STATEMENTS", ())])
 
 
+def find_statement(name: str) -> Statement:
+    """A statement by name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    known = registry()
+    if name not in known:
+        raise unknown("statement", name, known)
+    return known[name]
+
+
 def collect(statements: list[Statement]) -> Mapping[str, Statement]:
     """Statements by name.
 
@@ -264,9 +277,9 @@ def plain(value: Any) -> Any:
 
 
 def verify(
-    statement: Statement,
-    instances: int,
-    seed: int,
+    statement: Statement | str,
+    instances: int = 10_000,
+    seed: int = 0,
     *,
     chunk: int = CHUNK,
     progress: Callable[[int, int], None] | None = None,
@@ -277,15 +290,17 @@ def verify(
     alone, not on the chunk. A sabotage is tried chunk by chunk until it is caught.
 
     Args:
-        statement: what to check.
+        statement: what to check, or its name.
         instances: on how many.
         seed: of their sequence.
         chunk: how many at a time.
         progress: called with the instances done and all of them, after every chunk.
 
     Raises:
-        ValueError: if the number of instances or the chunk is not positive.
+        ValueError: if the number of instances or the chunk is not positive, or for an unknown name.
     """
+    if isinstance(statement, str):
+        statement = find_statement(statement)
     for name, value in {"instances": instances, "chunk": chunk}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; give at least 1")

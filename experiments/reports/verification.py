@@ -9,7 +9,6 @@ from rich.table import Table
 
 from goodteacher.experiments.text import numbers_table
 from goodteacher.sim import files
-from goodteacher.sim.names import unknown
 from goodteacher.theory import adversary, statements
 from goodteacher.theory.adversary import Finding
 from goodteacher.theory.statements import Report, Statement
@@ -27,12 +26,8 @@ def choose(names: Sequence[str], *, bounds: bool = False) -> list[Statement]:
     Raises:
         ValueError: for a name that is not known.
     """
-    known = statements.registry()
-    every = [name for name, statement in known.items() if statement.bound or not bounds]
-    for name in names:
-        if name not in known:
-            raise unknown("statement", name, known)
-    return [known[name] for name in dict.fromkeys(names or every)]
+    every = [name for name, one in statements.registry().items() if one.bound or not bounds]
+    return [statements.find_statement(name) for name in dict.fromkeys(names or every)]
 
 
 def check(chosen: Sequence[Statement], instances: int, seed: int, tell: Tell) -> list[Report]:
@@ -106,13 +101,14 @@ def table(reports: Sequence[Report]) -> Table:
 
 def search_table(findings: Sequence[Finding], folder: Path) -> Table:
     """A row for each statement that was attacked."""
-    rows = numbers_table("statement", "instances", "smallest margin", "factor", "instance found")
-    rows.columns[-1].justify = "left"
+    rows = numbers_table("statement", "instances", "smallest margin", "factor", "gamma")
+    rows.add_column("instance found")
     for found in findings:
         cells = (f"{found.evaluations}", f"{found.tightest_margin:.4g}", f"{found.factor:.4g}")
-        gamma = getattr(found.instance, "gamma", None)
-        risen = "" if gamma is None else f" --gamma {gamma}"
-        rows.add_row(found.statement, *cells, f"{folder / found.statement}.json{risen}", style=_style(found))
+        gamma = getattr(found.instance, "gamma", "-")
+        rows.add_row(
+            found.statement, *cells, f"{gamma}", f"{folder / found.statement}.json", style=_style(found)
+        )
     return rows
 
 

@@ -6,10 +6,12 @@ import pytest
 
 from goodteacher.sim.flow import Status, hitting_time
 from goodteacher.sim.goals import reward_increase
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Parameters, Probabilities, Regularizer
+from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.hitting_time_bound import (
     LOWER_BOUND,
     TIGHTEST_RATIO,
+    goal_time_lower_bound,
     hitting_time_lower_bound,
     rise_times,
 )
@@ -20,6 +22,31 @@ def test_by_hand():
     instance = Instance([[1.0, -1.0], [0.01, -0.01]], start=[[0.5, 0.5]] * 2)
     expected = 2 * 2 * (1 - np.exp(-0.1)) / np.array([1.0, 0.01])
     np.testing.assert_allclose(hitting_time_lower_bound(instance, 0.2), expected, rtol=1e-12)
+
+
+ROTATED = np.array([[0.6, 0.8], [-0.8, 0.6]])
+
+
+@pytest.mark.parametrize(
+    ("options", "applies"),
+    [
+        ({}, True),
+        ({"policy": LinearSoftmax(ROTATED[None]), "start": Parameters([0.0, 0.0])}, True),
+        ({"policy": LinearSoftmax(2.0 * ROTATED[None], 2.0), "start": Parameters([0.0, 0.0])}, True),
+        ({"policy": LinearSoftmax(1.1 * ROTATED[None]), "start": Parameters([0.0, 0.0])}, False),
+        ({"policy": LinearSoftmax([[[1.0], [-1.0]]]), "start": Probabilities([0.5, 0.5])}, False),
+        ({"regularizer": Regularizer(kl=0.1)}, True),
+        ({"regularizer": Regularizer(kl=0.1), "reference_policy_logits": [0.1, 0.0]}, False),
+        ({"regularizer": Regularizer(entropy=0.1)}, False),
+        ({"regularizer": Regularizer(forward_kl=0.1)}, False),
+    ],
+)
+def test_of_a_goal_where_the_proposition_applies(options, applies):
+    """Its values are shifted and scaled into [-1, 1]."""
+    instance = Instance([0.1, -0.1], [7.0, 3.0], **options)
+    bound = goal_time_lower_bound(instance, reward_increase(instance, 0.5))
+    expected = hitting_time_lower_bound(instance, 0.25) if applies else [np.nan]
+    np.testing.assert_allclose(bound, expected, rtol=1e-12)
 
 
 def test_two_even_outputs_are_the_tightest_known():

@@ -18,6 +18,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
+import goodteacher
 from goodteacher.experiments import registry
 from goodteacher.experiments.commands.main import COMMANDS, main
 from goodteacher.experiments.compilation import keep_compiled
@@ -568,8 +569,8 @@ def test_adversarial(tmp_path, monkeypatch, capsys):
     assert report["factor"] == pytest.approx(2.0, rel=1e-3)
     assert len(report["point"]) == 1
     # What was found can be run as the table says.
-    assert row[4] == "tightest/sound.json"
-    assert main(["run", *row[4:]]) == 0
+    assert row[5] == "tightest/sound.json"
+    assert main(["run", row[5], "--gamma", row[4]]) == 0
     assert "reached" in capsys.readouterr().out
 
     assert "exists" in refused(capsys, "verify", "--adversarial", "sound", "--instances", 3000)
@@ -595,6 +596,9 @@ def test_a_violation_is_printed(monkeypatch, capsys):
 
 def test_verify_names(monkeypatch, capsys):
     monkeypatch.setattr(statements, "registry", lambda: collect([TRUE, FALSE]))
+    assert goodteacher.verify("true", 10).statement == "true"
+    with pytest.raises(ValueError, match=r"statement 'ture' is unknown; did you mean true$"):
+        goodteacher.verify("ture")
     assert main(["verify", "true", "--instances", "10"]) == 0
     assert "false" not in capsys.readouterr().out
     assert main(["verify", "--instances", "100"]) == 1
@@ -679,10 +683,12 @@ def test_a_command_imports_what_it_needs(command, needs):
     assert done.stdout.splitlines()[-1].split() == needs
 
 
-@pytest.mark.parametrize(("command", "most"), [("run", 8), ("errors", 12), ("metrics", 3)])
+@pytest.mark.parametrize(
+    ("command", "most"), [(("run", "--gamma", "0.1"), 8), (("errors",), 12), (("metrics",), 3)], ids=str
+)
 def test_a_command_compiles_little_and_once(command, most, tmp_path):
     """A single operation outside compiled code costs tens of milliseconds, the first time."""
-    program = [sys.executable, "-m", "goodteacher", command, "examples/two_prompts.json"]
+    program = [sys.executable, "-m", "goodteacher", *command, "examples/two_prompts.json"]
     unset = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_LOG_COMPILES": "1"}
