@@ -1,8 +1,12 @@
 """Array shapes and types of every annotated function of `sim` and `theory` are enforced in the tests."""
 
+import ctypes
+import gc
+import resource
 from pathlib import Path
 
 import jax
+import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -17,3 +21,20 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 settings.register_profile("default", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("default")
+
+
+_MOST_MEMORY = 1.2 * 2**30  # bytes of a worker, from which on it forgets what it has compiled
+_RESIDENT = Path("/proc/self/statm")
+
+
+@pytest.fixture(autouse=True)
+def _bounded_memory():
+    """Executables are most of a worker's memory; what is needed again is on disk.
+
+    The C library gives nothing back unless it is told. Where neither is known, as on macOS, nothing is done.
+    """
+    yield
+    if _RESIDENT.exists() and int(_RESIDENT.read_text().split()[1]) * resource.getpagesize() > _MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from goodteacher.theory.statements import Statement, plain
+from goodteacher.theory.statements import Statement, instance_of, plain
 
 _CLIMBERS, _PROPOSALS = 20, 20  # points that are improved side by side, and tries for each at a time
 _BATCH = _CLIMBERS * _PROPOSALS
@@ -129,8 +128,9 @@ def search(
         points = np.where(stuck[:, None], scatter(_CLIMBERS), points)
         spread = np.where(stuck, _FIRST_SPREAD, spread)
 
-    alone = statement.build(jnp.asarray(champion[None]))
-    smaller, larger = (float(side[0]) for side in statement.claim(alone))
+    # As many of it as were tried at a time: nothing is compiled for one.
+    batch = statement.build(jnp.asarray(np.broadcast_to(champion, (_BATCH, champion.size))))
+    smaller, larger = (float(np.asarray(side)[0]) for side in statement.claim(batch).sides)
     return Finding(
         statement=statement.name,
         evaluations=examined,
@@ -138,7 +138,7 @@ def search(
         tightest_margin=float("nan") if record == -np.inf else float(record),
         tightest_sides=(smaller, larger),
         point=jnp.asarray(champion),
-        instance=jax.tree.map(itemgetter(0), alone),
+        instance=instance_of(batch, 0),
     )
 
 

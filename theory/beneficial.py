@@ -8,22 +8,24 @@ for the proxy that is ``+1`` on ``*`` and ``-1`` elsewhere, and, as ``eps -> 0``
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import Control, hitting_times
-from goodteacher.sim.goals import probability_level, reward_increase
+from goodteacher.sim.flow import Control
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward
 from goodteacher.theory.draws import Source, Task, random_logits, without
 from goodteacher.theory.error_kinds import trained_on
+from goodteacher.theory.rises import escape_times, first_output_goals, rise_times
 from goodteacher.theory.stalling import PUBLISHED_GROUND_TRUTH_EXPONENT, PUBLISHED_PROXY_EXPONENT
 from goodteacher.theory.stalling_extensions import log_escape_time, with_rare_best
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 
 def ideal_proxy(
@@ -128,12 +130,21 @@ def _task(source: Source) -> Task:
     return Task(instance, gamma)
 
 
+class Learned(NamedTuple):
+    """A task, and when each prompt has learned it; ``inf`` if later than ten times the bound."""
+
+    task: Task
+    time: Float[Array, " prompts"]
+
+
+def _observe(tasks: Task) -> Learned:
+    return Learned(tasks, rise_times(tasks, _horizon(tasks)).time)
+
+
 @jax.jit
-def _task_times(tasks: Task, instances: Instance) -> Array:
-    """``[n, prompts]``; followed no further than ten times the bound."""
-    goals = jax.vmap(lambda task: reward_increase(task.instance, task.gamma))(tasks)
-    horizon = jnp.maximum(10.0 * jax.vmap(_bounds)(tasks).max(-1), 1.0)
-    return hitting_times(instances, goals, Control(horizon=horizon)).time
+@jax.vmap
+def _horizon(task: Task) -> Array:
+    return jnp.maximum(10.0 * _bounds(task).max(), 1.0)
 
 
 def _bounds(task: Task) -> Array:
@@ -144,16 +155,13 @@ def _bounds(task: Task) -> Array:
     return ideal_proxy_time_bound(best, truth.max(-1), target, _PROMPTS)
 
 
-def _bound_claim(
-    factor: float = 1.0, power: float = 1.0, change: Callable[[Instance], Instance] = lambda i: i
-) -> Claim:
-    """The bound times a factor, to a power, of the time when training on something else."""
+def _bound_judge(factor: float = 1.0, power: float = 1.0) -> Judge:
+    """With the bound to a power, times a factor."""
+    return lambda learned: Sides(learned.time, factor * _bounds(learned.task) ** power).tightest()
 
-    @jax.jit
-    def compare(tasks: Task, times: Array) -> Sides:
-        return Sides(times, factor * jax.vmap(_bounds)(tasks) ** power).tightest(-1)
 
-    return lambda tasks: compare(tasks, _task_times(tasks, jax.vmap(change)(tasks.instance)))
+def _on_ground_truth(task: Task) -> Task:
+    return task._replace(instance=trained_on(task.instance, task.instance.ground_truth_rewards))
 
 
 PROXY_BOUND = Statement(
@@ -163,14 +171,13 @@ PROXY_BOUND = Statement(
     formula="t_γ ≤ 2|S| / ((1−ρ)² (1−ε)) (1/ε − 1/ρ), ρ = (V_G(0)+γ+1)/(r*+1), "
     "for λ ≤ ε (1−ρ)² (1−ε) / (4 (2 ln(1/min π₀) + 1/(2e)))",
     draw=_task,
-    claim=_bound_claim(),
+    judge=_bound_judge(),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "a tenth of it": _bound_claim(factor=0.1),
-            "its square root": _bound_claim(power=0.5),
-            "trained on the ground truth": _bound_claim(
-                change=lambda i: trained_on(i, i.ground_truth_rewards)
-            ),
+            "a tenth of it": _bound_judge(factor=0.1),
+            "its square root": _bound_judge(power=0.5),
+            "trained on the ground truth": Dropped(_on_ground_truth),
         }
     ),
     bound=True,
@@ -207,40 +214,57 @@ def _rarer(source: Source) -> Rarer:
     return Rarer(build(log_eps), build(log_eps - _DECADES * jnp.log(10.0)), proxy[None])
 
 
-def _exponents(drawn: Rarer, rewards: Array) -> Array:
-    """Powers ``[n]`` of ``1/eps`` with which the time to ``pi(*) = 1/2`` grows over four decades."""
+class Decades(NamedTuple):
+    """The logarithm of ``eps``, and times to ``pi(*) = 1/2`` there and four decades below."""
 
-    def log_time(instances: Instance) -> Array:
-        training = trained_on(instances, rewards)
-        goals = jax.vmap(lambda i: probability_level(i, 0, 0.5))(training)
-        return jnp.log(hitting_times(training, goals, Control(horizon=1e120)).time[:, 0])
+    log_eps: Float[Array, ""]
+    time: Float[Array, ""]
+    later: Float[Array, ""]
 
-    return (log_time(drawn.rarer) - log_time(drawn.instance)) / (_DECADES * jnp.log(10.0))
-
-
-def _lower_claim(exponent: float, rewards: Callable[[Rarer], Array]) -> Claim:
-    return lambda drawn: Sides(
-        *jnp.broadcast_arrays(jnp.asarray(exponent), _exponents(drawn, rewards(drawn)))
-    )
+    @property
+    def exponent(self) -> Float[Array, ""]:
+        """The power of ``1/eps`` with which the time grows."""
+        return jnp.log(self.later / self.time) / (_DECADES * jnp.log(10.0))
 
 
-def _rate_claim(exponent: float, rewards: Callable[[Rarer], Array]) -> Claim:
-    """That the exponent is as given, up to what ``eps ln(1/eps)`` still is at the start of the decades."""
+def _observe_on(rewards: Callable[[Rarer], Array], drawn: Rarer) -> Decades:
+    def time(instances: Instance) -> Array:
+        level = np.full(len(instances.rewards), 0.5)
+        goals = first_output_goals(instances, jnp.asarray(level))
+        return escape_times(trained_on(instances, rewards(drawn)), goals, Control(horizon=1e120))
 
-    def claim(drawn: Rarer) -> Sides:
-        deviation = jnp.abs(_exponents(drawn, rewards(drawn)) - exponent)
-        log_eps = drawn.instance.reference_log_probabilities[:, 0, 0]
-        return Sides(deviation, -_RATE_OUTPUTS * jnp.exp(log_eps) * log_eps)
-
-    return claim
+    log_eps = drawn.instance.reference_log_probabilities[:, 0, 0]
+    return Decades(log_eps, time(drawn.instance), time(drawn.rarer))
 
 
-def _on_truth(drawn: Rarer) -> Array:
+def _truth(drawn: Rarer) -> Array:
     return drawn.instance.rewards
 
 
-def _on_proxy(drawn: Rarer) -> Array:
+def _proxy(drawn: Rarer) -> Array:
     return drawn.proxy_rewards
+
+
+def _proxy_for_truth(drawn: Rarer) -> Rarer:
+    return drawn._replace(instance=trained_on(drawn.instance, drawn.proxy_rewards))
+
+
+def _truth_for_proxy(drawn: Rarer) -> Rarer:
+    return drawn._replace(proxy_rewards=drawn.instance.rewards)
+
+
+def _lower_judge(exponent: float) -> Judge:
+    return lambda decades: Sides(jnp.asarray(exponent), decades.exponent)
+
+
+def _rate_judge(exponent: float) -> Judge:
+    """That the exponent is as given, up to what ``eps ln(1/eps)`` still is at the start of the decades."""
+
+    def judge(decades: Decades) -> Sides:
+        deviation = jnp.abs(decades.exponent - exponent)
+        return Sides(deviation, -_RATE_OUTPUTS * jnp.exp(decades.log_eps) * decades.log_eps)
+
+    return judge
 
 
 GROUND_TRUTH_RATE = Statement(
@@ -249,11 +273,12 @@ GROUND_TRUTH_RATE = Statement(
     citation="arXiv:2604.25872, Theorem 1",
     formula="t = Ω(ε^(−14/13))",
     draw=_rarer,
-    claim=_lower_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _on_truth),
+    judge=_lower_judge(float(PUBLISHED_GROUND_TRUTH_EXPONENT)),
+    observe=partial(_observe_on, _truth),
     sabotages=MappingProxyType(
         {
-            "on the proxy": _lower_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _on_proxy),
-            "exponent 2.1": _lower_claim(2.1, _on_truth),
+            "on the proxy": Dropped(_proxy_for_truth),
+            "exponent 2.1": _lower_judge(2.1),
         }
     ),
     bound=True,
@@ -265,11 +290,12 @@ PROXY_RATE = Statement(
     citation="arXiv:2604.25872, Theorem 2",
     formula="t = O(1/ε); the exponent is 1 up to 8 ε ln(1/ε)",
     draw=_rarer,
-    claim=_rate_claim(float(PUBLISHED_PROXY_EXPONENT), _on_proxy),
+    judge=_rate_judge(float(PUBLISHED_PROXY_EXPONENT)),
+    observe=partial(_observe_on, _proxy),
     sabotages=MappingProxyType(
         {
-            "on the ground truth": _rate_claim(float(PUBLISHED_PROXY_EXPONENT), _on_truth),
-            "exponent 14/13": _rate_claim(float(PUBLISHED_GROUND_TRUTH_EXPONENT), _on_proxy),
+            "on the ground truth": Dropped(_truth_for_proxy),
+            "exponent 14/13": _rate_judge(float(PUBLISHED_GROUND_TRUTH_EXPONENT)),
         }
     ),
 )
@@ -304,26 +330,61 @@ def _gain(source: Source) -> Gain:
     return Gain(instance, proxy[None], source.uniform(0.1, 0.9))
 
 
-def _log_simulated_gain(drawn: Gain) -> Array:
-    def log_time(rewards: Array) -> Array:
-        training = trained_on(drawn.instance, rewards)
-        goals = jax.vmap(lambda i, level: probability_level(i, 0, level))(training, drawn.level)
-        return jnp.log(hitting_times(training, goals, Control(horizon=_HORIZON)).time[:, 0])
+class Gained(NamedTuple):
+    """A gain, and the logarithms of the times on ground truth and proxy: simulated, and by the law."""
 
-    return log_time(drawn.instance.rewards) - log_time(drawn.proxy_rewards)
-
-
-_Gain = Callable[[Array, Array, Array], Array]
+    drawn: Gain
+    simulated: tuple[Float[Array, ""], Float[Array, ""]]
+    predicted: Float[Array, " truth_and_proxy"]
 
 
-def _gain_claim(predicted: _Gain) -> Claim:
-    def claim(drawn: Gain) -> Sides:
-        start, truth = drawn.instance.reference_log_probabilities[:, 0], drawn.instance.rewards[:, 0]
-        log_gains = predicted(start, truth, drawn.proxy_rewards[:, 0])
-        error = jnp.abs(jnp.expm1(log_gains - _log_simulated_gain(drawn)))
-        return Sides(error, jnp.full_like(error, _LARGEST_GAIN_ERROR))
+def _observe_gain(drawn: Gain) -> Gained:
+    goals = first_output_goals(drawn.instance, drawn.level)
 
-    return claim
+    def time(instances: Instance) -> Array:
+        return escape_times(instances, goals, Control(horizon=_HORIZON))
+
+    on_proxy = trained_on(drawn.instance, drawn.proxy_rewards)
+    return _gained(drawn, time(drawn.instance), time(on_proxy))
+
+
+@jax.jit
+@jax.vmap
+def _gained(drawn: Gain, time: Array, on_proxy: Array) -> Gained:
+    rewards = jnp.concatenate([drawn.instance.rewards, drawn.proxy_rewards])
+    start = jnp.broadcast_to(drawn.instance.reference_log_probabilities, rewards.shape)
+    return Gained(drawn, (jnp.log(time), jnp.log(on_proxy)), log_escape_time(start, rewards))
+
+
+def _gain_judge(predicted: Callable[[Gained], Array]) -> Judge:
+    """With the logarithm of the gain."""
+
+    def judge(gained: Gained) -> Sides:
+        truth, proxy = gained.simulated
+        return Sides(
+            jnp.abs(jnp.expm1(predicted(gained) - (truth - proxy))), jnp.asarray(_LARGEST_GAIN_ERROR)
+        )
+
+    return judge
+
+
+def _by_the_law(gained: Gained) -> Array:
+    truth, proxy = gained.predicted
+    return truth - proxy
+
+
+def _by_rates_alone(gained: Gained) -> Array:
+    start = gained.drawn.instance.reference_log_probabilities[0]
+    return -(jnp.isfinite(start).sum() - 2.0) * start[0]
+
+
+def _as_if_equally_likely(gained: Gained) -> Array:
+    """The proxy's law, if its outputs but the best were equally likely and of one reward."""
+    drawn = gained.drawn
+    start, rewards = drawn.instance.reference_log_probabilities[0], drawn.instance.rewards[0]
+    gap = rewards[0] - drawn.proxy_rewards[0, 1]
+    proxy = jnp.log1p(-1.0 / jnp.isfinite(start).sum()) - jnp.log(gap) - start[0]
+    return gained.predicted[0] - proxy
 
 
 GAIN = Statement(
@@ -332,19 +393,13 @@ GAIN = Statement(
     citation="derived here, theory/beneficial.py; after arXiv:2604.25872, Theorems 1 and 2",
     formula="t*(ground truth) / t*(proxy), both by the law, to below 1 %",
     draw=_gain,
-    claim=_gain_claim(log_gain),
+    judge=_gain_judge(_by_the_law),
+    observe=_observe_gain,
     sabotages=MappingProxyType(
         {
-            "rates alone": _gain_claim(lambda p, r, _: -(jnp.isfinite(p).sum(-1) - 2.0) * p[:, 0]),
-            "proxy as if its outputs were equally likely": _gain_claim(
-                lambda p, r, q: (
-                    log_escape_time(p, r, 1.0)
-                    - jnp.log1p(-1.0 / jnp.isfinite(p).sum(-1))
-                    + jnp.log(r[:, 0] - q[:, 1])
-                    + p[:, 0]
-                )
-            ),
-            "2 % off": _gain_claim(lambda p, r, q: log_gain(p, r, q) + 0.02),
+            "rates alone": _gain_judge(_by_rates_alone),
+            "proxy as if its outputs were equally likely": _gain_judge(_as_if_equally_likely),
+            "2 % off": _gain_judge(lambda gained: _by_the_law(gained) + 0.02),
         }
     ),
 )

@@ -36,15 +36,15 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import Control, trajectory
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import Source, random_logits, random_rewards
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.error_kinds import trained_on
+from goodteacher.theory.rises import paths
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 GROWTH = 8.0 / 27.0  # most of d ln pi(y) / dt, per weight of the prompt and range of the rewards
 
@@ -106,10 +106,10 @@ _TRAJECTORY_TOLERANCE = 1e-12
 
 
 class Error(NamedTuple):
-    """A problem, what its proxy should say about its first output, and how long it is trained on."""
+    """A problem with an error at its first output, the rewards without it, and how long it is trained on."""
 
     instance: Instance
-    correct_reward: Float[Array, ""]
+    correct_rewards: Float[Array, "prompts outputs"]
     time: Float[Array, ""]
 
 
@@ -121,33 +121,36 @@ def _error(source: Source) -> Error:
     wrong = source.log_uniform(0.01, 1.0)
     correct = jnp.where(rewards[0] > 0, rewards[0] - wrong, rewards[0] + wrong)
     instance = Instance(rewards, start=Parameters(jnp.append(jnp.log(rare), rest)[None]))
-    return Error(instance, correct, source.log_uniform(0.1, 30.0))
+    corrected = instance.rewards.at[0, 0].set(correct)
+    return Error(instance, corrected, source.log_uniform(0.1, 30.0))
 
 
-def _corrected(drawn: Error) -> Instance:
-    return eqx.tree_at(
-        lambda i: i.rewards, drawn.instance, drawn.instance.rewards.at[0, 0].set(drawn.correct_reward)
-    )
+class Ends(NamedTuple):
+    """Where training leads with the error and without it: logits ``[outputs]`` of the prompt."""
+
+    drawn: Error
+    wrong: Float[Array, " outputs"]
+    right: Float[Array, " outputs"]
 
 
-@jax.jit
-@jax.vmap
-def _ends(instance: Instance, time: Array) -> Array:
-    """Logits ``[outputs]`` at a time."""
-    return trajectory(instance, time[None], Control(tolerance=_TRAJECTORY_TOLERANCE))[0, 0]
+def _observe(drawn: Error) -> Ends:
+    def ends(instances: Instance) -> Array:
+        return paths(instances, drawn.time[:, None], _TRAJECTORY_TOLERANCE)[:, 0, 0]
+
+    return Ends(drawn, ends(drawn.instance), ends(trained_on(drawn.instance, drawn.correct_rewards)))
 
 
 _Bound = Callable[[Array, Array, Array, Array], Array]  # of pi_0(y), error, time and range
 
 
-def _claim(bound: _Bound, correct: Callable[[Error], Instance] = _corrected) -> Claim:
-    """With a bound on the distance of the logits, and what is compared with."""
+def _judge(bound: _Bound) -> Judge:
+    """With a bound on the distance of the logits."""
 
-    @jax.jit
-    @jax.vmap
-    def compare(drawn: Error, right: Instance, wrong_end: Array, right_end: Array) -> Sides:
-        rewards = jnp.append(drawn.instance.rewards[0], drawn.correct_reward)
-        error = drawn.instance.rewards[0, 0] - drawn.correct_reward
+    def judge(ends: Ends) -> Sides:
+        drawn, wrong_end, right_end = ends
+        correct = drawn.correct_rewards[0, 0]
+        rewards = jnp.append(drawn.instance.rewards[0], correct)
+        error = drawn.instance.rewards[0, 0] - correct
         initial = jnp.exp(drawn.instance.reference_log_probabilities[0, 0])
         distance = bound(initial, error, drawn.time, jnp.ptp(rewards))
         logits = jnp.sqrt(((wrong_end - right_end) ** 2).sum())
@@ -155,17 +158,13 @@ def _claim(bound: _Bound, correct: Callable[[Error], Instance] = _corrected) -> 
         apart = jnp.stack([logits, policies])
         return Sides(apart, distance / jnp.array([1.0, 2.0 * jnp.sqrt(2.0)])).tightest()
 
-    def claim(drawn: Error) -> Sides:
-        right = jax.vmap(correct)(drawn)
-        return compare(drawn, right, _ends(drawn.instance, drawn.time), _ends(right, drawn.time))
-
-    return claim
+    return judge
 
 
-def _another_error(drawn: Error) -> Instance:
+def _other_errors(drawn: Error) -> Error:
     """Without the error, but with the rewards of the others in the opposite order."""
-    rewards = _corrected(drawn).rewards
-    return eqx.tree_at(lambda i: i.rewards, drawn.instance, rewards.at[0, 1:].set(rewards[0, :0:-1]))
+    correct = drawn.correct_rewards
+    return drawn._replace(correct_rewards=correct.at[0, 1:].set(correct[0, :0:-1]))
 
 
 def _logits_apart(initial: Array, error: Array, time: Array, reward_range: Array) -> Array:
@@ -178,14 +177,15 @@ BENIGN_RARE_OUTPUT = Statement(
     citation="derived here, theory/benign.py; after arXiv:2604.25872, Section 3; arXiv:2503.15477, Lemma 10",
     formula="|θ_T − θ'_T| ≤ √2 |e| (T/|S|) π₀(y) exp((8/27) D T/|S|), and TV(π_T, π'_T) ≤ this / (2√2)",
     draw=_error,
-    claim=_claim(_logits_apart),
+    judge=_judge(_logits_apart),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "growth of the output's probability dropped": _claim(
+            "growth of the output's probability dropped": _judge(
                 lambda p, e, t, d: jnp.sqrt(2.0) * jnp.abs(e) * t * p
             ),
-            "initial probability squared": _claim(lambda p, e, t, d: _logits_apart(p**2, e, t, d)),
-            "other rewards changed too": _claim(_logits_apart, _another_error),
+            "initial probability squared": _judge(lambda p, e, t, d: _logits_apart(p**2, e, t, d)),
+            "other rewards changed too": Dropped(_other_errors),
         }
     ),
     bound=True,

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -13,7 +12,7 @@ from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.sampling import best_of_n
 from goodteacher.theory.draws import Source, random_logits
 from goodteacher.theory.rankings import levels
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 _ROUNDING = 1e-12  # relative, of powers whose logarithm may be several hundred
 _UNDERFLOW = 1e-290  # what is smaller may have lost digits
@@ -59,17 +58,15 @@ def _shortfall(contest: Contest, rewards: Array) -> Array:
     return expected_reward(law, truth.max(-1, keepdims=True) - truth)
 
 
-def _claim(champion: Callable[[Array], Array]) -> Claim:
+def _judge(champion: Callable[[Array], Array]) -> Judge:
     """With the rewards, made of the ground truth, that are claimed to be the best of all."""
 
-    @jax.jit
-    @jax.vmap
-    def claim(contest: Contest) -> Sides:
+    def judge(contest: Contest) -> Sides:
         best = _shortfall(contest, champion(contest.instance.ground_truth_rewards).astype(float))
         rival = _shortfall(contest, contest.instance.rewards) * (1.0 + _ROUNDING)
         return Sides(jnp.where(best < _UNDERFLOW, 0.0, best), rival).tightest()
 
-    return claim
+    return judge
 
 
 def _second(truth: Array) -> Array:
@@ -89,11 +86,11 @@ BEST_OF_N = Statement(
     citation="arXiv:2503.15477, Proposition 1",
     formula="acc(r) = 1: E r_G(best of N by r) ≥ E r_G(best of N by r'), every r', every policy, every N",
     draw=_contest,
-    claim=_claim(levels),
+    judge=_judge(levels),
     sabotages=MappingProxyType(
         {
-            "an inaccurate model: the second best output first": _claim(_next_best_first),
-            "an inaccurate model: the best output tied with the second": _claim(
+            "an inaccurate model: the second best output first": _judge(_next_best_first),
+            "an inaccurate model: the best output tied with the second": _judge(
                 lambda truth: levels(jnp.minimum(truth, _second(truth)))
             ),
         }

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from types import MappingProxyType
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import kl_divergence
 from goodteacher.theory.draws import Source, random_logits
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 _Bound = Callable[[Float[Array, "*batch outputs"]], Float[Array, "..."]]
 
@@ -44,13 +43,13 @@ def _policies(source: Source) -> Instance:
     )
 
 
-def _claim(smaller: Callable[[Array, Array], Array], bound: _Bound) -> Claim:
-    def claim(instance: Instance) -> Sides:
+def _judge(smaller: Callable[[Array, Array], Array], bound: _Bound) -> Judge:
+    def judge(instance: Instance) -> Sides:
         log_p = instance.log_probabilities(instance.initial_parameters)
         log_q = instance.reference_log_probabilities
         return Sides(smaller(log_p, log_q), bound(log_q)).tightest()
 
-    return jax.jit(jax.vmap(claim))
+    return judge
 
 
 def _term(log_p: Array, log_q: Array) -> Array:
@@ -63,12 +62,12 @@ DIVERGENCE = Statement(
     citation="arXiv:2503.15477, Lemma 3",
     formula="KL(p‖q) ≤ ln(1 / min_y q(y))",
     draw=_policies,
-    claim=_claim(kl_divergence, divergence_upper_bound),
+    judge=_judge(kl_divergence, divergence_upper_bound),
     sabotages=MappingProxyType(
         {
-            "constant 1% smaller": _claim(kl_divergence, lambda q: 0.99 * divergence_upper_bound(q)),
-            "entropy of q": _claim(kl_divergence, lambda q: -(jnp.exp(q) * q).sum(-1)),
-            "number of outputs for 1 / min q": _claim(kl_divergence, lambda q: jnp.log(float(q.shape[-1]))),
+            "constant 1% smaller": _judge(kl_divergence, lambda q: 0.99 * divergence_upper_bound(q)),
+            "entropy of q": _judge(kl_divergence, lambda q: -(jnp.exp(q) * q).sum(-1)),
+            "number of outputs for 1 / min q": _judge(kl_divergence, lambda q: jnp.log(float(q.shape[-1]))),
         }
     ),
     bound=True,
@@ -81,12 +80,12 @@ DIVERGENCE_TERM = Statement(
     citation="arXiv:2503.15477, Lemma 4",
     formula="−p² ln(p/q) ≤ q² / (2e)",
     draw=_policies,
-    claim=_claim(_term, divergence_term_upper_bound),
+    judge=_judge(_term, divergence_term_upper_bound),
     sabotages=MappingProxyType(
         {
-            "constant 1% smaller": _claim(_term, lambda q: 0.99 * divergence_term_upper_bound(q)),
-            "3 for e": _claim(_term, lambda q: jnp.exp(2.0 * q) / 6.0),
-            "q³ for q²": _claim(_term, lambda q: jnp.exp(q) * divergence_term_upper_bound(q)),
+            "constant 1% smaller": _judge(_term, lambda q: 0.99 * divergence_term_upper_bound(q)),
+            "3 for e": _judge(_term, lambda q: jnp.exp(2.0 * q) / 6.0),
+            "q³ for q²": _judge(_term, lambda q: jnp.exp(q) * divergence_term_upper_bound(q)),
         }
     ),
     bound=True,

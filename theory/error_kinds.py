@@ -24,8 +24,8 @@ from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import advantage, expected_reward
 from goodteacher.theory.draws import Source, dimension, random_logits
-from goodteacher.theory.hitting_time_bound import SOLVER
 from goodteacher.theory.logit_velocity import below_value
+from goodteacher.theory.rises import RISE_SOLVER
 
 MOST_SUBSETS = 8
 """Errors of a prompt up to which all their subsets are tried."""
@@ -188,7 +188,7 @@ def _times(instance: Instance, rewards: np.ndarray, goal: Goal) -> np.ndarray:
     """``[batch, prompts]``: hitting times with other proxy rewards, ``[batch, prompts, outputs]``."""
 
     def times(variants: Instance, goals: Goal) -> Array:
-        return hitting_times(variants, goals, Control(solver=SOLVER)).time
+        return hitting_times(variants, goals, Control(solver=RISE_SOLVER)).time
 
     return _in_parts(times, instance, rewards, goal)
 
@@ -197,7 +197,7 @@ def _final_rewards(instance: Instance, rewards: np.ndarray, goal: Goal) -> np.nd
     """``[batch, prompts]``: final expected ground truth rewards; ``nan`` if not converged."""
 
     def final(variants: Instance, goals: Goal) -> Array:
-        log_p, end = final_policies(variants, Control(solver=SOLVER))
+        log_p, end = final_policies(variants, Control(solver=RISE_SOLVER))
         return _rewards_at_end(variants, log_p, end)
 
     return _in_parts(final, instance, rewards, goal)
@@ -380,7 +380,7 @@ def trials(seed: int, n: int) -> Trials:
     goals = jax.vmap(most_of_the_way)(instances)
     corrected = trained_on(instances, instances.ground_truth_rewards)
     both = jax.tree.map(lambda *pair: jnp.concatenate(pair), (instances, goals), (corrected, goals))
-    time = hitting_times(*both, control=Control(solver=SOLVER)).time[:, 0]
+    time = hitting_times(*both, control=Control(solver=RISE_SOLVER)).time[:, 0]
     return Trials(instances, np.asarray(output), np.asarray(log_ratio(time[:n], time[n:])))
 
 

@@ -30,8 +30,8 @@ group, whose expectation is ``(1 - 1/G)(1 - sum_y pi(y)^2)``.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,9 @@ from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.sim.sampling import estimator as find_estimator
 from goodteacher.sim.sampling import logit_estimate
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
+from goodteacher.theory.error_kinds import trained_on
 from goodteacher.theory.gradients import logit_gradient_magnitude
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 
 def squared_scores(probabilities: Float[Array, "*batch outputs"]) -> Float[Array, "*batch outputs"]:
@@ -154,9 +155,31 @@ _ROUNDING = 1e-13  # of a sum over all groups, relative to the magnitudes of its
 _GROUP = 4
 
 
-@partial(jax.vmap, in_axes=(0, None))
+class Moments(NamedTuple):
+    """A problem, and mean and total variance of estimates of its gradient by name, by enumeration.
+
+    Attributes:
+        instance: the problem.
+        mean: ``[prompts, outputs]`` each.
+        variance: ``[prompts]`` each.
+    """
+
+    instance: Instance
+    mean: dict[str, Float[Array, "prompts outputs"]]
+    variance: dict[str, Float[Array, " prompts"]]
+
+
+def _observe(*estimators: str) -> Callable[[Instance], Moments]:
+    @jax.jit
+    @jax.vmap
+    def observe(instance: Instance) -> Moments:
+        moments = {name: _moments(instance, name) for name in estimators}
+        return Moments(instance, *({name: pair[i] for name, pair in moments.items()} for i in (0, 1)))
+
+    return observe
+
+
 def _moments(instance: Instance, estimator: str) -> tuple[Array, Array]:
-    """Mean ``[n, prompts, outputs]`` and total variance ``[n, prompts]`` of the estimate, by enumeration."""
     weights, estimates = enumerate_estimates(instance, instance.initial_parameters, estimator, _GROUP)
     mean = jnp.einsum("gx,gxy->xy", weights, estimates)
     return mean, jnp.einsum("gx,gxy->x", weights, (estimates - mean) ** 2)
@@ -173,21 +196,16 @@ def _two_prompts(source: Source) -> Instance:
     )
 
 
-def _unbiased_claim(estimators: tuple[str, ...]) -> Claim:
-    @jax.vmap
-    def compare(instance: Instance, mean: Array) -> Sides:
-        parameters = instance.initial_parameters
-        error = jnp.abs(instance.policy.pullback(parameters, mean) - gradient(instance, parameters))
+def _unbiased_judge(*estimators: str) -> Judge:
+    def judge(moments: Moments) -> Sides:
+        instance, parameters = moments.instance, moments.instance.initial_parameters
+        means = [instance.policy.pullback(parameters, moments.mean[name]) for name in estimators]
+        error = jnp.abs(jnp.stack(means) - gradient(instance, parameters))
         jacobian = jnp.abs(jax.jacobian(instance.policy.logits)(parameters))
         magnitude = logit_gradient_magnitude(instance, parameters)
         return Sides(error, _ROUNDING * jnp.tensordot(magnitude, jacobian, axes=2)).tightest()
 
-    @jax.jit
-    def claim(instances: Instance) -> Sides:
-        found = [compare(instances, _moments(instances, name)[0]) for name in estimators]
-        return Sides(*(jnp.stack(side) for side in zip(*found, strict=True))).tightest(0)
-
-    return claim
+    return judge
 
 
 UNBIASED = Statement(
@@ -196,11 +214,12 @@ UNBIASED = Statement(
     citation="Williams 1992; Kool, van Hoof and Welling 2019; KL in the reward: theory/estimator_moments.py",
     formula="E[Σ_i c_i (e_{y_i} − π)/G] = ∇φ; c_i = r_i, r_i − V or r_i − mean_{j≠i} r_j; r_i = r_KL(y_i)",
     draw=_two_prompts,
-    claim=_unbiased_claim(("reinforce", "baseline", "rloo")),
+    judge=_unbiased_judge("reinforce", "baseline", "rloo"),
+    observe=_observe("reinforce", "baseline", "rloo", "grpo", "grpo_unscaled"),
     sabotages=MappingProxyType(
         {
-            "GRPO": _unbiased_claim(("grpo",)),
-            "GRPO without division by the standard deviation": _unbiased_claim(("grpo_unscaled",)),
+            "GRPO": _unbiased_judge("grpo"),
+            "GRPO without division by the standard deviation": _unbiased_judge("grpo_unscaled"),
         }
     ),
 )
@@ -218,21 +237,19 @@ def _one_prompt(source: Source) -> Instance:
 _Variance = Callable[[Array, Array, int], Array]
 
 
-def _variance_claim(variances: Mapping[str, _Variance]) -> Claim:
+def _variance_judge(variances: Mapping[str, _Variance]) -> Judge:
     """With a closed form for each estimator."""
 
-    def compare(instances: Instance, enumerated: Array, name: str) -> Sides:
-        probabilities = jax.nn.softmax(instances.initial_parameters[:, 0])
-        rewards = instances.rewards[:, 0]
-        error = jnp.abs(variances[name](probabilities, rewards, _GROUP) - enumerated)
-        return Sides(error, _ROUNDING * expected_reward(probabilities, rewards**2))
+    def judge(moments: Moments) -> Sides:
+        probabilities = jax.nn.softmax(moments.instance.initial_parameters[0])
+        rewards = moments.instance.rewards[0]
+        errors = [
+            jnp.abs(closed_form(probabilities, rewards, _GROUP) - moments.variance[name][0])
+            for name, closed_form in variances.items()
+        ]
+        return Sides(jnp.stack(errors), _ROUNDING * expected_reward(probabilities, rewards**2)).tightest()
 
-    @jax.jit
-    def claim(instances: Instance) -> Sides:
-        found = [compare(instances, _moments(instances, name)[1][:, 0], name) for name in variances]
-        return Sides(*(jnp.stack(side) for side in zip(*found, strict=True))).tightest(0)
-
-    return claim
+    return judge
 
 
 def _without_pairs(probabilities: Array, rewards: Array, group: int) -> Array:
@@ -248,15 +265,16 @@ VARIANCE = Statement(
     formula="REINFORCE: (E (r−b)²|s|² − |g|²)/G; "
     "RLOO: [(G−2)(E A²|s|² − |g|²) + 2(Var r − |g|²)]/(G(G−1)); s = e_y − π, g = E A s",
     draw=_one_prompt,
-    claim=_variance_claim(
+    judge=_variance_judge(
         {"reinforce": reinforce_variance, "baseline": baseline_variance, "rloo": rloo_variance}
     ),
+    observe=_observe("reinforce", "baseline", "rloo", "grpo_unscaled"),
     sabotages=MappingProxyType(
         {
-            "RLOO with the variance of the exact baseline": _variance_claim({"rloo": baseline_variance}),
-            "RLOO with independent pairs": _variance_claim({"rloo": _without_pairs}),
-            "RLOO's for GRPO without division": _variance_claim({"grpo_unscaled": rloo_variance}),
-            "no baseline with the variance of the exact one": _variance_claim(
+            "RLOO with the variance of the exact baseline": _variance_judge({"rloo": baseline_variance}),
+            "RLOO with independent pairs": _variance_judge({"rloo": _without_pairs}),
+            "RLOO's for GRPO without division": _variance_judge({"grpo_unscaled": rloo_variance}),
+            "no baseline with the variance of the exact one": _variance_judge(
                 {"reinforce": baseline_variance}
             ),
         }
@@ -272,11 +290,11 @@ def _two_values(source: Source) -> Instance:
     return Instance(jnp.where(good, low + gap, low), start=Parameters(random_logits(source, shape, high=8.0)))
 
 
-def _two_values_claim(factor: Callable[[Array, Array, int], Array], middling: float = 0.0) -> Claim:
-    """With what GRPO multiplies the gradient by; and the place of a third reward in the gap, if positive."""
+def _two_values_judge(factor: Callable[[Array, Array, int], Array]) -> Judge:
+    """With what GRPO multiplies the gradient by."""
 
-    @jax.vmap
-    def compare(instance: Instance, mean: Array) -> Sides:
+    def judge(moments: Moments) -> Sides:
+        instance, mean = moments.instance, moments.mean["grpo"]
         probabilities, rewards = instance.probabilities(instance.initial_parameters), instance.rewards
         good = rewards == rewards.max()
         success = jnp.where(good, probabilities, 0.0).sum()
@@ -284,16 +302,13 @@ def _two_values_claim(factor: Callable[[Array, Array, int], Array], middling: fl
         error = jnp.abs(mean - factor(success, rewards.max() - rewards.min(), _GROUP) * exact)
         return Sides(error, _ROUNDING * probabilities).tightest()
 
-    @jax.jit
-    def claim(instances: Instance) -> Sides:
-        rewards = instances.rewards
-        third = rewards[..., 1] + middling * (rewards[..., 0] - rewards[..., 1])
-        changed = jax.vmap(lambda i, r: Instance(r, start=Parameters(i.initial_parameters)))(
-            instances, rewards.at[..., 2].set(jnp.where(middling > 0, third, rewards[..., 2]))
-        )
-        return compare(changed, _moments(changed, "grpo")[0])
+    return judge
 
-    return claim
+
+def _with_a_third_value(instance: Instance) -> Instance:
+    """Halfway between the two."""
+    rewards = instance.rewards
+    return trained_on(instance, rewards.at[:, 2].set(0.5 * (rewards[:, 0] + rewards[:, 1])))
 
 
 GRPO_TWO_VALUES = Statement(
@@ -302,29 +317,29 @@ GRPO_TWO_VALUES = Statement(
     citation="theory/estimator_moments.py (derived for this project)",
     formula="E[GRPO] = ∇V · E √(k(G−k)) / (G p(1−p) gap), k ~ Bin(G, p)",
     draw=_two_values,
-    claim=_two_values_claim(grpo_factor),
+    judge=_two_values_judge(grpo_factor),
+    observe=_observe("grpo"),
     sabotages=MappingProxyType(
         {
-            "unbiased": _two_values_claim(lambda p, gap, group: jnp.ones(())),
-            "the factor of large groups": _two_values_claim(
+            "unbiased": _two_values_judge(lambda p, gap, group: jnp.ones(())),
+            "the factor of large groups": _two_values_judge(
                 lambda p, gap, group: 1.0 / (gap * jnp.sqrt(p * (1.0 - p)))
             ),
-            "a third value": _two_values_claim(grpo_factor, middling=0.5),
+            "a third value": Dropped(_with_a_third_value),
         }
     ),
 )
 
 
-def _norm_claim(bound: Callable[[Array, Array], Array]) -> Claim:
-    """With the probabilities and the rewards ``[n, outputs]`` to a bound ``[n]``."""
+def _norm_judge(bound: Callable[[Array, Array], Array]) -> Judge:
+    """With the probabilities and the rewards ``[outputs]`` to a bound."""
 
-    @jax.jit
-    def claim(instances: Instance) -> Sides:
-        mean = _moments(instances, "grpo")[0][:, 0]
-        probabilities = jax.nn.softmax(instances.initial_parameters[:, 0])
-        return Sides(jnp.linalg.norm(mean, axis=-1), bound(probabilities, instances.rewards[:, 0]))
+    def judge(moments: Moments) -> Sides:
+        probabilities = jax.nn.softmax(moments.instance.initial_parameters[0])
+        norm = jnp.linalg.norm(moments.mean["grpo"][0])
+        return Sides(norm, bound(probabilities, moments.instance.rewards[0]))
 
-    return claim
+    return judge
 
 
 GRPO_NORM = Statement(
@@ -333,11 +348,12 @@ GRPO_NORM = Statement(
     citation="theory/estimator_moments.py (derived for this project)",
     formula="|E[GRPO]| ≤ √((1 − 1/G)(1 − Σ_y π(y)²))",
     draw=_one_prompt,
-    claim=_norm_claim(lambda p, r: grpo_norm_bound(p, _GROUP)),
+    judge=_norm_judge(lambda p, r: grpo_norm_bound(p, _GROUP)),
+    observe=_observe("grpo"),
     sabotages=MappingProxyType(
         {
-            "root dropped": _norm_claim(lambda p, r: grpo_norm_bound(p, _GROUP) ** 2),
-            "bounded like the gradient by the standard deviation of the reward": _norm_claim(
+            "root dropped": _norm_judge(lambda p, r: grpo_norm_bound(p, _GROUP) ** 2),
+            "bounded like the gradient by the standard deviation of the reward": _norm_judge(
                 lambda p, r: jnp.sqrt(reward_variance(p, r))
             ),
         }

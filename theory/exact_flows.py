@@ -3,21 +3,21 @@
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from goodteacher.sim.flow import Control, hitting_times, trajectory
 from goodteacher.sim.goals import Goal, probability_level
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import gradient, kl_divergence, natural_gradient, objective
 from goodteacher.theory.closed_forms import kl_optimum, natural_gradient_flow, one_good_output_time
 from goodteacher.theory.draws import Source, random_logits, random_rewards, without
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import PATH_TIMES, escape_times, paths
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 HITTING_TIME_TOLERANCE = 1e-9  # relative, at the default tolerance of the integrator
 _MOST_OUTPUTS = 16
@@ -35,7 +35,15 @@ class Hitting(NamedTuple):
     goal: Goal
 
 
-_time = jax.jit(lambda problem: hitting_times(problem.instance, problem.goal).time[:, 0])
+class Timed(NamedTuple):
+    """A problem, and when it is reached."""
+
+    problem: Hitting
+    time: Float[Array, ""]
+
+
+def _observe(problems: Hitting) -> Timed:
+    return Timed(problems, escape_times(problems.instance, problems.goal))
 
 
 def _one_good_output(fewest: int, most: int, source: Source) -> Hitting:
@@ -54,20 +62,17 @@ def _one_good_output(fewest: int, most: int, source: Source) -> Hitting:
     return Hitting(instance, probability_level(instance, 0, odds / (1.0 + odds)))
 
 
-def _one_good_output_claim(predicted: Callable[..., Array]) -> Claim:
+def _one_good_output_judge(predicted: Callable[..., Array]) -> Judge:
     """With probabilities, reward gap and number of outputs to the time."""
 
-    @jax.jit
-    def compare(problem: Hitting, time: Array) -> Sides:
-        instance, goal = problem
-        start = jax.vmap(lambda i: i.probabilities(i.initial_parameters))(instance)[:, 0]
-        outputs = (start > 0).sum(-1)
-        gap = instance.rewards[:, 0, 0] - instance.rewards[:, 0, 1]
-        expected = predicted(start[:, 0], goal.level[:, 0], gap, outputs)
-        error = jnp.abs(time / expected - 1.0)
-        return Sides(error, jnp.full_like(error, HITTING_TIME_TOLERANCE))
+    def judge(timed: Timed) -> Sides:
+        instance, goal = timed.problem
+        start = instance.probabilities(instance.initial_parameters)[0]
+        gap = instance.rewards[0, 0] - instance.rewards[0, 1]
+        expected = predicted(start[0], goal.level[0], gap, (start > 0).sum())
+        return Sides(jnp.abs(timed.time / expected - 1.0), jnp.asarray(HITTING_TIME_TOLERANCE))
 
-    return lambda problem: compare(problem, _time(problem))
+    return judge
 
 
 TWO_OUTPUTS = Statement(
@@ -76,13 +81,14 @@ TWO_OUTPUTS = Statement(
     citation="theory/closed_forms.py",
     formula="t(p₀→p₁) = [F(p₁) − F(p₀)] / (2 (r₁−r₂)),  F(p) = −1/p + 1/(1−p) + 2 ln(p/(1−p))",
     draw=partial(_one_good_output, 2, 2),
-    claim=_one_good_output_claim(one_good_output_time),
+    judge=_one_good_output_judge(one_good_output_time),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "rate of a bandit with fixed baseline (constant doubled)": _one_good_output_claim(
+            "rate of a bandit with fixed baseline (constant doubled)": _one_good_output_judge(
                 lambda *arguments: 2.0 * one_good_output_time(*arguments)
             ),
-            "leading term 1/p alone": _one_good_output_claim(
+            "leading term 1/p alone": _one_good_output_judge(
                 lambda start, level, gap, outputs: (1.0 / start - 1.0 / level) / (2.0 * gap)
             ),
         }
@@ -95,13 +101,14 @@ ONE_GOOD_OUTPUT = Statement(
     citation="theory/closed_forms.py",
     formula="t(p₀→p₁) = (K−1)/K [F(p₁) − F(p₀)] / (r₁−r₂)",
     draw=partial(_one_good_output, 3, _MOST_OUTPUTS),
-    claim=_one_good_output_claim(one_good_output_time),
+    judge=_one_good_output_judge(one_good_output_time),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "factor (K-1)/K left out": _one_good_output_claim(
+            "factor (K-1)/K left out": _one_good_output_judge(
                 lambda start, level, gap, outputs: 2.0 * one_good_output_time(start, level, gap)
             ),
-            "factor of two outputs": _one_good_output_claim(
+            "factor of two outputs": _one_good_output_judge(
                 lambda start, level, gap, outputs: one_good_output_time(start, level, gap)
             ),
         }
@@ -128,10 +135,10 @@ def _elapsed(source: Source) -> Elapsed:
 _Solution = Callable[[Array, Array, Array], Array]
 
 
-def _natural_gradient_claim(solution: _Solution) -> Claim:
+def _natural_gradient_judge(solution: _Solution) -> Judge:
     """The velocity of the log-probabilities of a supposed solution against the natural gradient there."""
 
-    def claim(problem: Elapsed) -> Sides:
+    def judge(problem: Elapsed) -> Sides:
         instance, time = problem
         start = instance.log_probabilities(instance.initial_parameters)
         now, velocity = jax.jvp(
@@ -146,7 +153,7 @@ def _natural_gradient_claim(solution: _Solution) -> Claim:
         )
         return Sides(error, ROUNDING * (jnp.abs(instance.rewards).max() + jnp.abs(start).max()))
 
-    return jax.jit(jax.vmap(claim))
+    return judge
 
 
 NATURAL_GRADIENT = Statement(
@@ -155,13 +162,13 @@ NATURAL_GRADIENT = Statement(
     citation="Kakade (2001); theory/closed_forms.py",
     formula="π_t ∝ π₀ exp(r t)",
     draw=_elapsed,
-    claim=_natural_gradient_claim(natural_gradient_flow),
+    judge=_natural_gradient_judge(natural_gradient_flow),
     sabotages=MappingProxyType(
         {
-            "time divided by the number of prompts": _natural_gradient_claim(
+            "time divided by the number of prompts": _natural_gradient_judge(
                 lambda start, rewards, t: natural_gradient_flow(start, rewards, t / len(rewards))
             ),
-            "start forgotten": _natural_gradient_claim(
+            "start forgotten": _natural_gradient_judge(
                 lambda start, rewards, t: natural_gradient_flow(jnp.zeros_like(start), rewards, t)
             ),
         }
@@ -190,17 +197,17 @@ def _regularized(low: float, high: float, spread: float, source: Source) -> Inst
     )
 
 
-def _stationary_claim(optimum: _Optimum) -> Claim:
-    def claim(instance: Instance) -> Sides:
+def _stationary_judge(optimum: _Optimum) -> Judge:
+    def judge(instance: Instance) -> Sides:
         best = optimum(instance)
         error = jnp.abs(gradient(instance, best))
         return Sides(error, ROUNDING * logit_gradient_magnitude(instance, best)).tightest()
 
-    return jax.jit(jax.vmap(claim))
+    return judge
 
 
-def _gap_claim(optimum: _Optimum) -> Claim:
-    def claim(instance: Instance) -> Sides:
+def _gap_judge(optimum: _Optimum) -> Judge:
+    def judge(instance: Instance) -> Sides:
         assert instance.regularizer is not None
         here = instance.log_probabilities(instance.initial_parameters)
         best = optimum(instance)
@@ -211,13 +218,24 @@ def _gap_claim(optimum: _Optimum) -> Claim:
         magnitude += instance.regularizer.kl * (jnp.exp(here) * jnp.abs(best)).sum()
         return Sides(jnp.abs(shortfall - instance.regularizer.kl * distance), ROUNDING * magnitude)
 
-    return jax.jit(jax.vmap(claim))
+    return judge
+
+
+class Relaxed(NamedTuple):
+    """A problem, and its parameters after the flow has had time to converge."""
+
+    instance: Instance
+    parameters: Float[Array, "prompts outputs"]
+
+
+def _observe_relaxed(instances: Instance) -> Relaxed:
+    return Relaxed(instances, paths(instances, _relaxation_times(instances), 1e-8)[:, -1])
 
 
 @jax.jit
 @jax.vmap
-def _relaxed(instance: Instance) -> Array:
-    """Log-probabilities after the flow has had time to converge.
+def _relaxation_times(instance: Instance) -> Float[Array, " times"]:
+    """Times at the last of which the flow has converged.
 
     Linearised at the optimum the flow has rates of ``w lambda min pi*`` and more; on the way there the
     probabilities stay above about the smallest of both ends.
@@ -225,16 +243,15 @@ def _relaxed(instance: Instance) -> Array:
     assert instance.regularizer is not None
     ends = jnp.stack([instance.log_probabilities(instance.initial_parameters), _optimum(instance)])
     slowest = instance.regularizer.kl * jnp.exp(ends.min()) * instance.prompt_weights.min()
-    return instance.log_probabilities(
-        trajectory(instance, (_RELAXATIONS / slowest)[None], Control(tolerance=1e-8))[0]
-    )
+    return _RELAXATIONS / slowest * jnp.linspace(0.0, 1.0, PATH_TIMES)
 
 
-def _attraction_claim(optimum: _Optimum) -> Claim:
-    compare = jax.jit(
-        jax.vmap(lambda instance, end: Sides(jnp.abs(end - optimum(instance)).max(), jnp.asarray(_CONVERGED)))
-    )
-    return lambda instances: compare(instances, _relaxed(instances))
+def _attraction_judge(optimum: _Optimum) -> Judge:
+    def judge(relaxed: Relaxed) -> Sides:
+        end = relaxed.instance.log_probabilities(relaxed.parameters)
+        return Sides(jnp.abs(end - optimum(relaxed.instance)).max(), jnp.asarray(_CONVERGED))
+
+    return judge
 
 
 def _kl_statement(
@@ -242,7 +259,8 @@ def _kl_statement(
     title: str,
     formula: str,
     draw: Callable[[Source], Instance],
-    check: Callable[[_Optimum], Claim],
+    check: Callable[[_Optimum], Judge],
+    observe: Callable[[Instance], Any] = lambda instances: instances,
 ) -> Statement:
     return Statement(
         name=name,
@@ -250,7 +268,8 @@ def _kl_statement(
         citation="theory/closed_forms.py",
         formula=formula,
         draw=draw,
-        claim=check(_optimum),
+        judge=check(_optimum),
+        observe=observe,
         sabotages=MappingProxyType(
             {
                 "coefficient 1% larger": check(partial(_optimum, factor=1.01)),
@@ -274,20 +293,21 @@ STATEMENTS = (
         "The gradient vanishes at the KL-regularised optimum",
         "∇φ(θ*) = 0 at π* ∝ π_ref exp(r/λ)",
         partial(_regularized, 1e-2, 10.0, 20.0),
-        _stationary_claim,
+        _stationary_judge,
     ),
     _kl_statement(
         "kl_optimum_gap",
         "Every policy falls short of the KL-regularised optimum by its divergence from it",
         "φ(π*) − φ(π) = λ KL(π ‖ π*) ≥ 0",
         partial(_regularized, 1e-2, 10.0, 20.0),
-        _gap_claim,
+        _gap_judge,
     ),
     _kl_statement(
         "kl_optimum_attracts",
         "Gradient flow converges to the KL-regularised optimum",
         "π_t → π* ∝ π_ref exp(r/λ)",
         partial(_regularized, 1.0, 10.0, 0.6),
-        _attraction_claim,
+        _attraction_judge,
+        _observe_relaxed,
     ),
 )

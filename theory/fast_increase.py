@@ -14,8 +14,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward
 from goodteacher.theory.draws import Source, Task
-from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import SHAPE, rise_times
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 
 class FastIncrease(NamedTuple):
@@ -179,7 +179,23 @@ def _task(source: Source) -> Task:
     return Task(*instance(log_bad, strength * limits(log_bad).largest_kl_coefficient.min()))
 
 
-_checked = jax.jit(jax.vmap(fast_increase))
+class Increase(NamedTuple):
+    """What the proposition says of a task, and when each prompt has risen; no later than is looked."""
+
+    found: FastIncrease
+    time: Float[Array, " prompts"]
+
+
+def _observe(tasks: Task) -> Increase:
+    found, horizon = _found(tasks)
+    return Increase(found, jnp.minimum(rise_times(tasks, horizon).time, horizon[:, None]))
+
+
+@jax.jit
+@jax.vmap
+def _found(task: Task) -> tuple[FastIncrease, Array]:
+    found = fast_increase(*task)
+    return found, 2.0 * jnp.where(found.time > 0, found.time, 1.0).max()
 
 
 def _claimed(found: FastIncrease) -> Array:
@@ -187,33 +203,17 @@ def _claimed(found: FastIncrease) -> Array:
     return jnp.where(found.holds, found.time, jnp.nan)
 
 
-def _claim(
-    bound: Callable[[FastIncrease], Array] = _claimed, change: Callable[[Task], Task] = lambda tasks: tasks
-) -> Claim:
-    """With a bound, and a change of the batch of tasks."""
-
-    @jax.jit
-    def compare(found: FastIncrease, times: Array) -> Sides:
-        return Sides(times, jax.vmap(bound)(found)).tightest(-1)
-
-    def claim(tasks: Task) -> Sides:
-        tasks = change(tasks)
-        found = _checked(*tasks)
-        horizon = 2.0 * jnp.where(found.time > 0, found.time, 1.0).max(-1)
-        times = rise_times(tasks, horizon).time
-        return compare(found, jnp.minimum(times, horizon[:, None]))
-
-    return claim
+def _judge(bound: Callable[[FastIncrease], Array]) -> Judge:
+    return lambda increase: Sides(increase.time, bound(increase.found)).tightest()
 
 
-@jax.jit
-def _with_a_likely_bad_output(tasks: Task) -> Task:
+def _with_a_likely_bad_output(task: Task) -> Task:
     """The bad output gets half of what the good ones leave, and the largest reward: a violation.
 
     Where it is as rewarding as the good outputs and likelier, the flow takes it for the goal: the good ones
     fade, the ground truth never rises, though the bound is finite.
     """
-    instance = tasks.instance
+    instance = task.instance
     logits, rewards = instance.initial_parameters, instance.rewards
     likely = logits.at[..., _BAD].set(logits[..., _REST])
     praised = rewards.at[..., _BAD].set(rewards[..., _FIRST])
@@ -222,12 +222,11 @@ def _with_a_likely_bad_output(tasks: Task) -> Task:
         instance,
         (likely, praised, jax.nn.log_softmax(likely)),
     )
-    return tasks._replace(instance=changed)
+    return task._replace(instance=changed)
 
 
-def _with_kl(tasks: Task) -> Task:
-    unit = jnp.ones(len(tasks.gamma))
-    return eqx.tree_at(lambda t: t.instance.regularizer.kl, tasks, unit)
+def _with_kl(task: Task) -> Task:
+    return eqx.tree_at(lambda t: t.instance.regularizer.kl, task, jnp.ones(()))
 
 
 def _whatever_is_likely(found: FastIncrease) -> Array:
@@ -240,13 +239,14 @@ FAST_INCREASE = Statement(
     citation="arXiv:2503.15477, Proposition 4",
     formula="t_γ ≤ 4 |S| |Y₊| / ((1−ρ) δ) (1/p₊ − 1/ρ), with conditions on λ and on π₀(Y_bad)",
     draw=_task,
-    claim=_claim(),
+    judge=_judge(_claimed),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "without the condition on Y_bad": _claim(_whatever_is_likely, _with_a_likely_bad_output),
-            "without the condition on λ": _claim(_whatever_is_likely, _with_kl),
-            "constant 50 times smaller": _claim(lambda found: 0.02 * found.time),
-            "without 1/p₊": _claim(lambda found: found.good_probability * found.time),
+            "without the condition on Y_bad": Dropped(_with_a_likely_bad_output, _judge(_whatever_is_likely)),
+            "without the condition on λ": Dropped(_with_kl, _judge(_whatever_is_likely)),
+            "constant 50 times smaller": _judge(lambda found: 0.02 * found.time),
+            "without 1/p₊": _judge(lambda found: found.good_probability * found.time),
         }
     ),
     bound=True,

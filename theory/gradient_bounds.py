@@ -16,7 +16,7 @@ from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, logit_gradient, regularized_advantage
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 
 def gradient_upper_bound(
@@ -76,15 +76,15 @@ def _unregularized(source: Source) -> Instance:
     return Instance(random_rewards(source, shape), start=Parameters(random_logits(source, shape)))
 
 
-def _upper_claim(bound: Callable[[Instance, Array], Array]) -> Claim:
-    def claim(instance: Instance) -> Sides:
+def _upper_judge(bound: Callable[[Instance, Array], Array]) -> Judge:
+    def judge(instance: Instance) -> Sides:
         logits = instance.initial_parameters
         gradient = logit_gradient(instance, logits) / instance.prompt_weights[:, None]
         one_norm, two_norm = jnp.abs(gradient).sum(-1), jnp.linalg.norm(gradient, axis=-1)
         largest = bound(instance, logits)
         return Sides(jnp.stack([two_norm, one_norm]), jnp.stack([one_norm, largest])).tightest()
 
-    return jax.jit(jax.vmap(claim))
+    return judge
 
 
 def _of_reward_alone(instance: Instance, logits: Array) -> Array:
@@ -97,12 +97,12 @@ UPPER = Statement(
     citation="arXiv:2503.15477, Lemma 8",
     formula="|∇φ(x)|₂ ≤ |∇φ(x)|₁ ≤ √Var r_KL(x,·), every λ ≥ 0",
     draw=_regularized,
-    claim=_upper_claim(gradient_upper_bound),
+    judge=_upper_judge(gradient_upper_bound),
     sabotages=MappingProxyType(
         {
-            "variance for its root": _upper_claim(_variance),
-            "constant 1% smaller": _upper_claim(lambda i, z: 0.99 * gradient_upper_bound(i, z)),
-            "variance of the reward without its KL term": _upper_claim(_of_reward_alone),
+            "variance for its root": _upper_judge(_variance),
+            "constant 1% smaller": _upper_judge(lambda i, z: 0.99 * gradient_upper_bound(i, z)),
+            "variance of the reward without its KL term": _upper_judge(_of_reward_alone),
         }
     ),
     bound=True,
@@ -112,12 +112,12 @@ UPPER = Statement(
 _Values = Callable[[Array, Array], Array]
 
 
-def _norm_claim(smaller: _Values, larger: _Values) -> Claim:
-    def claim(instance: Instance) -> Sides:
+def _norm_judge(smaller: _Values, larger: _Values) -> Judge:
+    def judge(instance: Instance) -> Sides:
         policy = instance.probabilities(instance.initial_parameters)
         return Sides(smaller(policy, instance.rewards), larger(policy, instance.rewards)).tightest()
 
-    return jax.jit(jax.vmap(claim))
+    return judge
 
 
 def _norm(probabilities: Array, rewards: Array) -> Array:
@@ -130,14 +130,14 @@ MODAL = Statement(
     citation="theory/gradient_bounds.py (derived here)",
     formula="|∇V(x)|₂² ≤ max_y π(y|x) Var r(x,·)",
     draw=_unregularized,
-    claim=_norm_claim(_norm, modal_gradient_upper_bound),
+    judge=_norm_judge(_norm, modal_gradient_upper_bound),
     sabotages=MappingProxyType(
         {
-            "5% smaller": _norm_claim(_norm, lambda p, r: 0.95 * modal_gradient_upper_bound(p, r)),
-            "least for largest probability": _norm_claim(
+            "5% smaller": _norm_judge(_norm, lambda p, r: 0.95 * modal_gradient_upper_bound(p, r)),
+            "least for largest probability": _norm_judge(
                 _norm, lambda p, r: jnp.sqrt(p.min(-1) * reward_variance(p, r))
             ),
-            "squared probability": _norm_claim(
+            "squared probability": _norm_judge(
                 _norm, lambda p, r: p.max(-1) * jnp.sqrt(reward_variance(p, r))
             ),
         }
@@ -152,11 +152,11 @@ LOJASIEWICZ = Statement(
     citation="theory/gradient_bounds.py (derived here); arXiv:2005.06392, Lemma 3",
     formula="|∇V(x)|₂ ≥ π(y*|x) (r(x,y*) − V(x))",
     draw=_unregularized,
-    claim=_norm_claim(gradient_lower_bound, _norm),
+    judge=_norm_judge(gradient_lower_bound, _norm),
     sabotages=MappingProxyType(
         {
-            "√2 times as large": _norm_claim(lambda p, r: 2.0**0.5 * gradient_lower_bound(p, r), _norm),
-            "without the probability": _norm_claim(lambda p, r: advantage(p, r).max(-1), _norm),
+            "√2 times as large": _norm_judge(lambda p, r: 2.0**0.5 * gradient_lower_bound(p, r), _norm),
+            "without the probability": _norm_judge(lambda p, r: advantage(p, r).max(-1), _norm),
         }
     ),
     bound=True,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from goodteacher.sim.flow import Control, trajectory
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward, gradient, objective
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import PATH_TIMES, paths
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 ROUNDING = 1e-14  # of a sum of a few products, relative to their magnitudes
-_TIMES = np.geomspace(0.1, 100.0, 7)
+_TIMES = np.append(0.0, np.geomspace(0.1, 100.0, PATH_TIMES - 1))
 _TRAJECTORY_TOLERANCE = 1e-8
 
 _Gradient = Callable[[Instance, Float[Array, "..."]], Float[Array, "..."]]
@@ -70,8 +71,8 @@ def _linear(source: Source) -> Instance:
 # The gradient in closed form --------------------------------------------------
 
 
-def _gradient_claim(closed_form: _Gradient) -> Claim:
-    def claim(instance: Instance) -> Sides:
+def _gradient_judge(closed_form: _Gradient) -> Judge:
+    def judge(instance: Instance) -> Sides:
         parameters = instance.initial_parameters
         error = jnp.abs(
             closed_form(instance, parameters) - jax.grad(objective, argnums=1)(instance, parameters)
@@ -80,7 +81,7 @@ def _gradient_claim(closed_form: _Gradient) -> Claim:
         magnitude = jnp.tensordot(logit_gradient_magnitude(instance, parameters), jacobian, axes=2)
         return Sides(error, ROUNDING * magnitude).tightest()
 
-    return jax.jit(jax.vmap(claim))
+    return judge
 
 
 def _without_baseline(instance: Instance, parameters: Array) -> Array:
@@ -95,11 +96,11 @@ def _gradient_statement(name: str, policy: str, draw: Callable[[Source], Instanc
         citation="arXiv:2503.15477, Lemma 7 (tabular), and the chain rule",
         formula="∇φ(θ) = Σ_x w(x) Σ_y π(y|x) (r_KL(x,y) − E r_KL(x,·)) ∇θ logit(y|x)",
         draw=draw,
-        claim=_gradient_claim(gradient),
+        judge=_gradient_judge(gradient),
         sabotages=MappingProxyType(
             {
-                "KL term dropped": _gradient_claim(lambda i, p: gradient(_unregularized(i), p)),
-                "baseline dropped": _gradient_claim(_without_baseline),
+                "KL term dropped": _gradient_judge(lambda i, p: gradient(_unregularized(i), p)),
+                "baseline dropped": _gradient_judge(_without_baseline),
             }
         ),
     )
@@ -108,11 +109,16 @@ def _gradient_statement(name: str, policy: str, draw: Callable[[Source], Instanc
 # Along the flow ---------------------------------------------------------------
 
 
-@jax.jit
-def _trajectories(instances: Instance) -> Array:
-    """``[n, times, ...]``: parameters, the initial ones first."""
-    flow = jax.vmap(lambda i: trajectory(i, _TIMES, Control(tolerance=_TRAJECTORY_TOLERANCE)))(instances)
-    return jnp.concatenate([instances.initial_parameters[:, None], flow], axis=1)
+class Path(NamedTuple):
+    """A problem, and its parameters along the flow, the initial ones first."""
+
+    instance: Instance
+    parameters: Float[Array, "times ..."]
+
+
+def _observe(instances: Instance) -> Path:
+    times = np.broadcast_to(_TIMES, (len(instances.rewards), PATH_TIMES))
+    return Path(instances, paths(instances, jnp.asarray(times), _TRAJECTORY_TOLERANCE))
 
 
 def _moderate_tabular(source: Source) -> Instance:
@@ -134,18 +140,15 @@ def _moderate_linear(source: Source) -> Instance:
     )
 
 
-def _conservation_claim(counted: Callable[[Array], Array]) -> Claim:
+def _conservation_judge(counted: Callable[[Array], Array]) -> Judge:
     """With the rewards ``[prompts, outputs]`` to the weight of each logit in the sum."""
 
-    @jax.jit
-    def drift(instances: Instance, parameters: Array) -> Sides:
-        weights = jax.vmap(counted)(instances.rewards)[:, None]
-        change = parameters - parameters[:, :1]
-        error = jnp.abs((weights * change).sum(-1))
-        allowed = ROUNDING * jnp.abs(parameters).sum(-1)
-        return Sides(*(side.reshape(len(error), -1) for side in (error, allowed))).tightest(-1)
+    def judge(path: Path) -> Sides:
+        change = path.parameters - path.parameters[:1]
+        drift = jnp.abs((counted(path.instance.rewards) * change).sum(-1))
+        return Sides(drift, ROUNDING * jnp.abs(path.parameters).sum(-1)).tightest()
 
-    return lambda instances: drift(instances, _trajectories(instances))
+    return judge
 
 
 CONSERVATION = Statement(
@@ -154,19 +157,20 @@ CONSERVATION = Statement(
     citation="arXiv:2503.15477, Lemma 7, summed over outputs",
     formula="Σ_y θ[y,x](t) = Σ_y θ[y,x](0)",
     draw=_moderate_tabular,
-    claim=_conservation_claim(jnp.ones_like),
+    judge=_conservation_judge(jnp.ones_like),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "best output left out": _conservation_claim(
+            "best output left out": _conservation_judge(
                 lambda r: (r < r.max(-1, keepdims=True)).astype(float)
             ),
-            "weighted by reward": _conservation_claim(lambda r: r),
+            "weighted by reward": _conservation_judge(lambda r: r),
         }
     ),
 )
 
 
-def _ascent_claim(value: _Value, factor: float = 1.0) -> Claim:
+def _ascent_judge(value: _Value, factor: float = 1.0) -> Judge:
     def at(instance: Instance, parameters: Array) -> tuple[Array, Array, Sides]:
         """The value with the magnitude of its terms, and its rate along the flow: error and tolerance."""
         velocity = gradient(instance, parameters)
@@ -178,14 +182,12 @@ def _ascent_claim(value: _Value, factor: float = 1.0) -> Claim:
         error = jnp.abs(rate - factor * (velocity**2).sum())
         return phi, magnitude.sum(), Sides(error, ROUNDING * scale)
 
-    @jax.jit
-    @jax.vmap
-    def claim(instance: Instance, parameters: Array) -> Sides:
-        phi, magnitude, of_rate = jax.vmap(lambda p: at(instance, p))(parameters)
+    def judge(path: Path) -> Sides:
+        phi, magnitude, of_rate = jax.vmap(lambda p: at(path.instance, p))(path.parameters)
         of_value = Sides(jnp.maximum(phi[:-1] - phi[1:], 0.0), ROUNDING * magnitude[1:])
         return Sides(*map(jnp.concatenate, zip(of_rate, of_value, strict=True))).tightest()
 
-    return lambda instances: claim(instances, _trajectories(instances))
+    return judge
 
 
 ASCENT = Statement(
@@ -194,13 +196,14 @@ ASCENT = Statement(
     citation="chain rule",
     formula="dφ/dt = |∇φ|² ≥ 0",
     draw=_moderate_linear,
-    claim=_ascent_claim(objective),
+    judge=_ascent_judge(objective),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "expected reward instead of objective": _ascent_claim(
+            "expected reward instead of objective": _ascent_judge(
                 lambda i, p: objective(_unregularized(i), p)
             ),
-            "rate 1% higher": _ascent_claim(objective, factor=1.01),
+            "rate 1% higher": _ascent_judge(objective, factor=1.01),
         }
     ),
 )

@@ -2,21 +2,21 @@
 
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times
-from goodteacher.sim.goals import Goal, reward_increase
+from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, expected_reward
 from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_rewards
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import SHAPE, rise_times
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 TIGHTEST_RATIO = 2.0
 """The smallest ratio of hitting time and bound, as ``gamma`` goes to zero.
@@ -26,11 +26,6 @@ probability one half each and ``r_G = +-1`` in their order. The last step, and t
 less, are the outcome of a numerical search over 2 to 6 outputs.
 """
 
-SHAPE = (2, 4)
-"""Prompts and outputs of all statements on hitting times of tabular policies, which are compiled once."""
-
-SOLVER = diffrax.Tsit5()  # of few stages: quick to compile, and at this tolerance quick to run
-TOLERANCE = 1e-8
 _FAR = 100.0  # hitting times are followed to so many times the bound
 
 
@@ -82,23 +77,6 @@ def _bound(instance: Instance, gamma: ArrayLike, policy: Array) -> Array:
     return -2.0 * jnp.expm1(-0.5 * jnp.asarray(gamma)) / (instance.prompt_weights * deviation)
 
 
-def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
-    """When the expected ground truth reward has risen by ``gamma``, to a relative error of 1e-7.
-
-    Args:
-        tasks: a batch; one shape is compiled once for all who ask.
-        horizon: as for :func:`goodteacher.sim.flow.hitting_times`.
-    """
-    goals = _goals(tasks)
-    return hitting_times(tasks.instance, goals, Control(solver=SOLVER, tolerance=TOLERANCE, horizon=horizon))
-
-
-@jax.jit
-@jax.vmap
-def _goals(task: Task):
-    return reward_increase(task.instance, task.gamma)
-
-
 # Statement --------------------------------------------------------------------
 
 
@@ -130,31 +108,36 @@ def _task(source: Source) -> Task:
     return Task(instance, source.log_uniform(1e-3, jnp.maximum(within, 2e-3)))
 
 
-_bounds = jax.jit(jax.vmap(hitting_time_lower_bound))
+class Risen(NamedTuple):
+    """A task, how long its flow is followed, and when each prompt has risen."""
+
+    task: Task
+    horizon: Float[Array, ""]
+    time: Float[Array, " prompts"]
 
 
-def _claim(
-    bound: Callable[[Instance, Array], Array] = hitting_time_lower_bound,
-    change: Callable[[Task], Task] = lambda tasks: tasks,
-) -> Claim:
-    """With the bound, and a change of the batch of tasks."""
-
-    @jax.jit
-    def compare(tasks: Task, time: Array, horizon: Array) -> Sides:
-        bounds = jax.vmap(bound)(*tasks)
-        never = jnp.isinf(bounds) & jnp.isinf(time)  # no variance
-        return Sides(jnp.where(never, 0.0, bounds), jnp.minimum(time, horizon[:, None])).tightest(-1)
-
-    def claim(tasks: Task) -> Sides:
-        tasks = change(tasks)
-        horizon = jnp.minimum(_FAR * _bounds(*tasks).max(-1), 1e250)
-        return compare(tasks, rise_times(tasks, horizon).time, horizon)
-
-    return claim
+def _observe(tasks: Task) -> Risen:
+    horizon = _horizon(tasks)
+    return Risen(tasks, horizon, rise_times(tasks, horizon).time)
 
 
-def _exaggerated(tasks: Task) -> Task:
-    return eqx.tree_at(lambda t: t.instance.ground_truth_rewards, tasks, replace_fn=lambda r: 10.0 * r)
+@jax.jit
+@jax.vmap
+def _horizon(task: Task) -> Array:
+    return jnp.minimum(_FAR * hitting_time_lower_bound(*task).max(), 1e250)
+
+
+def _judge(bound: Callable[[Instance, Array], Array]) -> Judge:
+    def judge(risen: Risen) -> Sides:
+        bounds = bound(*risen.task)
+        never = jnp.isinf(bounds) & jnp.isinf(risen.time)  # no variance
+        return Sides(jnp.where(never, 0.0, bounds), jnp.minimum(risen.time, risen.horizon)).tightest()
+
+    return judge
+
+
+def _exaggerated(task: Task) -> Task:
+    return eqx.tree_at(lambda t: t.instance.ground_truth_rewards, task, replace_fn=lambda r: 10.0 * r)
 
 
 LOWER_BOUND = Statement(
@@ -163,23 +146,24 @@ LOWER_BOUND = Statement(
     citation="arXiv:2503.15477, Proposition 3 (Theorem 1 for a tabular policy)",
     formula="t_γ ≥ 2 |S| (1 − exp(−γ/2)) / √Var_{π₀} r_RM, any reward for t_γ, every λ ≥ 0",
     draw=_task,
-    claim=_claim(),
+    judge=_judge(hitting_time_lower_bound),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "constant 5% above the tightest": _claim(
+            "constant 5% above the tightest": _judge(
                 lambda i, gamma: 1.05 * TIGHTEST_RATIO * hitting_time_lower_bound(i, gamma)
             ),
-            "variance under another policy": _claim(
+            "variance under another policy": _judge(
                 lambda i, gamma: _bound(i, gamma, jnp.roll(_initial(i), 1, axis=-1))
             ),
-            "variance for its root": _claim(
+            "variance for its root": _judge(
                 lambda i, gamma: (
                     hitting_time_lower_bound(i, gamma) ** 2
                     / (-2.0 * jnp.expm1(-gamma / 2.0))
                     * i.prompt_weights
                 )
             ),
-            "ground truth ten times as large": _claim(change=_exaggerated),
+            "ground truth ten times as large": Dropped(_exaggerated),
         }
     ),
     bound=True,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from goodteacher.sim.flow import Control, trajectory
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import advantage, objective, regularized_advantage
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import paths
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 _PROMPTS, _OUTPUTS = 2, 5
 _TIMES = np.geomspace(0.1, 1e4, 9)
@@ -81,10 +82,8 @@ def _linear(source: Source) -> Instance:
 _Velocity = Callable[[Instance, Array], Array]
 
 
-def _velocity_claim(closed_form: _Velocity) -> Claim:
-    @jax.jit
-    @jax.vmap
-    def claim(instance: Instance) -> Sides:
+def _velocity_judge(closed_form: _Velocity) -> Judge:
+    def judge(instance: Instance) -> Sides:
         parameters, policy = instance.initial_parameters, _linear_policy(instance)
         direct = policy.pushforward(parameters, jax.grad(objective, argnums=1)(instance, parameters))
         error = jnp.abs(closed_form(instance, parameters) - direct)
@@ -92,7 +91,7 @@ def _velocity_claim(closed_form: _Velocity) -> Claim:
         pushes = (lengths * logit_gradient_magnitude(instance, parameters)).sum()
         return Sides(error, ROUNDING * lengths * pushes).tightest()
 
-    return claim
+    return judge
 
 
 def _own_term_only(instance: Instance, parameters: Array) -> Array:
@@ -110,12 +109,12 @@ LOGIT_VELOCITY = Statement(
     citation="arXiv:2604.25872, Section 3",
     formula="d⟨f(y),θ⟩/dt = π(y) A(y) |f(y)|² + Σ_{z≠y} π(z) A(z) ⟨f(z),f(y)⟩, summed over prompts",
     draw=_linear,
-    claim=_velocity_claim(logit_velocity),
+    judge=_velocity_judge(logit_velocity),
     sabotages=MappingProxyType(
         {
-            "other outputs dropped": _velocity_claim(_own_term_only),
-            "other prompts dropped": _velocity_claim(_own_prompt_only),
-            "temperature not squared": _velocity_claim(
+            "other outputs dropped": _velocity_judge(_own_term_only),
+            "other prompts dropped": _velocity_judge(_own_prompt_only),
+            "temperature not squared": _velocity_judge(
                 lambda i, p: logit_velocity(i, p) * _linear_policy(i).temperature
             ),
         }
@@ -140,33 +139,33 @@ def _sheared(instance: Instance) -> Instance:
     return eqx.tree_at(lambda i: i.policy.features, instance, features + jnp.roll(features, 1, axis=1))
 
 
-@jax.jit
-@jax.vmap
-def _paths(instance: Instance) -> Array:
-    """Logits ``[times, outputs]``, the initial ones first."""
-    flow = trajectory(instance, _TIMES, Control(tolerance=_TRAJECTORY_TOLERANCE))
-    path = jnp.concatenate([instance.initial_parameters[None], flow])
-    return jax.vmap(lambda parameters: instance.policy.logits(parameters)[0])(path)
+class Path(NamedTuple):
+    """A problem, and its parameters at times along the flow."""
+
+    instance: Instance
+    parameters: Float[Array, "times features"]
+
+
+def _observe(instances: Instance) -> Path:
+    times = np.broadcast_to(_TIMES, (len(instances.rewards), _TIMES.size))
+    return Path(instances, paths(instances, jnp.asarray(times), _TRAJECTORY_TOLERANCE))
 
 
 _Chosen = Callable[[Instance], Bool[Array, "prompts outputs"]]
 
 
-def _benign_claim(chosen: _Chosen, change: Callable[[Instance], Instance] = lambda i: i) -> Claim:
+def _benign_judge(chosen: _Chosen) -> Judge:
     """That no chosen output's logit rises between recorded times, beyond the integration's error."""
 
-    @jax.jit
-    @jax.vmap
-    def compare(instance: Instance, path: Array) -> Sides:
-        gains = jnp.where(chosen(instance), path[1:] - path[:-1], 0.0)
-        largest = jnp.where(jnp.isnan(path).any(), jnp.nan, gains.max())
+    def judge(path: Path) -> Sides:
+        instance = path.instance
+        flow = jnp.concatenate([instance.initial_parameters[None], path.parameters])
+        logits = jax.vmap(lambda parameters: instance.policy.logits(parameters)[0])(flow)
+        gains = jnp.where(chosen(instance), logits[1:] - logits[:-1], 0.0)
+        largest = jnp.where(jnp.isnan(logits).any(), jnp.nan, gains.max())
         return Sides(largest, jnp.asarray(_GAIN_ROUNDING))
 
-    def claim(instances: Instance) -> Sides:
-        changed = jax.vmap(change)(instances)
-        return compare(changed, _paths(changed))
-
-    return claim
+    return judge
 
 
 BENIGN_LOW_REWARD = Statement(
@@ -175,11 +174,12 @@ BENIGN_LOW_REWARD = Statement(
     citation="arXiv:2604.25872, Section 3",
     formula="r_P(y) < V_P(0), features orthogonal ⇒ ⟨f(y),θ(t)⟩ never increases",
     draw=_orthogonal,
-    claim=_benign_claim(below_value),
+    judge=_benign_judge(below_value),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "features not orthogonal": _benign_claim(below_value, _sheared),
-            "any reward below the best": _benign_claim(
+            "features not orthogonal": Dropped(_sheared),
+            "any reward below the best": _benign_judge(
                 lambda i: i.rewards < i.rewards.max(-1, keepdims=True)
             ),
         }

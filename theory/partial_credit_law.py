@@ -28,12 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import hitting_times
-from goodteacher.sim.goals import probability_level
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import Source
+from goodteacher.theory.rises import escape_times, first_output_goals
 from goodteacher.theory.stalling_extensions import log_escape_time, rounding
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 OUTPUTS = ("both", "only the first", "only the second", "neither")
 BINARY, PARTIAL = (1.0, 0.0, 0.0, 0.0), (1.0, 0.5, 0.5, 0.0)
@@ -72,8 +71,10 @@ def log_ratio(log_probabilities: Float[Array, "*batch 4"]) -> Float[Array, "*bat
     return partial - binary
 
 
-def _log_times(log_p: Array) -> list[Array]:
-    return [log_escape_time(log_p, jnp.broadcast_to(jnp.asarray(r), log_p.shape)) for r in (PARTIAL, BINARY)]
+def _log_times(log_p: Array) -> tuple[Array, Array]:
+    rewards = jnp.asarray((PARTIAL, BINARY)).reshape(2, *[1] * (log_p.ndim - 1), len(OUTPUTS))
+    partial, binary = log_escape_time(*jnp.broadcast_arrays(log_p, rewards))
+    return partial, binary
 
 
 # Statements -------------------------------------------------------------------
@@ -98,29 +99,56 @@ def _constraints(source: Source) -> Constraints:
     return Constraints(partial, binary, source.uniform(0.1, 0.9))
 
 
-def _log_simulated_ratio(drawn: Constraints) -> Array:
-    def log_time(instances: Instance) -> Array:
-        goals = jax.vmap(lambda i, level: probability_level(i, 0, level))(instances, drawn.level)
-        return jnp.log(hitting_times(instances, goals).time[:, 0])
+class Times(NamedTuple):
+    """Of a problem the logarithms of the times under both rewards, partial and binary: simulated, by law."""
 
-    return log_time(drawn.instance) - log_time(drawn.binary)
+    log_start: Float[Array, " outputs"]
+    simulated: tuple[Float[Array, ""], Float[Array, ""]]
+    predicted: tuple[Float[Array, ""], Float[Array, ""]]
 
 
-def _claim(law: Callable[[Array], Array]) -> Claim:
-    def claim(drawn: Constraints) -> Sides:
-        start = drawn.instance.reference_log_probabilities[:, 0]
-        deviation = jnp.abs(jnp.expm1(law(start) - _log_simulated_ratio(drawn)))
+def _observe(drawn: Constraints) -> Times:
+    def time(instances: Instance) -> Array:
+        return escape_times(instances, first_output_goals(instances, drawn.level))
+
+    log_start = drawn.instance.reference_log_probabilities[:, 0]
+    return _logarithms(log_start, (time(drawn.instance), time(drawn.binary)))
+
+
+@jax.jit
+def _logarithms(log_start: Array, times: tuple[Array, Array]) -> Times:
+    partial, binary = times
+    return Times(log_start, (jnp.log(partial), jnp.log(binary)), _log_times(log_start))
+
+
+def _judge(law: Callable[[Times], Array]) -> Judge:
+    """With a law for the logarithm of the ratio."""
+
+    def judge(times: Times) -> Sides:
+        partial, binary = times.simulated
+        deviation = jnp.abs(jnp.expm1(law(times) - (partial - binary)))
         # The second term alone is exceeded, once in 200,000 draws, where the odds ratio is large and so
         # both a sixteenth as likely as either.
-        return Sides(deviation, rounding(start[:, 0], floor=1e-3))
+        return Sides(deviation, rounding(times.log_start[0], floor=1e-3))
 
-    return claim
+    return judge
 
 
-def _without_crossover(start: Array) -> Array:
+def _law(times: Times) -> Array:
+    partial, binary = times.predicted
+    return partial - binary
+
+
+def _without_crossover(times: Times) -> Array:
     """The first of the two limits, for all."""
-    stalled = jnp.log(jnp.abs(jnp.expm1(start[:, 2] - start[:, 1])) / 3.0) + start[:, 1] + start[:, 3]
-    return stalled - 2.0 * start[:, 0] - _log_times(start)[1]
+    both, one, other, neither = times.log_start
+    return jnp.log(jnp.abs(jnp.expm1(other - one)) / 3.0) + one + neither - 2.0 * both - times.predicted[1]
+
+
+def _without_apart(times: Times) -> Array:
+    """The second of the two limits, for all."""
+    both, one, other, neither = times.log_start
+    return jnp.log(jnp.pi) + 0.5 * (one + other - both - neither)
 
 
 PARTIAL_CREDIT = Statement(
@@ -130,13 +158,12 @@ PARTIAL_CREDIT = Statement(
     formula="t(partial)/t(binary) by the stalling law: |p₁−p₂| π₀(neither)/(3 e² t(binary)) far from "
     "p₁ = p₂, π/√ψ at p₁ = p₂ → 0; to 1e-3 + 20 e ln(1/e), e = π₀(both)",
     draw=_constraints,
-    claim=_claim(log_ratio),
+    judge=_judge(_law),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "as if one constraint were much likelier": _claim(_without_crossover),
-            "as if both were equally likely": _claim(
-                lambda start: jnp.log(jnp.pi) + 0.5 * (start[:, 1] + start[:, 2] - start[:, 0] - start[:, 3])
-            ),
+            "as if one constraint were much likelier": _judge(_without_crossover),
+            "as if both were equally likely": _judge(_without_apart),
         }
     ),
 )

@@ -22,8 +22,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.validation import Numbers
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient
-from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import SHAPE, rise_times
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 
 class Family(eqx.Module):
@@ -275,39 +275,55 @@ def _start(right: bool, source: Source) -> Start:
     return Start(instance, both)
 
 
+class Taught(NamedTuple):
+    """Families, and when the policies of each have learned."""
+
+    families: Family
+    time: Float[Array, " families"]
+
+
 _Bound = Callable[[Family, int], Array]
 
 
-@partial(jax.jit, static_argnums=0)
-def _bounds(bound: _Bound, start: Start) -> Array:
-    return jax.vmap(jax.vmap(lambda family: bound(family, _PROMPTS)))(start.families)
+def _bounds(bound: _Bound, families: Family) -> Array:
+    return jax.vmap(lambda family: bound(family, _PROMPTS))(families)
+
+
+@jax.jit
+@jax.vmap
+def _until_the_bound(start: Start) -> tuple[Task, Array]:
+    horizon = _bounds(right_teacher_time, start.families).max()
+    return Task(start.instance, start.families.gamma[0]), horizon
+
+
+@jax.jit
+@jax.vmap
+def _beyond_the_bound(start: Start) -> tuple[Task, Array]:
+    horizon = _BEYOND * _bounds(wrong_teacher_time, start.families).max()
+    return Task(start.instance, start.families.gamma[0]), horizon
+
+
+def _observe_right(start: Start) -> Taught:
+    return Taught(start.families, rise_times(*_until_the_bound(start)).time)
+
+
+def _observe_wrong(start: Start) -> Taught:
+    tasks, horizon = _beyond_the_bound(start)
+    return Taught(start.families, jnp.minimum(rise_times(tasks, horizon).time, horizon[:, None]))
 
 
 def _exchange_teachers(start: Start) -> Start:
     return start._replace(
-        instance=eqx.tree_at(lambda i: i.rewards, start.instance, start.instance.rewards[:, ::-1])
+        instance=eqx.tree_at(lambda i: i.rewards, start.instance, start.instance.rewards[::-1])
     )
 
 
-def _times(start: Start, horizon: Array) -> Array:
-    return rise_times(Task(start.instance, start.families.gamma[:, 0]), horizon).time
+def _right_judge(bound: _Bound) -> Judge:
+    return lambda taught: Sides(taught.time, _bounds(bound, taught.families)).tightest()
 
 
-def _right_claim(bound: _Bound = right_teacher_time) -> Claim:
-    def claim(start: Start) -> Sides:
-        times = _times(start, _bounds(right_teacher_time, start).max(-1))
-        return Sides(times, _bounds(bound, start)).tightest(-1)
-
-    return claim
-
-
-def _wrong_claim(bound: _Bound = wrong_teacher_time) -> Claim:
-    def claim(start: Start) -> Sides:
-        horizon = _BEYOND * _bounds(wrong_teacher_time, start).max(-1)
-        times = jnp.minimum(_times(start, horizon), horizon[:, None])
-        return Sides(_bounds(bound, start), times).tightest(-1)
-
-    return claim
+def _wrong_judge(bound: _Bound) -> Judge:
+    return lambda taught: Sides(_bounds(bound, taught.families), taught.time).tightest()
 
 
 RIGHT_TEACHER = Statement(
@@ -317,12 +333,13 @@ RIGHT_TEACHER = Statement(
     formula="t_γ ≤ 2|S|/(1−ρ)³ (1/c − 1/ρ), ρ = (V₀+γ+1)/(r_G(y_a)+1), π₀(y_a) ≥ c, for r = ±1, +1 on y_a "
     "alone, λ ≤ c (1−ρ)³ / [16 (1/(2e) + 2 ln(1/min π₀))]",
     draw=partial(_start, True),
-    claim=_right_claim(),
+    judge=_right_judge(right_teacher_time),
+    observe=_observe_right,
     sabotages=MappingProxyType(
         {
-            "the wrong teacher": lambda start: RIGHT_TEACHER.claim(_exchange_teachers(start)),
-            "constant 20 times smaller": _right_claim(lambda f, n: 0.05 * right_teacher_time(f, n)),
-            "grows like the root of 1/c": _right_claim(lambda f, n: jnp.sqrt(f.c) * right_teacher_time(f, n)),
+            "the wrong teacher": Dropped(_exchange_teachers),
+            "constant 20 times smaller": _right_judge(lambda f, n: 0.05 * right_teacher_time(f, n)),
+            "grows like the root of 1/c": _right_judge(lambda f, n: jnp.sqrt(f.c) * right_teacher_time(f, n)),
         }
     ),
     bound=True,
@@ -334,12 +351,13 @@ WRONG_TEACHER = Statement(
     citation="arXiv:2503.15477, Theorem 6 (Theorem 3)",
     formula="t_γ ≥ |S|/√2 (1 − exp(−γ/2)) T, π₀(y_b) ≤ T⁻², for r = ±1, +1 on y_b alone, any λ",
     draw=partial(_start, False),
-    claim=_wrong_claim(),
+    judge=_wrong_judge(wrong_teacher_time),
+    observe=_observe_wrong,
     sabotages=MappingProxyType(
         {
-            "the right teacher": lambda start: WRONG_TEACHER.claim(_exchange_teachers(start)),
-            "constant 20 times larger": _wrong_claim(lambda f, n: 20.0 * wrong_teacher_time(f, n)),
-            "square of T": _wrong_claim(lambda f, n: wrong_teacher_time(replace(f, T=f.T**2), n)),
+            "the right teacher": Dropped(_exchange_teachers),
+            "constant 20 times larger": _wrong_judge(lambda f, n: 20.0 * wrong_teacher_time(f, n)),
+            "square of T": _wrong_judge(lambda f, n: wrong_teacher_time(replace(f, T=f.T**2), n)),
         }
     ),
     bound=True,

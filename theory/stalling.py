@@ -30,15 +30,15 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from goodteacher.sim.flow import Control, hitting_times
+from goodteacher.sim.flow import Control
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import Source, without
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import escape_times
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 # Rates of arXiv:2604.25872: maximising the ground truth takes Omega(eps^-14/13) (Theorem 1), maximising a
 # proxy that gives the middling output the low reward O(eps^-1) (Theorem 2).
@@ -218,25 +218,33 @@ def _stall(source: Source) -> Stall:
     return Stall(without(instance, exists[None]), goal)
 
 
-def _log_escape(stall: Stall) -> Array:
-    return jnp.log(hitting_times(stall.instance, stall.goal, Control(horizon=_HORIZON)).time[:, 0])
+class Escape(NamedTuple):
+    """Where a stall starts, what is rewarded, and when it is over."""
+
+    log_start: Float[Array, " outputs"]
+    rewards: Float[Array, " outputs"]
+    time: Float[Array, ""]
+
+
+def _observe(stall: Stall) -> Escape:
+    instances = stall.instance
+    time = escape_times(instances, stall.goal, Control(horizon=_HORIZON))
+    return Escape(instances.reference_log_probabilities[:, 0], instances.rewards[:, 0], time)
 
 
 _Law = Callable[[Array, Array], Array]
 
 
-def _claim(law: _Law, tolerance: Callable[[Array, Array], Array]) -> Claim:
+def _judge(law: _Law, tolerance: Callable[[Array, Array], Array]) -> Judge:
     """With a law for the logarithm of the time, and a tolerance from the small parameter and ``eps``."""
 
-    @jax.jit
-    def compare(stall: Stall, log_escape: Array) -> Sides:
-        start = stall.instance.reference_log_probabilities[:, 0]
-        rewards = stall.instance.rewards[:, 0]
-        deviation = jnp.abs(jnp.expm1(log_escape - law(start, rewards)))
+    def judge(escape: Escape) -> Sides:
+        start, rewards, time = escape
+        deviation = jnp.abs(jnp.expm1(jnp.log(time) - law(start, rewards)))
         allowed = tolerance(small_parameter(start, rewards), jnp.exp(_roles(start, rewards).log_best))
         return Sides(deviation, jnp.maximum(allowed, _INTEGRATION))
 
-    return lambda stall: compare(stall, _log_escape(stall))
+    return judge
 
 
 def _first_order(parameter: Array, eps: Array) -> Array:
@@ -254,14 +262,15 @@ LAW = Statement(
     formula="t = (1 + O(ε)) π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)]; |O(ε)| ≤ 1.5 σ, "
     "σ = K ε [b mean_j 1/(a_j π₀(j)) + (1 + b mean_j 1/a_j)/π₀(m)] ≤ 0.02",
     draw=_stall,
-    claim=_claim(log_time, _first_order),
+    judge=_judge(log_time, _first_order),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "constant 10% larger": _claim(lambda p, r: log_time(p, r) + jnp.log(1.1), _first_order),
-            "K² for K (K-1)": _claim(
+            "constant 10% larger": _judge(lambda p, r: log_time(p, r) + jnp.log(1.1), _first_order),
+            "K² for K (K-1)": _judge(
                 lambda p, r: log_time(p, r) + jnp.log1p(-1.0 / jnp.isfinite(p).sum(-1)), _first_order
             ),
-            "published exponent 14/13": _claim(
+            "published exponent 14/13": _judge(
                 lambda p, r: float(PUBLISHED_GROUND_TRUTH_EXPONENT) * -_roles(p, r).log_best, _first_order
             ),
         }
@@ -275,11 +284,12 @@ NEXT_ORDER = Statement(
     formula="t = law · exp(κ ε + O(σ²)), κ = K [b mean_j 1/(a_j π₀(j)) − (1 + b mean_j 1/a_j)/π₀(m)]; "
     "|O(σ²)| ≤ (1 + ln(1/ε)) σ²",
     draw=_stall,
-    claim=_claim(lambda p, r: log_time(p, r) + correction(p, r), _second_order),
+    judge=_judge(lambda p, r: log_time(p, r) + correction(p, r), _second_order),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "correction dropped": _claim(log_time, _second_order),
-            "second term dropped": _claim(
+            "correction dropped": _judge(log_time, _second_order),
+            "second term dropped": _judge(
                 lambda p, r: log_time(p, r) + _correction_terms(p, r)[0], _second_order
             ),
         }
@@ -314,12 +324,13 @@ MANY_OUTPUTS = Statement(
     citation="theory/stalling.py (derived for this project)",
     formula="t = π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)] to below 1e-4 relative",
     draw=_many_outputs,
-    claim=_claim(log_time, _to_four_digits),
+    judge=_judge(log_time, _to_four_digits),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "0.1 % more": _claim(lambda p, r: log_time(p, r) + 1e-3, _to_four_digits),
-            "one output less": _claim(
-                lambda p, r: log_time(p, r) + jnp.log((r.max(-1) - r[:, 1]) * 1e-7), _to_four_digits
+            "0.1 % more": _judge(lambda p, r: log_time(p, r) + 1e-3, _to_four_digits),
+            "one output less": _judge(
+                lambda p, r: log_time(p, r) + jnp.log((r.max() - r[1]) * 1e-7), _to_four_digits
             ),
         }
     ),

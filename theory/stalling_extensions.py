@@ -64,11 +64,12 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from goodteacher.sim.flow import SOLVER, Control, hitting_times
-from goodteacher.sim.goals import Goal, probability_level, reward_level
+from goodteacher.sim.goals import Goal, reward_level
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, without
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import escape_times, first_output_goals
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 _STEP = 0.25
 _GRID = np.arange(-30.0, 26.0 + _STEP, _STEP)  # of the logit of y: trapezoids converge exponentially
@@ -280,27 +281,11 @@ class Escape(NamedTuple):
     level: Float[Array, ""]
 
 
-def _log_simulated(instances: Instance, goals: Goal, solver: diffrax.AbstractERK = SOLVER) -> Array:
-    times = hitting_times(instances, goals, Control(solver=solver, tolerance=_TOLERANCE, horizon=_HORIZON))
-    return jnp.log(times.time[:, 0])
-
-
-_Law = Callable[[Instance], Array]  # of a batch
-
-
-def _claim(law: _Law, tolerance: _Law, solver: diffrax.AbstractERK = SOLVER) -> Claim:
-    """With a law for the logarithm of the time, and what is allowed relative to the time."""
-
-    def claim(drawn: Escape) -> Sides:
-        goals = jax.vmap(lambda d: probability_level(d.instance, 0, d.level))(drawn)
-        observed = _log_simulated(drawn.instance, goals, solver)
-        return Sides(jnp.abs(jnp.expm1(observed - law(drawn.instance))), tolerance(drawn.instance))
-
-    return claim
-
-
-def _start(instances: Instance) -> Array:
-    return instances.reference_log_probabilities[:, 0]
+def _simulated(drawn: Escape, solver: diffrax.AbstractERK = SOLVER) -> Array:
+    """Times ``[n]``."""
+    goals = first_output_goals(drawn.instance, drawn.level)
+    times = hitting_times(drawn.instance, goals, Control(solver, _TOLERANCE, _HORIZON))
+    return times.time[:, 0]
 
 
 def with_rare_best(log_eps: Array, log_weights: Array) -> Array:
@@ -339,19 +324,39 @@ def _orthogonal(source: Source) -> Escape:
     return Escape(without(instance, exists[None]), source.uniform(0.1, 0.9))
 
 
-def _norms(instances: Instance) -> Array:
-    assert isinstance(instances.policy, LinearSoftmax)
-    return (instances.policy.features[:, 0] ** 2).sum(-1)
+class Laws(NamedTuple):
+    """Logarithms of a simulated time, of that by the law, and of what false laws say."""
+
+    log_eps: Float[Array, ""]
+    simulated: Float[Array, ""]
+    true: Float[Array, ""]
+    without_norms: Float[Array, ""]
+    norms_not_squared: Float[Array, ""]
+    tie_broken: Float[Array, ""]
 
 
-def _orthogonal_claim(norms: _Law = _norms, third: float = 0.0) -> Claim:
-    """With what the law takes for the norms, and with what it adds to the third reward."""
+def _observe_orthogonal(drawn: Escape) -> Laws:
+    return _laws(drawn.instance, _simulated(drawn))
 
-    def law(instances: Instance) -> Array:
-        rewards = instances.rewards[:, 0].at[:, 2].add(third)
-        return log_escape_time(_start(instances), rewards, norms(instances))
 
-    return _claim(law, lambda instances: rounding(_start(instances)[:, 0]))
+@jax.jit
+@jax.vmap
+def _laws(instance: Instance, time: Array) -> Laws:
+    """All at once, for the integral takes longer to compile than to compute."""
+    assert isinstance(instance.policy, LinearSoftmax)
+    start, rewards = instance.reference_log_probabilities[0], instance.rewards[0]
+    norms = (instance.policy.features[0] ** 2).sum(-1)
+    taken_for_norms = jnp.stack([norms, jnp.ones_like(norms), jnp.sqrt(norms), norms])
+    taken_for_rewards = jnp.stack([*[rewards] * 3, rewards.at[2].add(-1e-3)])
+    laws = log_escape_time(jnp.broadcast_to(start, taken_for_norms.shape), taken_for_rewards, taken_for_norms)
+    return Laws(start[0], jnp.log(time), *laws)
+
+
+def _orthogonal_judge(law: Callable[[Laws], Array]) -> Judge:
+    def judge(laws: Laws) -> Sides:
+        return Sides(jnp.abs(jnp.expm1(laws.simulated - law(laws))), rounding(laws.log_eps))
+
+    return judge
 
 
 ORTHOGONAL = Statement(
@@ -361,12 +366,13 @@ ORTHOGONAL = Statement(
     formula="t = 1/(n* ε) ∫₀¹ Z²/Σ_z (r*−r_z) E_z dy, Z = Σ_{z≠*} E_z, 1/E_z = 1/π₀(z) + "
     "n_z [a_z y/(n* b ε) + (1+a_z/b) s], Σ_z ln(π₀(z)/E_z)/n_z = −ln(1−y)/n*; to 1e-4 + 20 ε ln(1/ε)",
     draw=_orthogonal,
-    claim=_orthogonal_claim(),
+    judge=_orthogonal_judge(lambda laws: laws.true),
+    observe=_observe_orthogonal,
     sabotages=MappingProxyType(
         {
-            "norms ignored": _orthogonal_claim(lambda i: jnp.ones_like(_norms(i))),
-            "norms not squared": _orthogonal_claim(lambda i: jnp.sqrt(_norms(i))),
-            "tie broken": _orthogonal_claim(third=-1e-3),
+            "norms ignored": _orthogonal_judge(lambda laws: laws.without_norms),
+            "norms not squared": _orthogonal_judge(lambda laws: laws.norms_not_squared),
+            "tie broken": _orthogonal_judge(lambda laws: laws.tie_broken),
         }
     ),
 )
@@ -394,25 +400,61 @@ def _staircase(source: Source) -> Staircase:
     return Staircase(Instance(rewards, start=Parameters(start[None])), source.uniform(0.1, 0.9))
 
 
-_Steps = Callable[[Array, Array], Array]  # [n, steps] from log-probabilities and rewards
-_takeovers: _Steps = jax.jit(jax.vmap(lambda p, r: log_takeover_times(p, r, jnp.arange(_STEPS))))
+class Climb(NamedTuple):
+    """A staircase, with the logarithms of the times of its steps: simulated, and by the laws.
+
+    Attributes:
+        instance: the problem.
+        simulated: ``[steps]``.
+        predicted: ``[steps]``.
+        without_step: ``[steps]``, as if the output of the step before them did not exist.
+    """
+
+    instance: Instance
+    simulated: Float[Array, " steps"]
+    predicted: Float[Array, " steps"]
+    without_step: Float[Array, " steps"]
 
 
-def _staircase_claim(law: _Steps) -> Claim:
-    def claim(drawn: Staircase) -> Sides:
-        start, rewards = _start(drawn.instance), drawn.instance.rewards[:, 0]
-        levels = rewards[:, 1:] - drawn.share[:, None] * jnp.diff(rewards)
-        goals = [jax.vmap(reward_level)(drawn.instance, levels[:, step : step + 1]) for step in range(_STEPS)]
-        observed = jnp.stack([_log_simulated(drawn.instance, goal) for goal in goals], -1)
+def _observe_climb(drawn: Staircase) -> Climb:
+    times = [
+        escape_times(drawn.instance, goal, Control(tolerance=_TOLERANCE, horizon=_HORIZON))
+        for goal in _staircase_goals(drawn)
+    ]
+    return _climb(drawn.instance, times)
+
+
+@jax.jit
+@jax.vmap
+def _staircase_goals(drawn: Staircase) -> list[Goal]:
+    rewards = drawn.instance.rewards[0]
+    levels = rewards[1:] - drawn.share * jnp.diff(rewards)
+    return [reward_level(drawn.instance, levels[step]) for step in range(_STEPS)]
+
+
+@jax.jit
+@jax.vmap
+def _climb(instance: Instance, times: list[Array]) -> Climb:
+    start, rewards = instance.reference_log_probabilities[0], instance.rewards[0]
+    starts = jnp.stack([start, start.at[2].set(-jnp.inf)])
+    predicted, without = jax.vmap(log_takeover_times, (0, None, None))(starts, rewards, jnp.arange(_STEPS))
+    return Climb(instance, jnp.log(jnp.stack(times)), predicted, without)
+
+
+def _staircase_judge(law: Callable[[Climb], Array]) -> Judge:
+    """With a law for the logarithms of the times."""
+
+    def judge(climb: Climb) -> Sides:
+        start, rewards = climb.instance.reference_log_probabilities[0], climb.instance.rewards[0]
         # Each output is as rare as it is against the next worse one.
-        rarity = jnp.stack([start[:, 0] - start[:, 1], start[:, 1]], -1)
+        rarity = jnp.stack([start[0] - start[1], start[1]])
         # While the second takes over, the best grows: E_0/pi_0(0) = 1/(1 - sooner y), at the second's y. That
         # shortens the step by a share below ``sooner``.
-        sooner = jnp.exp(rarity[:, 0]) * (rewards[:, 0] - rewards[:, 2]) / (rewards[:, 1] - rewards[:, 2])
-        allowed = rounding(rarity).at[:, 1].add(sooner)
-        return Sides(jnp.abs(jnp.expm1(observed - law(start, rewards))), allowed).tightest(-1)
+        sooner = jnp.exp(rarity[0]) * (rewards[0] - rewards[2]) / (rewards[1] - rewards[2])
+        allowed = rounding(rarity).at[1].add(sooner)
+        return Sides(jnp.abs(jnp.expm1(climb.simulated - law(climb))), allowed).tightest()
 
-    return claim
+    return judge
 
 
 HIERARCHY = Statement(
@@ -422,13 +464,12 @@ HIERARCHY = Statement(
     formula="t_i ≈ π₀(i+1) Π_{j>i+1} [(r_{i+1}−r_j) π₀(j)] / [n (n−1) ((r_i−r_{i+1}) π₀(i))^(n−1)], "
     "n outputs of reward up to r_i",
     draw=_staircase,
-    claim=_staircase_claim(_takeovers),
+    judge=_staircase_judge(lambda climb: climb.predicted),
+    observe=_observe_climb,
     sabotages=MappingProxyType(
         {
-            "all outputs counted at every step": _staircase_claim(
-                lambda p, r: jnp.repeat(_takeovers(p, r)[:, :1], _STEPS, -1)
-            ),
-            "step before it left out": _staircase_claim(lambda p, r: _takeovers(p.at[:, 2].set(-jnp.inf), r)),
+            "all outputs counted at every step": _staircase_judge(lambda climb: climb.predicted[:1]),
+            "step before it left out": _staircase_judge(lambda climb: climb.without_step),
         }
     ),
 )
@@ -458,22 +499,31 @@ def _relaxations(log_p: Array, rewards: Array, kl: ArrayLike) -> Array:
     return jnp.asarray(kl * jnp.exp(rarest + log_regularized_time(log_p, rewards, kl)))
 
 
-def _regularized(instances: Instance) -> tuple[Array, Array, Array]:
-    """Log-probabilities, rewards and KL coefficient of a batch."""
-    assert instances.regularizer is not None
-    return _start(instances), instances.rewards[:, 0], instances.regularizer.kl
+class Rescue(NamedTuple):
+    """A problem, and when its best output wins."""
+
+    instance: Instance
+    time: Float[Array, ""]
 
 
-@jax.jit
-def _regularized_tolerance(instances: Instance) -> Array:
-    start, rewards, kl = _regularized(instances)
-    gap = _rest(start, rewards, kl).gap
-    return 3.0 / _relaxations(start, rewards, kl) + 3.0 * (kl / gap) ** 2
-
-
-def _regularized_claim(law: Callable[[Array, Array, Array], Array]) -> Claim:
+def _observe_rescue(drawn: Escape) -> Rescue:
     # At rest a step is bounded by stability, for which few stages are best.
-    return _claim(lambda i: law(*_regularized(i)), _regularized_tolerance, diffrax.Tsit5())
+    return Rescue(drawn.instance, _simulated(drawn, diffrax.Tsit5()))
+
+
+def _regularized_judge(law: Callable[[Array, Array, Array], Array]) -> Judge:
+    """With a law for the logarithm of the time, of log-probabilities, rewards and KL coefficient."""
+
+    def judge(rescue: Rescue) -> Sides:
+        instance = rescue.instance
+        assert instance.regularizer is not None
+        start, rewards = instance.reference_log_probabilities[0], instance.rewards[0]
+        kl = instance.regularizer.kl
+        gap = _rest(start, rewards, kl).gap
+        allowed = 3.0 / _relaxations(start, rewards, kl) + 3.0 * (kl / gap) ** 2
+        return Sides(jnp.abs(jnp.expm1(jnp.log(rescue.time) - law(start, rewards, kl))), allowed)
+
+    return judge
 
 
 REGULARIZED = Statement(
@@ -482,18 +532,18 @@ REGULARIZED = Statement(
     citation=_CITATION,
     formula="t ≈ (K−1) Z / (K ε (r*−q−λ)), Z = Σ_{z≠*} π₀(z) exp((r_z−q)/λ), q = mean_{z≠*} r_z",
     draw=_rescued,
-    claim=_regularized_claim(log_regularized_time),
+    judge=_regularized_judge(log_regularized_time),
+    observe=_observe_rescue,
     sabotages=MappingProxyType(
         {
-            "not regularised": _regularized_claim(lambda p, r, kl: log_escape_time(p, r)),
-            "gap to the middling reward": _regularized_claim(
+            "not regularised": _regularized_judge(lambda p, r, kl: log_escape_time(p, r)),
+            "gap to the middling reward": _regularized_judge(
                 lambda p, r, kl: (
-                    log_regularized_time(p, r, kl)
-                    + jnp.log((_rest(p, r, kl).gap - kl) / (r[:, 0] - r[:, 1] - kl))
+                    log_regularized_time(p, r, kl) + jnp.log((_rest(p, r, kl).gap - kl) / (r[0] - r[1] - kl))
                 )
             ),
-            "all outputs at their initial probability": _regularized_claim(
-                lambda p, r, kl: jnp.log(0.8 / (r[:, 0] - r.mean(-1))) - p[:, 0]
+            "all outputs at their initial probability": _regularized_judge(
+                lambda p, r, kl: jnp.log(0.8 / (r[0] - r.mean())) - p[0]
             ),
         }
     ),

@@ -6,7 +6,6 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -54,7 +53,28 @@ class Sides(NamedTuple):
         return Sides(*(jnp.take_along_axis(side, at, axis).squeeze(axis) for side in (smaller, larger)))
 
 
-Claim = Callable[[Any], Sides]
+Judge = Callable[[Any], Sides]
+_Change = Callable[[Any], Any]
+
+
+class Judgement(NamedTuple):
+    """What a judge finds on a batch: the two sides, and the margin between them, ``[n]``."""
+
+    sides: Sides
+    margin: Float[Array, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """A sabotage that drops an assumption: other instances are observed.
+
+    Attributes:
+        change: from an instance to one that violates the assumption. Traceable.
+        judge: of what is then observed; that of the statement if not given.
+    """
+
+    change: _Change
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +88,19 @@ class Statement:
         formula: in plain text.
         draw: from a source of random numbers to one instance that satisfies the assumptions, a pytree of
             arrays: a :class:`goodteacher.sim.instance.Instance`, or a named tuple with one in its field
-                ``instance``.
-            Traceable: it is compiled and vmapped.
-        claim: from a batch of instances to the two sides on each, ``[n]``: those of a bound, or the error
-            of an identity and its tolerance. A side that could not be evaluated is ``nan``, which counts
-            as a violation. Traceable; what is costly in it is compiled by whoever writes it, so that
-            the sabotages share it. Claims that are compiled as a whole (``jax.jit``) are compiled together.
-        sabotages: by description, false variants of the claim (another constant, a term or an
-            assumption dropped). A check that does not catch them checks nothing.
+            ``instance``. Traceable: it is compiled and vmapped.
+        judge: from one observation to the two sides: those of a bound, or the error of an identity and its
+            tolerance. A side that could not be evaluated is ``nan``, which counts as a violation. Traceable:
+            it is vmapped, and compiled together with those of the sabotages.
+        sabotages: false variants by description: other judges of the same observations (another constant, a
+            term dropped), or an assumption dropped. A check that does not catch them checks nothing.
+        observe: from a batch of instances to a batch of observations, pytrees with a leading axis: the
+            costly part, done once for the statement and its sabotages. Not compiled as a whole, so that what
+            it calls (the integrator above all) is compiled once for all who call it. By default an instance
+            itself is judged.
         bound: whether it is an inequality, not an identity: then the margin says how tight it is.
         smooth: whether the margin has a derivative, which a search for the tightest instance then follows.
+            It needs an ``observe`` that is traceable.
     """
 
     name: str
@@ -85,8 +108,9 @@ class Statement:
     citation: str
     formula: str
     draw: Callable[[Source], Any]
-    claim: Claim
-    sabotages: Mapping[str, Claim]
+    judge: Judge
+    sabotages: Mapping[str, Judge | Dropped]
+    observe: Callable[[Any], Any] = lambda batch: batch
     bound: bool = False
     smooth: bool = False
 
@@ -96,13 +120,39 @@ class Statement:
         return sources.dimension(self.draw)
 
     @partial(jax.jit, static_argnames="self")
-    def build(self, points: Float[Array, "n dimension"]) -> Any:
-        """The instances at points of the unit cube, as a batch."""
-        return jax.vmap(lambda point: self.draw(Source(point)))(points)
+    def build(self, points: Float[Array, "n at_least_dimension"]) -> Any:
+        """The instances at points of the unit cube, as a batch; surplus coordinates are left out."""
+        return _strong(jax.vmap(lambda point: self.draw(Source(point)))(points))
 
     def margin(self, batch: Any) -> Float[Array, " n"]:
-        """How clearly the claim holds on each of a batch of instances, see :attr:`Sides.margin`."""
+        """How clearly the statement holds on each of a batch of instances, see :attr:`Sides.margin`."""
         return self.claim(batch).margin
+
+    def claim(self, batch: Any) -> Judgement:
+        """The two sides on each of a batch of instances."""
+        return _judge((self.judge,), self.observe(batch))[0]
+
+    def judgements(self, batch: Any, change: _Change | None = None) -> Mapping[Judge, Judgement]:
+        """What its judge and those of its sabotages find on a batch of instances, observed once.
+
+        Args:
+            batch: of instances.
+            change: of every instance, see :class:`Dropped`.
+        """
+        different = tuple(dict.fromkeys([self.judge, *(judge for _, judge in self.trials.values())]))
+        observed = self.observe(batch if change is None else _changed(change, batch))
+        return dict(zip(different, _judge(different, observed), strict=True))
+
+    @functools.cached_property
+    def trials(self) -> Mapping[str, tuple[_Change | None, Judge]]:
+        """For every sabotage, how the instances are changed, and its judge."""
+
+        def trial(sabotage: Judge | Dropped) -> tuple[_Change | None, Judge]:
+            if isinstance(sabotage, Dropped):
+                return sabotage.change, sabotage.judge or self.judge
+            return None, sabotage
+
+        return {name: trial(sabotage) for name, sabotage in self.sabotages.items()}
 
     def sample(self, key: Array, n: int, first: ArrayLike = 0) -> Any:
         """Instances ``first`` to ``first + n - 1`` of the infinite sequence that a key stands for.
@@ -115,16 +165,38 @@ class Statement:
         Returns:
             A batch: the pytree of an instance with a leading axis.
         """
-        return self.build(self.points(key, n, first))
+        return self.build(self._points(key, n, first))
 
     def points(self, key: Array, n: int, first: ArrayLike = 0) -> Float[Array, "n dimension"]:
         """The points of the unit cube that :meth:`sample` builds instances at. Args as there."""
-        width = -(-self.dimension // _WIDTH) * _WIDTH
-        return _points(key, n, width, first)[:, : self.dimension]
+        return self._points(key, n, first)[:, : self.dimension]
+
+    def _points(self, key: Array, n: int, first: ArrayLike) -> Float[Array, "n width"]:
+        return _uniform(key, n, -(-self.dimension // _WIDTH) * _WIDTH, first)
+
+
+@partial(jax.jit, static_argnames="judges")
+def _judge(judges: tuple[Judge, ...], observed: Any) -> list[Judgement]:
+    """All at once: what they have in common is compiled once."""
+
+    def every(one: Any) -> list[Judgement]:
+        return [Judgement(sides, sides.margin) for sides in (judge(one) for judge in judges)]
+
+    return jax.vmap(every)(observed)
+
+
+@partial(jax.jit, static_argnames="change")
+def _changed(change: _Change, batch: Any) -> Any:
+    return _strong(jax.vmap(change)(batch))
+
+
+def _strong(batch: Any) -> Any:
+    """Without weak types, so that what is observed of one batch is not compiled anew for another."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), batch)
 
 
 @partial(jax.jit, static_argnames=("n", "width"))
-def _points(key: Array, n: int, width: int, first: ArrayLike) -> Float[Array, "n width"]:
+def _uniform(key: Array, n: int, width: int, first: ArrayLike) -> Float[Array, "n width"]:
     """Random points of the unit cube. Coordinates do not depend on how many more there are."""
 
     def point(index: Array) -> Array:
@@ -134,7 +206,7 @@ def _points(key: Array, n: int, width: int, first: ArrayLike) -> Float[Array, "n
 
 
 @functools.cache
-def registry() -> Mapping[str, Statement]:
+def find_statements() -> Mapping[str, Statement]:
     """All statements by name: the tuples ``STATEMENTS`` of the modules of :mod:`goodteacher.theory`, in
     their order.
 
@@ -152,7 +224,7 @@ def find_statement(name: str) -> Statement:
     Raises:
         ValueError: if there is none of that name.
     """
-    known = registry()
+    known = find_statements()
     if name not in known:
         raise unknown("statement", name, known)
     return known[name]
@@ -307,27 +379,27 @@ def verify(
     key = jax.random.key(seed)
     size = min(chunk, instances)
 
-    every = (statement.claim, *statement.sabotages.values())
-    compiled = tuple(claim for claim in every if isinstance(claim, jax.stages.Wrapped))
     trials = dict.fromkeys(statement.sabotages, Trial(0, 0))
     violations, least, index, tightest, ends = 0, np.inf, -1, None, (np.nan, np.nan)
     for first in range(0, instances, size):
         # The last chunk is as large as the others, so that it is not compiled again; its surplus is cut off.
         batch = statement.sample(key, size, first)
         done = min(first + size, instances)
-        known = dict(zip(compiled, _together(compiled, batch), strict=True))
-        sides = _judge(statement.claim, batch, known)
-        margins = np.asarray(sides.margin)[: done - first]
+        found: dict[_Change | None, Mapping[Judge, Judgement]] = {None: statement.judgements(batch)}
+        claim = jax.tree.map(np.asarray, found[None][statement.judge])
+        margins = claim.margin[: done - first]
         violations += _violations(margins)
         here = int(margins.argmin())  # the first nan, if there is one
         if index < 0 or not (margins[here] >= least or np.isnan(least)):
             least, index = float(margins[here]), first + here
-            tightest = jax.tree.map(itemgetter(here), batch)
-            ends = float(sides.smaller[here]), float(sides.larger[here])
-        for name, sabotage in statement.sabotages.items():
+            tightest = instance_of(batch, here)
+            ends = float(claim.sides.smaller[here]), float(claim.sides.larger[here])
+        for name, (change, judge) in statement.trials.items():
             if not trials[name].caught:
-                wrong = np.asarray(_judge(sabotage, batch, known).margin)[: done - first]
-                trials[name] = Trial(_violations(wrong), done)
+                if change not in found:
+                    found[change] = statement.judgements(batch, change)
+                wrong = found[change][judge].margin
+                trials[name] = Trial(_violations(np.asarray(wrong)[: done - first]), done)
         if progress is not None:
             progress(done, instances)
     return Report(
@@ -343,14 +415,9 @@ def verify(
     )
 
 
-@partial(jax.jit, static_argnames="claims")
-def _together(claims: tuple[Claim, ...], batch: Any) -> list[Sides]:
-    """Claims with much in common, which is then compiled and computed once."""
-    return [claim(batch) for claim in claims]
-
-
-def _judge(claim: Claim, batch: Any, known: Mapping[Claim, Sides]) -> Sides:
-    return known[claim] if claim in known else claim(batch)
+def instance_of(batch: Any, index: int) -> Any:
+    """One of a batch of instances. By way of NumPy: slices of arrays of JAX are compiled one by one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), batch)
 
 
 def _violations(margins: np.ndarray) -> int:

@@ -26,9 +26,9 @@ from goodteacher.sim.metrics import product_accuracy
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.validation import Numbers
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_logits
-from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
 from goodteacher.theory.rankings import levels, ranking
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import SHAPE, rise_times
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 # Constructions ----------------------------------------------------------------
 
@@ -211,6 +211,11 @@ def _teach_slowly(lesson: Lesson) -> Lesson:
     return _teach(lesson, low_variance_rewards(lesson.levels, lesson.T))
 
 
+def _with_large_rewards(lesson: Lesson) -> Lesson:
+    """In the same order, between 0 and 1."""
+    return _teach(lesson, low_variance_rewards(lesson.levels, 1.0))
+
+
 def _teach_fast(lesson: Lesson) -> Lesson:
     policy = lesson.instance.probabilities(lesson.instance.initial_parameters)
     return _teach(lesson, fast_rewards(lesson.levels, _OUTPUT, policy[:, _OUTPUT]))
@@ -273,31 +278,53 @@ def _accuracies(lesson: Lesson) -> tuple[Array, Array]:
     return of(instance.rewards), of(lesson.levels.astype(float))
 
 
-def _claim(
-    bound: Callable[[Lesson], Array], lower: bool, change: Callable[[Lesson], Lesson] = lambda lesson: lesson
-) -> Claim:
-    """With a bound from below or from above, and a change of the lesson. The accuracy must be as asked."""
+class Taught(NamedTuple):
+    """A lesson, and when the policies have learned, no later than is looked."""
 
-    @jax.jit
-    @jax.vmap
-    def prepare(lesson: Lesson) -> tuple[Lesson, Array, Array]:
-        lesson = change(lesson)
-        found, asked = _accuracies(lesson)
-        return lesson, bound(lesson), (found == asked).all()
+    lesson: Lesson
+    time: Float[Array, " prompts"]
 
-    @jax.jit
-    def compare(times: Array, bounds: Array, horizon: Array, exact: Array) -> Sides:
-        times = jnp.minimum(times, horizon[:, None])
-        sides = (Sides(bounds, times) if lower else Sides(times, bounds)).tightest(-1)
-        return Sides(jnp.where(exact, sides.smaller, jnp.inf), sides.larger)
 
-    def claim(lessons: Lesson) -> Sides:
-        lessons, bounds, exact = prepare(lessons)
-        horizon = (_FAR if lower else 2.0) * bounds.max(-1)
-        times = rise_times(Task(lessons.instance, lessons.gamma), horizon).time
-        return compare(times, bounds, horizon, exact)
+def _observe(lessons: Lesson, horizon: Array) -> Taught:
+    times = rise_times(Task(lessons.instance, lessons.gamma), horizon).time
+    return Taught(lessons, jnp.minimum(times, horizon[:, None]))
 
-    return claim
+
+def _observe_slow(lessons: Lesson) -> Taught:
+    return _observe(lessons, _slow_horizon(lessons))
+
+
+def _observe_fast(lessons: Lesson) -> Taught:
+    return _observe(lessons, _fast_horizon(lessons))
+
+
+@jax.jit
+@jax.vmap
+def _slow_horizon(lesson: Lesson) -> Array:
+    return _FAR * _slow_bound(lesson).max()
+
+
+@jax.jit
+@jax.vmap
+def _fast_horizon(lesson: Lesson) -> Array:
+    return 2.0 * _fast_bound(lesson).max()
+
+
+_Bound = Callable[[Lesson], Array]
+
+
+def _slow_judge(bound: _Bound) -> Judge:
+    return lambda taught: _if_accurate(taught, Sides(bound(taught.lesson), taught.time).tightest())
+
+
+def _fast_judge(bound: _Bound) -> Judge:
+    return lambda taught: _if_accurate(taught, Sides(taught.time, bound(taught.lesson)).tightest())
+
+
+def _if_accurate(taught: Taught, sides: Sides) -> Sides:
+    """Violated unless the accuracies are as asked."""
+    found, asked = _accuracies(taught.lesson)
+    return Sides(jnp.where((found == asked).all(), sides.smaller, jnp.inf), sides.larger)
 
 
 SLOW = Statement(
@@ -306,17 +333,14 @@ SLOW = Statement(
     citation="arXiv:2503.15477, Theorem 5",
     formula="0 < r < 1/T in an order of accuracy α: t_γ ≥ 2 |S| (1 − exp(−γ/2)) T, every λ ≥ 0",
     draw=_slow_lesson,
-    claim=_claim(_slow_bound, lower=True),
+    judge=_slow_judge(_slow_bound),
+    observe=_observe_slow,
     sabotages=MappingProxyType(
         {
-            "the same order with rewards in (0, 1)": _claim(
-                _slow_bound, lower=True, change=lambda x: _teach(x, low_variance_rewards(x.levels, 1.0))
-            ),
-            "constant 100 for 2": _claim(lambda lesson: 50.0 * _slow_bound(lesson), lower=True),
-            "the two lowest levels tied": _claim(
-                _slow_bound,
-                lower=True,
-                change=lambda x: _teach(x, low_variance_rewards(jnp.maximum(x.levels, 1), x.T)),
+            "the same order with rewards in (0, 1)": Dropped(_with_large_rewards),
+            "constant 100 for 2": _slow_judge(lambda lesson: 50.0 * _slow_bound(lesson)),
+            "the two lowest levels tied": Dropped(
+                lambda x: _teach(x, low_variance_rewards(jnp.maximum(x.levels, 1), x.T))
             ),
         }
     ),
@@ -331,40 +355,56 @@ FAST = Statement(
     "ρ = (V_G(0)+γ+1)/(r_G(y_γ)+1), λ ≤ π₀(y_γ) (1−ρ)⁴ / (8 (1/(2e) + 2 ln(1/min π₀))): "
     "t_γ ≤ 4 |S| / (1−ρ)⁴ (1/π₀(y_γ) − 1/ρ)",
     draw=_fast_lesson,
-    claim=_claim(_fast_bound, lower=False),
+    judge=_fast_judge(_fast_bound),
+    observe=_observe_fast,
     sabotages=MappingProxyType(
         {
-            "accuracy in place of the construction": _claim(_fast_bound, lower=False, change=_teach_slowly),
-            "without the powers of 1 - ρ": _claim(
-                lambda x: _fast_bound(x) * (1.0 - _probability_and_rho(x.instance, x.gamma, _OUTPUT)[1]) ** 4,
-                lower=False,
+            "accuracy in place of the construction": Dropped(_teach_slowly),
+            "without the powers of 1 - ρ": _fast_judge(
+                lambda x: _fast_bound(x) * (1.0 - _probability_and_rho(x.instance, x.gamma, _OUTPUT)[1]) ** 4
             ),
-            "regularisation without limit": _claim(
-                _fast_bound, lower=False, change=lambda x: _with_kl(x, 1.0)
-            ),
+            "regularisation without limit": Dropped(lambda x: _with_kl(x, 1.0)),
         }
     ),
     bound=True,
 )
 
 
-_perfect_is_slow = _claim(_slow_bound, lower=True)
-_reversed_is_fast = _claim(_fast_bound, lower=False, change=_reverse)
+class Rivals(NamedTuple):
+    """The lessons of a perfectly accurate teacher and of one that is wrong about nearly every pair."""
+
+    perfect: Lesson
+    wrong: Lesson
+
+    @property
+    def instance(self) -> Instance:
+        """The problem of the perfectly accurate one."""
+        return self.perfect.instance
 
 
-def _accuracy_claim(perfect: Claim = _perfect_is_slow, reversed_: Claim = _reversed_is_fast) -> Claim:
-    @jax.jit
-    @jax.vmap
-    def as_claimed(lesson: Lesson) -> Array:
-        """Whether the accuracies over uniform pairs are 1, and at most 2 / K."""
-        high, low = _accuracies(lesson)[0][0], _accuracies(_reverse(lesson))[0][0]
-        return ((high == 1.0) & (low <= 2.0 / lesson.levels.shape[-1])).all()
+def _rivals(source: Source) -> Rivals:
+    lesson = _both_lessons(source)
+    return Rivals(lesson, _reverse(lesson))
 
-    def claim(lessons: Lesson) -> Sides:
-        both = Sides(*map(jnp.stack, zip(perfect(lessons), reversed_(lessons), strict=True))).tightest(0)
-        return Sides(jnp.where(as_claimed(lessons), both.smaller, jnp.inf), both.larger)
 
-    return claim
+class Compared(NamedTuple):
+    """When the policies of two rivals have learned."""
+
+    perfect: Taught
+    wrong: Taught
+
+
+def _compare(rivals: Rivals) -> Compared:
+    return Compared(_observe_slow(rivals.perfect), _observe_fast(rivals.wrong))
+
+
+def _judge_both(compared: Compared) -> Sides:
+    sides = _slow_judge(_slow_bound)(compared.perfect), _fast_judge(_fast_bound)(compared.wrong)
+    both = Sides(*map(jnp.stack, zip(*sides, strict=True))).tightest()
+    high, low = (_accuracies(taught.lesson)[0][0] for taught in compared)
+    # Over uniform pairs they are 1, and at most 2 / K.
+    as_claimed = ((high == 1.0) & (low <= 2.0 / SHAPE[1])).all()
+    return Sides(jnp.where(as_claimed, both.smaller, jnp.inf), both.larger)
 
 
 ACCURATE_YET_SLOWER = Statement(
@@ -373,17 +413,16 @@ ACCURATE_YET_SLOWER = Statement(
     citation="arXiv:2503.15477, Theorem 2",
     formula="acc(r) = 1 and t_γ(r) ≥ 2 |S| (1 − exp(−γ/2)) T ≥ 4 |S| / (1−ρ)⁴ (1/π₀(y_γ) − 1/ρ) ≥ t_γ(r'), "
     "though acc(r') ≤ 2/K",
-    draw=_both_lessons,
-    claim=_accuracy_claim(),
+    draw=_rivals,
+    judge=_judge_both,
+    observe=_compare,
     sabotages=MappingProxyType(
         {
-            "perfectly accurate with rewards in (0, 1)": _accuracy_claim(
-                perfect=_claim(
-                    _slow_bound, lower=True, change=lambda x: _teach(x, low_variance_rewards(x.levels, 1.0))
-                )
+            "perfectly accurate with rewards in (0, 1)": Dropped(
+                lambda x: x._replace(perfect=_with_large_rewards(x.perfect))
             ),
-            "inaccurate without an output far ahead": _accuracy_claim(
-                reversed_=_claim(_fast_bound, lower=False, change=lambda x: _teach_slowly(_reverse(x)))
+            "inaccurate without an output far ahead": Dropped(
+                lambda x: x._replace(wrong=_teach_slowly(x.wrong))
             ),
         }
     ),

@@ -15,7 +15,6 @@ Equality: two equally likely tokens at every position, of features ``+a`` and ``
 linear in the number of tokens of the first kind.
 """
 
-import itertools
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
@@ -32,7 +31,7 @@ from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import gradient, objective, regularized_advantage
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 from goodteacher.theory.token_draws import (
     SEQUENCES,
     SHAPE,
@@ -173,49 +172,69 @@ def _policies(source: Source) -> Policies:
     )
 
 
-_Gradient = Callable[[Instance, Array], Array]
+class Gradients(NamedTuple):
+    """What gradients are compared of.
+
+    Attributes:
+        instance: the problem, with its policy.
+        jacobian: of every next token's logits, ``[prompts, prefixes, tokens, parameters]``.
+        log_p: of every next token.
+        autodiff: the gradient of the objective.
+        others: further ways to the same gradient, ``[ways, parameters]``.
+    """
+
+    instance: Instance
+    jacobian: Float[Array, "prompts prefixes tokens parameters"]
+    log_p: Float[Array, "prompts prefixes tokens"]
+    autodiff: Float[Array, " parameters"]
+    others: Float[Array, "ways parameters"]
 
 
-def _gradient_claim(enumerated: _Gradient) -> Claim:
-    def agree(instance: Instance, found: Array, expected: Array) -> Sides:
-        parameters = instance.initial_parameters
-        jacobian, log_p = _by_token(instance, parameters)
+@jax.jit
+@jax.vmap
+def _observe(policies: Policies) -> list[Gradients]:
+    """Of each policy."""
+    return [_gradients(instance) for instance in policies[:-1]] + [
+        _gradients(policies.single, _tabular_gradient(policies.single))
+    ]
+
+
+def _gradients(instance: Instance, *more: Array) -> Gradients:
+    parameters = instance.initial_parameters
+    others = jnp.stack([gradient(instance, parameters), *more])
+    autodiff = jax.grad(objective, argnums=1)(instance, parameters)
+    return Gradients(instance, *_by_token(instance, parameters), autodiff, others)
+
+
+def _tabular_gradient(instance: Instance) -> Array:
+    """Of a policy of one token per output: that of the tabular policy of the same logits."""
+    assert instance.regularizer is not None
+    same = Instance(
+        instance.rewards,
+        start=Parameters(instance.initial_parameters.reshape(instance.rewards.shape)),
+        reference_policy_logits=instance.reference_log_probabilities,
+        regularizer=Regularizer(kl=instance.regularizer.kl),
+    )
+    return gradient(same, same.initial_parameters).ravel()
+
+
+def _gradient_judge(scores: Callable[[Array, Array], Array]) -> Judge:
+    """With the scores of tokens, of Jacobians and logarithms of their distributions."""
+
+    def agree(found: Gradients) -> Sides:
+        instance, jacobian, log_p, autodiff, others = found
         size = jnp.abs(jacobian)
         size += jnp.einsum("xpv,xpvd->xpd", jnp.exp(log_p), size)[:, :, None]
-        terms = logit_gradient_magnitude(instance, parameters)
+        terms = logit_gradient_magnitude(instance, instance.initial_parameters)
         scale = jnp.einsum("xy,xyd->d", terms, _gathered(instance, size))
-        return Sides(jnp.abs(found - expected), ROUNDING * scale).tightest()
+        enumerated = _enumerated(instance, log_p, scores(jacobian, log_p))
+        error = jnp.abs(jnp.concatenate([enumerated[None], others]) - autodiff)
+        return Sides(error, ROUNDING * scale).tightest()
 
-    def both(instance: Instance) -> list[Sides]:
-        parameters = instance.initial_parameters
-        autodiff = jax.grad(objective, argnums=1)(instance, parameters)
-        ways = enumerated(instance, parameters), gradient(instance, parameters)
-        return [agree(instance, found, autodiff) for found in ways]
+    def judge(every: list[Gradients]) -> Sides:
+        return Sides(*map(jnp.stack, zip(*map(agree, every), strict=True))).tightest()
 
-    def tabular(instance: Instance) -> Sides:
-        assert instance.regularizer is not None
-        same = Instance(
-            instance.rewards,
-            start=Parameters(instance.initial_parameters.reshape(instance.rewards.shape)),
-            reference_policy_logits=instance.reference_log_probabilities,
-            regularizer=Regularizer(kl=instance.regularizer.kl),
-        )
-        expected = gradient(same, same.initial_parameters).ravel()
-        return agree(instance, enumerated(instance, instance.initial_parameters), expected)
-
-    def claim(policies: Policies) -> Sides:
-        every = [*itertools.chain.from_iterable(map(both, policies)), tabular(policies.single)]
-        return Sides(*map(jnp.stack, zip(*every, strict=True))).tightest()
-
-    return jax.jit(jax.vmap(claim))
-
-
-def _false_gradient(scores: Callable[[Array, Array], Array]) -> Claim:
-    def enumerated(instance: Instance, parameters: Array) -> Array:
-        jacobian, log_p = _by_token(instance, parameters)
-        return _enumerated(instance, log_p, scores(jacobian, log_p))
-
-    return _gradient_claim(enumerated)
+    return judge
 
 
 GRADIENT = Statement(
@@ -225,11 +244,12 @@ GRADIENT = Statement(
     formula="∇φ = Σ_x w(x) Σ_y π(y|x) (r_KL − E r_KL) Σ_l (∂f(x,y_<l)/∂θ)ᵀ (e_{y_l} − softmax f(x,y_<l)); "
     "with one token per output and a table, the tabular gradient",
     draw=_policies,
-    claim=_gradient_claim(enumerated_gradient),
+    judge=_gradient_judge(_scores),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "scores of later tokens dropped": _false_gradient(lambda j, p: _scores(j, p).at[:, 1:].set(0.0)),
-            "scores not centred": _false_gradient(lambda j, p: j),
+            "scores of later tokens dropped": _gradient_judge(lambda j, p: _scores(j, p).at[:, 1:].set(0.0)),
+            "scores not centred": _gradient_judge(lambda j, p: j),
         }
     ),
 )
@@ -237,12 +257,12 @@ GRADIENT = Statement(
 _Bound = Callable[[Instance, Array], Array]
 
 
-def _bound_claim(bound: _Bound) -> Claim:
-    def claim(instance: Instance) -> Sides:
+def _bound_judge(bound: _Bound) -> Judge:
+    def judge(instance: Instance) -> Sides:
         parameters = instance.initial_parameters
         return Sides(gradient_norms(instance, parameters), bound(instance, parameters)).tightest()
 
-    return jax.jit(jax.vmap(claim))
+    return judge
 
 
 def _from_variance(of: Callable[[Instance, Array], Array]) -> _Bound:
@@ -266,29 +286,24 @@ def _over_jacobian(instance: Instance, parameters: Array) -> Array:
     return gradient_upper_bound(instance, parameters) / norms
 
 
-_over_jacobian_claim = _bound_claim(_over_jacobian)
+_WITHOUT_JACOBIAN = Dropped(stretched, _bound_judge(_over_jacobian))
 
 
-@jax.jit
-def _without_jacobian(instances: Instance) -> Sides:
-    return _over_jacobian_claim(jax.vmap(stretched)(instances))
-
-
-def _gradient_bound(name: str, of: str, draw: Callable[[Source], Instance], **more: Claim) -> Statement:
+def _gradient_bound(name: str, of: str, draw: Callable[[Source], Instance], **more: Dropped) -> Statement:
     return Statement(
         name=name,
         title=f"A low reward variance flattens the objective, {of}",
         citation="arXiv:2503.15477, Proposition 2",
         formula="|∇φ(θ; x)| ≤ 6 M^(1/3) L J_x Var(r_KL(x,·))^(1/3) for |r_KL| ≤ M, M ≥ 1",
         draw=draw,
-        claim=_bound_claim(gradient_upper_bound),
+        judge=_bound_judge(gradient_upper_bound),
         sabotages=MappingProxyType(
             {
-                "variance of the policy of tenfold parameters": _bound_claim(
+                "variance of the policy of tenfold parameters": _bound_judge(
                     _from_variance(_variance_elsewhere)
                 ),
-                "M dropped": _bound_claim(_from_variance(regularized_reward_variance)),
-                "variance in place of its cube root": _bound_claim(
+                "M dropped": _bound_judge(_from_variance(regularized_reward_variance)),
+                "variance in place of its cube root": _bound_judge(
                     _from_variance(
                         lambda i, p: largest_regularized_reward(i, p) * regularized_reward_variance(i, p) ** 3
                     )
@@ -305,7 +320,7 @@ GRADIENT_BOUND = _gradient_bound(
     "gradient_bound_autoregressive",
     "tables and linear next-token logits",
     lambda source: _instance(source, random_linear_policy(source)),
-    **{"Jacobian norm dropped": _without_jacobian},
+    **{"Jacobian norm dropped": _WITHOUT_JACOBIAN},
 )
 GRADIENT_BOUND_MLP = _gradient_bound(
     "gradient_bound_mlp",
@@ -324,15 +339,15 @@ VANISHING = Statement(
     citation="arXiv:2310.20703, Theorem 1",
     formula="|∇V(θ; x)| ≤ 6 L J_x Var(r(x,·))^(1/3) for |r| ≤ 1",
     draw=_unregularized,
-    claim=_bound_claim(gradient_upper_bound),
+    judge=_bound_judge(gradient_upper_bound),
     sabotages=MappingProxyType(
         {
-            "variance of the policy of tenfold parameters": _bound_claim(_from_variance(_variance_elsewhere)),
-            "Jacobian norm dropped": _without_jacobian,
-            "variance in place of its cube root": _bound_claim(
+            "variance of the policy of tenfold parameters": _bound_judge(_from_variance(_variance_elsewhere)),
+            "Jacobian norm dropped": _WITHOUT_JACOBIAN,
+            "variance in place of its cube root": _bound_judge(
                 _from_variance(lambda i, p: regularized_reward_variance(i, p) ** 3)
             ),
-            "6 replaced by 1/5": _bound_claim(lambda i, p: gradient_upper_bound(i, p) / 30.0),
+            "6 replaced by 1/5": _bound_judge(lambda i, p: gradient_upper_bound(i, p) / 30.0),
         }
     ),
     bound=True,
@@ -345,16 +360,16 @@ SHARP = Statement(
     citation="theory/token_gradient_bounds.py (derived for this project)",
     formula="|∇φ(θ; x)| ≤ J_x √(L Var(r_KL(x,·)) / 2)",
     draw=lambda source: _instance(source, random_linear_policy(source)),
-    claim=_bound_claim(sharp_gradient_upper_bound),
+    judge=_bound_judge(sharp_gradient_upper_bound),
     sabotages=MappingProxyType(
         {
-            "variance of the policy of tenfold parameters": _bound_claim(
+            "variance of the policy of tenfold parameters": _bound_judge(
                 lambda i, p: (
                     i.policy.jacobian_norms(p).max(-1)
                     * jnp.sqrt(0.5 * i.policy.length * regularized_reward_variance(i, 10.0 * p))
                 )
             ),
-            "L dropped and 1/2 replaced by 1/3": _bound_claim(
+            "L dropped and 1/2 replaced by 1/3": _bound_judge(
                 lambda i, p: sharp_gradient_upper_bound(i, p) / jnp.sqrt(1.5 * i.policy.length)
             ),
         }

@@ -6,6 +6,7 @@ Notation of :mod:`goodteacher.theory.token_gradient_bounds`.
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import diffrax
 import jax
@@ -13,14 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from goodteacher.sim.autoregressive import Autoregressive, TokenFunction
-from goodteacher.sim.flow import HORIZON, Control, hitting_times, trajectory
-from goodteacher.sim.goals import reward_increase
+from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times
+from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, expected_reward
 from goodteacher.sim.status import Status
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_rewards
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import paths
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 from goodteacher.theory.token_draws import (
     SHAPE,
     mlp_policy,
@@ -83,34 +85,58 @@ _WAY, _POINTS = 30.0, 4  # multiples of the bound up to which Jacobian norms are
 _NEAR = 1e-4  # tolerance of these points
 
 
-@jax.jit
-def _times(tasks: Task) -> tuple[Array, Array]:
-    """Jacobian norms on the way to the first prompt's hitting time, and what that time is at least.
+class Elapsed(NamedTuple):
+    """A task, what the first prompt's hitting time is at least, and the Jacobian norm on the way to it.
 
     Some points are enough: by a smaller norm than the largest on the way the bound is more than the theorem
-    claims. A flow is followed to so many decades beyond the bound by the norm at its start.
+    claims.
     """
 
-    def norm(instance: Instance, parameters: Array) -> Array:
-        return instance.policy.jacobian_norms(parameters).max()
+    task: Task
+    time: Float[Array, ""]
+    jacobian_norm: Float[Array, ""]
 
-    def on_the_way(instance: Instance, time: Array) -> Array:
-        times = time * jnp.linspace(0.0, 1.0, _POINTS)
-        path = trajectory(instance, times, Control(solver=_SOLVER, tolerance=_NEAR))
-        return jax.vmap(partial(norm, instance))(path).max()
 
-    instances = tasks.instance
-    start = jax.vmap(norm)(instances, instances.initial_parameters)
-    bounds = jax.vmap(hitting_time_lower_bound)(instances, tasks.gamma, start)
-    horizon = jnp.minimum(10.0**_DECADES * bounds, HORIZON)
-    goals = jax.vmap(reward_increase)(instances, tasks.gamma)
-    result = hitting_times(instances, goals, Control(solver=_SOLVER, tolerance=_TOLERANCE, horizon=horizon))
+def _observe(tasks: Task) -> Elapsed:
+    goals, horizon = _prepare(tasks)
+    flow = hitting_times(tasks.instance, goals, Control(_SOLVER, _TOLERANCE, horizon))
+    time, on_the_way = _times(tasks, flow, horizon)
+    way = tasks.instance.initial_parameters[:, None]
+    if isinstance(tasks.instance.policy, TokenFunction):  # of the others the Jacobian is constant
+        way = paths(tasks.instance, on_the_way, _NEAR, solver=_SOLVER)
+    return _elapsed(tasks, time, way)
+
+
+@jax.jit
+@jax.vmap
+def _prepare(task: Task) -> tuple[Goal, Array]:
+    """A flow is followed to so many decades beyond the bound by the norm at its start."""
+    horizon = jnp.minimum(10.0**_DECADES * _bound_at_start(task), HORIZON)
+    return reward_increase(task.instance, task.gamma), horizon
+
+
+def _norm(instance: Instance, parameters: Array) -> Array:
+    return instance.policy.jacobian_norms(parameters).max()
+
+
+def _bound_at_start(task: Task) -> Array:
+    return _time_bound(task, _norm(task.instance, task.instance.initial_parameters))
+
+
+@jax.jit
+@jax.vmap
+def _times(task: Task, flow: HittingTime, horizon: Array) -> tuple[Array, Array]:
+    """What the first prompt's hitting time is at least, and some times up to it."""
     # A flow that the integrator took no further has not met its goal by where it ended.
-    stopped = result.status == Status.NOT_CONVERGED
-    elapsed = jnp.where(stopped, result.end[:, None], jnp.minimum(result.time, horizon[:, None])).min(-1)
-    if isinstance(instances.policy, TokenFunction):
-        return jax.vmap(on_the_way)(instances, jnp.minimum(elapsed, _WAY * bounds)), elapsed
-    return start, elapsed
+    stopped = flow.status == Status.NOT_CONVERGED
+    time = jnp.where(stopped, flow.end, jnp.minimum(flow.time, horizon)).min()
+    return time, jnp.minimum(time, _WAY * _bound_at_start(task)) * jnp.linspace(0.0, 1.0, _POINTS)
+
+
+@jax.jit
+@jax.vmap
+def _elapsed(task: Task, time: Array, way: Array) -> Elapsed:
+    return Elapsed(task, time, jax.vmap(partial(_norm, task.instance))(way).max())
 
 
 _TimeBound = Callable[[Task, Array], Array]
@@ -134,25 +160,23 @@ def _variance_itself(task: Task, jacobian_norm: Array) -> Array:
     return _time(instance, task.gamma, jacobian_norm, variance**3)
 
 
-def _time_claim(bound: _TimeBound = _time_bound) -> Claim:
-    @jax.jit
-    def compare(tasks: Task, jacobian_norms: Array, elapsed: Array) -> Sides:
-        bounds = jax.vmap(bound)(tasks, jacobian_norms)
-        positive = jax.vmap(_time_bound)(tasks, jacobian_norms) < jnp.inf
-        return Sides(jnp.where(positive, bounds, 0.0), elapsed)
+def _time_judge(bound: _TimeBound) -> Judge:
+    def judge(elapsed: Elapsed) -> Sides:
+        task, time, jacobian_norm = elapsed
+        positive = _time_bound(task, jacobian_norm) < jnp.inf
+        return Sides(jnp.where(positive, bound(task, jacobian_norm), 0.0), time)
 
-    return lambda tasks: compare(tasks, *_times(tasks))
-
-
-_over_jacobian_claim = _time_claim(lambda task, norm: norm**2 * _time_bound(task, norm))
+    return judge
 
 
-def _time_without_jacobian(tasks: Task) -> Sides:
-    return _over_jacobian_claim(tasks._replace(instance=jax.vmap(stretched)(tasks.instance)))
+_WITHOUT_JACOBIAN = Dropped(
+    lambda task: task._replace(instance=stretched(task.instance)),
+    _time_judge(lambda task, norm: norm**2 * _time_bound(task, norm)),
+)
 
 
 def _time_statement(
-    name: str, of: str, policy: Callable[[Source], Autoregressive], most_kl: float, **more: Claim
+    name: str, of: str, policy: Callable[[Source], Autoregressive], most_kl: float, **more: Dropped
 ) -> Statement:
     return Statement(
         name=name,
@@ -160,11 +184,12 @@ def _time_statement(
         citation="arXiv:2503.15477, Theorem 4 (Theorem 1 in detail)",
         formula="t_γ ≥ min{1 − exp(−γ/9), 1 − exp(−7/(3λ))} / (8 L² J²) · (mean_x Var r_RM(x,·))^(−1/3)",
         draw=lambda source: _task(policy(source), source, most_kl),
-        claim=_time_claim(),
+        judge=_time_judge(_time_bound),
+        observe=_observe,
         sabotages=MappingProxyType(
             {
-                "variance of the policy of tenfold parameters": _time_claim(_variance_of_tenfold),
-                "variance in place of its cube root": _time_claim(_variance_itself),
+                "variance of the policy of tenfold parameters": _time_judge(_variance_of_tenfold),
+                "variance in place of its cube root": _time_judge(_variance_itself),
                 **more,
             }
         ),
@@ -177,7 +202,7 @@ HITTING_TIME = _time_statement(
     "tables and linear next-token logits",
     random_linear_policy,
     30.0,
-    **{"Jacobian norm dropped": _time_without_jacobian},
+    **{"Jacobian norm dropped": _WITHOUT_JACOBIAN},
 )
 HITTING_TIME_MLP = _time_statement(
     "hitting_time_mlp", "next-token logits of a neural network", lambda source: mlp_policy(), 1.0

@@ -12,8 +12,8 @@ from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import advantage, gradient, regularized_advantage
 from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_logits, random_rewards
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
-from goodteacher.theory.hitting_time_bound import SHAPE, rise_times
-from goodteacher.theory.statements import Claim, Sides, Statement
+from goodteacher.theory.rises import SHAPE, rise_times
+from goodteacher.theory.statements import Judge, Sides, Statement
 
 
 def probability_velocity(
@@ -77,8 +77,8 @@ def _of_reward_alone(instance: Instance, logits: Array) -> Array:
     return instance.prompt_weights[:, None] * velocity
 
 
-def _velocity_claim(velocity: Callable[[Instance, Array], Array]) -> Claim:
-    def claim(instance: Instance) -> Sides:
+def _velocity_judge(velocity: Callable[[Instance, Array], Array]) -> Judge:
+    def judge(instance: Instance) -> Sides:
         logits = instance.initial_parameters
         along = gradient(instance, logits)
         probabilities, observed = jax.jvp(instance.probabilities, (logits,), (along,))
@@ -87,7 +87,7 @@ def _velocity_claim(velocity: Callable[[Instance, Array], Array]) -> Claim:
         tolerance = ROUNDING * probabilities * (magnitude + mean)
         return Sides(jnp.abs(velocity(instance, logits) - observed), tolerance).tightest()
 
-    return jax.jit(jax.vmap(claim))
+    return judge
 
 
 VELOCITY = Statement(
@@ -96,12 +96,12 @@ VELOCITY = Statement(
     citation="arXiv:2503.15477, Lemma 9",
     formula="dπ(y)/dt = (1/|S|) π(y) [π(y) A(y) − Σ_z π(z)² A(z)], A of r_KL",
     draw=_policies,
-    claim=_velocity_claim(_velocity),
+    judge=_velocity_judge(_velocity),
     sabotages=MappingProxyType(
         {
-            "sign of the second term flipped": _velocity_claim(_flipped),
-            "KL term dropped": _velocity_claim(_of_reward_alone),
-            "number of prompts dropped": _velocity_claim(
+            "sign of the second term flipped": _velocity_judge(_flipped),
+            "KL term dropped": _velocity_judge(_of_reward_alone),
+            "number of prompts dropped": _velocity_judge(
                 lambda i, z: _velocity(i, z) / i.prompt_weights[:, None]
             ),
         }
@@ -129,12 +129,24 @@ def _growth(source: Source) -> Growth:
     return Growth(instance, source.log_uniform(1e-3, 2.0), one | source.bernoulli(0.25, SHAPE))
 
 
-def _growth_claim(bound: Callable[[Instance, Array], Array]) -> Claim:
+class Grown(NamedTuple):
+    """When the ground truth of each prompt has risen, and the policies then."""
+
+    growth: Growth
+    time: Float[Array, " prompts"]
+    log_probabilities: Float[Array, "prompts outputs"]
+
+
+def _observe(growth: Growth) -> Grown:
+    flow = rise_times(Task(growth.instance, growth.gamma), horizon=1e3)
+    return Grown(growth, flow.time, flow.log_probabilities)
+
+
+def _growth_judge(bound: Callable[[Instance, Array], Array]) -> Judge:
     """The logarithms of both sides are compared: at small times both sides are trivially close."""
 
-    @jax.jit
-    @jax.vmap
-    def compare(growth: Growth, time: Array, later: Array) -> Sides:
+    def judge(observed: Grown) -> Sides:
+        growth, time, later = observed
         instance = growth.instance
         initial = instance.log_probabilities(instance.initial_parameters)
 
@@ -146,11 +158,7 @@ def _growth_claim(bound: Callable[[Instance, Array], Array]) -> Claim:
         largest = jnp.where(reached, bound(instance, jnp.where(reached, time, 1.0)), jnp.inf)
         return Sides(grown, largest).tightest()
 
-    def claim(growth: Growth) -> Sides:
-        flow = rise_times(Task(growth.instance, growth.gamma), horizon=1e3)
-        return compare(growth, flow.time, flow.log_probabilities)
-
-    return claim
+    return judge
 
 
 GROWTH = Statement(
@@ -159,11 +167,12 @@ GROWTH = Statement(
     citation="arXiv:2503.15477, Lemma 10",
     formula="π_T(A) ≤ π₀(A) exp((T/|S|) (4 + 2λ ln(1 / min π₀))); the margin is that of the logarithms",
     draw=_growth,
-    claim=_growth_claim(log_growth_bound),
+    judge=_growth_judge(log_growth_bound),
+    observe=_observe,
     sabotages=MappingProxyType(
         {
-            "without the time": _growth_claim(lambda i, t: log_growth_bound(i, jnp.ones_like(t))),
-            "1/2 for 4": _growth_claim(lambda i, t: log_growth_bound(i, t) - 3.5 * i.prompt_weights * t),
+            "without the time": _growth_judge(lambda i, t: log_growth_bound(i, jnp.ones_like(t))),
+            "1/2 for 4": _growth_judge(lambda i, t: log_growth_bound(i, t) - 3.5 * i.prompt_weights * t),
         }
     ),
     bound=True,

@@ -8,8 +8,8 @@ def list_() -> int:
     $ goodteacher list
     """
     from goodteacher.experiments.registry import find_experiments
-    from goodteacher.theory.statements import registry
+    from goodteacher.theory.statements import find_statements
 
     console().print(titles("experiment", find_experiments()))
-    console().print(titles("statement", registry()))
+    console().print(titles("statement", find_statements()))
     return 0

@@ -13,7 +13,7 @@ from goodteacher import theory
 from goodteacher.experiments.batches import variable
 from goodteacher.experiments.registry import Data, Experiment
 from goodteacher.figures.style import BLACK, BLUE, PAGE, RED, decades, paper
-from goodteacher.theory.statements import Statement, registry
+from goodteacher.theory.statements import Statement, find_statements
 
 FOUND = Path(theory.__file__).with_name("tightest.json")  # what goodteacher verify --adversarial has found
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95)
@@ -55,7 +55,8 @@ def _factors(statement: Statement, point: np.ndarray, settings: Settings) -> np.
 def run(settings: Settings) -> Data:
     """Quantiles of the factor between the two sides of every bound, and the smallest factor found."""
     points = tightest_points()
-    bounds = {name: s for name, s in registry().items() if s.bound and name in (settings.bounds or points)}
+    chosen = settings.bounds or points
+    bounds = {name: s for name, s in find_statements().items() if s.bound and name in chosen}
     margins = np.array([_factors(bound, points[name], settings) for name, bound in bounds.items()])
     found, random = margins[:, 0], margins[:, 1:]
     order = np.argsort(found)

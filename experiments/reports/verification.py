@@ -26,7 +26,7 @@ def choose(names: Sequence[str], *, bounds: bool = False) -> list[Statement]:
     Raises:
         ValueError: for a name that is not known.
     """
-    every = [name for name, one in statements.registry().items() if one.bound or not bounds]
+    every = [name for name, one in statements.find_statements().items() if one.bound or not bounds]
     return [statements.find_statement(name) for name in dict.fromkeys(names or every)]
 
 

@@ -13,8 +13,8 @@ from goodteacher.theory.hitting_time_bound import (
     TIGHTEST_RATIO,
     goal_time_lower_bound,
     hitting_time_lower_bound,
-    rise_times,
 )
+from goodteacher.theory.rises import rise_times
 
 
 def test_by_hand():

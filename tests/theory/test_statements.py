@@ -17,9 +17,18 @@ from goodteacher.sim.goals import probability_level
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import without
 from goodteacher.theory.exact_flows import Elapsed, Hitting
-from goodteacher.theory.statements import Sides, Statement, collect, plain, registry, verify
+from goodteacher.theory.statements import (
+    Dropped,
+    Sides,
+    Statement,
+    collect,
+    find_statements,
+    plain,
+    problem,
+    verify,
+)
 
-STATEMENTS = registry()
+STATEMENTS = find_statements()
 INSTANCES = 200
 
 
@@ -30,6 +39,7 @@ def test_statement_holds_and_its_sabotages_are_caught(name):
     assert report.sabotages
     assert all(trial.caught for trial in report.sabotages.values())
     json.dumps(report.to_dictionary(), allow_nan=False)
+    assert problem(report.tightest).rewards.ndim == 2  # what a search finds can be written for others to run
 
 
 # Driven by Hypothesis ---------------------------------------------------------
@@ -109,23 +119,25 @@ def test_identity_holds_on_small_instances_and_its_sabotages_do_not(name):
     make, strategy = IDENTITIES[name]
     statement = STATEMENTS[name]
 
-    def margin_of(claim, fields):
-        return float(claim(jax.tree.map(lambda leaf: leaf[None], make(fields))).margin[0])
+    def margin_of(judge, fields):
+        batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], make(fields))
+        return float(statement.judgements(batch)[judge].margin[0])
 
     @settings(max_examples=40)
     @given(strategy)
     def holds(fields):
-        assert margin_of(statement.claim, fields) >= 0
+        assert margin_of(statement.judge, fields) >= 0
 
     holds()
-    for sabotage in statement.sabotages.values():
-        find(strategy, lambda fields, s=sabotage: margin_of(s, fields) < 0, settings=UNSHRUNK)
+    for change, judge in statement.trials.values():
+        assert change is None
+        find(strategy, lambda fields, j=judge: margin_of(j, fields) < 0, settings=UNSHRUNK)
 
 
 # The driver -------------------------------------------------------------------
 
 
-def square_statement(claim, sabotages=None):
+def square_statement(judge, sabotages=None, **more):
     """About numbers ``x`` uniform in [0, 1)."""
     return Statement(
         name="square",
@@ -133,8 +145,9 @@ def square_statement(claim, sabotages=None):
         citation="none",
         formula="x² ≤ bound",
         draw=lambda source: source.uniform(),
-        claim=claim,
+        judge=judge,
         sabotages=sabotages or {},
+        **more,
     )
 
 
@@ -167,6 +180,41 @@ def test_sabotages_are_tried_until_caught_and_must_be():
     assert fates["true"] == (False, 4000)
     assert report.violations == 0
     assert not report.ok
+
+
+def test_what_is_costly_is_observed_once_for_the_statement_and_its_sabotages():
+    seen = []
+
+    def observe(x):
+        seen.append(np.asarray(x))
+        return 2.0 * x
+
+    def less(x):
+        return x - 1.0
+
+    sabotages = {
+        "stricter": below(0.5),
+        "never caught": below(5.0),
+        "negative": Dropped(less),
+        "negative, and stricter": Dropped(less, below(0.5)),
+        "negative, and one more": Dropped(lambda x: x - 2.0, below(20.0)),
+    }
+    report = verify(square_statement(below(4.0), sabotages, observe=observe), 200, seed=0, chunk=100)
+    drawn = np.asarray(square_statement(below(1.0)).sample(jax.random.key(0), 200))
+    # The first chunk, both of its changes; of the second chunk what was not caught in the first.
+    first, second = drawn[:100], drawn[100:]
+    expected = [first, first - 1.0, first - 2.0, second, second - 1.0, second - 2.0]
+    assert [x.tolist() for x in seen] == [x.tolist() for x in expected]
+    violations = {name: trial.violations for name, trial in report.sabotages.items()}
+    assert violations == {
+        "stricter": ((2 * first) ** 2 > 0.5).sum(),
+        "never caught": 0,
+        "negative": 0,
+        "negative, and stricter": ((2 * first - 2) ** 2 > 0.5).sum(),
+        "negative, and one more": 0,
+    }
+    assert report.tightest == drawn.max()
+    assert report.tightest_sides == (pytest.approx(4 * drawn.max() ** 2), 4.0)
 
 
 def test_nan_is_a_violation_and_the_tightest():

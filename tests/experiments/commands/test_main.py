@@ -483,12 +483,12 @@ def test_only_some_figures_have_a_full_version(capsys):
 def test_list(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    for name, entry in [*registry.find_experiments().items(), *statements.registry().items()]:
+    for name, entry in [*registry.find_experiments().items(), *statements.find_statements().items()]:
         assert any(line.split() == [name, *entry.title.split()] for line in printed.splitlines())
 
 
 def uniform(name, margin, sabotage):
-    def claim(margin):
+    def judge(margin):
         return lambda x: Sides(jnp.ones_like(x), 10.0 ** margin(x))
 
     return Statement(
@@ -497,8 +497,8 @@ def uniform(name, margin, sabotage):
         "",
         "",
         lambda source: source.uniform(),
-        claim(margin),
-        {"a": claim(sabotage), "b": claim(lambda x: -1 - x)},
+        judge(margin),
+        {"a": judge(sabotage), "b": judge(lambda x: -1 - x)},
     )
 
 
@@ -519,7 +519,7 @@ UNKNOWN = uniform("unknown", lambda x: jnp.full_like(x, jnp.nan), lambda x: x - 
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_verify(statement, code, violations, caught, output, monkeypatch, capsys):
-    monkeypatch.setattr(statements, "registry", lambda: collect([statement]))
+    monkeypatch.setattr(statements, "find_statements", lambda: collect([statement]))
     assert main(["verify", "--instances", "500", "--seed", "3", "--output", str(output)]) == code
     contents = json.loads(output.read_text())
     assert contents["ok"] == (code == 0)
@@ -549,16 +549,15 @@ def gap(name, largest):
         instance = Instance(jnp.stack([top, 0.0 * top]), start=Parameters(jnp.zeros((1, 2))))
         return Task(instance, 0.25 * top)
 
-    def claim(tasks):
-        gaps = tasks.instance.rewards[:, 0, 0]
-        return Sides(gaps, jnp.full_like(gaps, largest))
+    def judge(task):
+        return Sides(task.instance.rewards[0, 0], jnp.asarray(largest))
 
-    return Statement(name, name, "", "", draw, claim, {}, bound=True)
+    return Statement(name, name, "", "", draw, judge, {}, bound=True)
 
 
 def test_adversarial(tmp_path, monkeypatch, capsys):
     known = collect([gap("sound", 2.0), gap("unsound", 0.75), TRUE])
-    monkeypatch.setattr(statements, "registry", lambda: known)
+    monkeypatch.setattr(statements, "find_statements", lambda: known)
     monkeypatch.chdir(tmp_path)
     assert main(["verify", "--adversarial", "sound", "--instances", "3000", "--output", "out.json"]) == 0
     row = capsys.readouterr().out.splitlines()[-2].split()
@@ -586,7 +585,7 @@ def test_adversarial(tmp_path, monkeypatch, capsys):
 
 
 def test_a_violation_is_printed(monkeypatch, capsys):
-    monkeypatch.setattr(statements, "registry", lambda: collect([gap("unsound", 0.75)]))
+    monkeypatch.setattr(statements, "find_statements", lambda: collect([gap("unsound", 0.75)]))
     assert main(["verify", "--instances", "100"]) == 1
     *_, sentence, instance = capsys.readouterr().out.splitlines()
     smaller, larger, excess = (float(word.strip(",")) for word in np.array(sentence.split())[[3, 8, 13]])
@@ -595,7 +594,7 @@ def test_a_violation_is_printed(monkeypatch, capsys):
 
 
 def test_verify_names(monkeypatch, capsys):
-    monkeypatch.setattr(statements, "registry", lambda: collect([TRUE, FALSE]))
+    monkeypatch.setattr(statements, "find_statements", lambda: collect([TRUE, FALSE]))
     assert goodteacher.verify("true", 10).statement == "true"
     with pytest.raises(ValueError, match=r"statement 'ture' is unknown; did you mean true$"):
         goodteacher.verify("ture")

@@ -7,7 +7,7 @@ import pytest
 from test_figures import run
 
 from goodteacher.experiments.gallery import tightness
-from goodteacher.theory.statements import registry
+from goodteacher.theory.statements import find_statements
 
 BOUNDS = ("gradient_bound_tabular", "divergence_bound", "lojasiewicz")
 
@@ -29,7 +29,7 @@ def test_tightness():
 
 def test_every_bound_has_a_point():
     points = tightness.tightest_points()
-    bounds = {name: statement for name, statement in registry().items() if statement.bound}
+    bounds = {name: statement for name, statement in find_statements().items() if statement.bound}
     assert {name: point.shape for name, point in points.items()} == {
         name: (statement.dimension,) for name, statement in bounds.items()
     }

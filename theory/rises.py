@@ -1,0 +1,131 @@
+"""Hitting times and paths that statements observe, each compiled once for as many of them as possible.
+
+An integrator is compiled for a solver, a number of prompts and of outputs, and for what there is to compute
+(a mask, regularisation, features). So the problems of statements on how the ground truth rises are
+widened to one number of outputs, those on how one output escapes to one of two.
+"""
+
+from functools import partial
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from goodteacher.sim.flow import HORIZON, SOLVER, Control, HittingTime, hitting_times, trajectory
+from goodteacher.sim.goals import Goal, probability_level, reward_increase
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.policies import Tabular
+from goodteacher.theory.draws import Task
+
+SHAPE = (2, 4)
+"""Prompts and outputs of all statements on how the ground truth rises under a tabular policy."""
+
+RISE_SOLVER = diffrax.Tsit5()  # of few stages: quick to compile, and at this tolerance quick to run
+_RISE_TOLERANCE = 1e-8
+_RISE_WIDTH = 5  # outputs of the problems of a rise
+_WIDTHS = (8, 16)  # outputs of the problems of one output that escapes
+PATH_TIMES = 8  # at which a path is observed, if the statement has no number of its own
+_SIDE_BY_SIDE = 100  # paths; under ``vmap`` all wait for the longest
+
+
+def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
+    """When the expected ground truth reward has risen by ``gamma``, to a relative error of 1e-7.
+
+    Args:
+        tasks: a batch of tabular problems of up to five outputs.
+        horizon: the time at which to give up, one for all or one for each.
+    """
+    instances, goals = _widen(_RISE_WIDTH, tasks.instance, _rises(tasks))
+    found = hitting_times(instances, goals, Control(RISE_SOLVER, _RISE_TOLERANCE, horizon))
+    log_p = np.asarray(found.log_probabilities)[..., : tasks.instance.rewards.shape[-1]]
+    return eqx.tree_at(lambda times: times.log_probabilities, found, jnp.asarray(log_p))
+
+
+@jax.jit
+@jax.vmap
+def _rises(task: Task) -> Goal:
+    return reward_increase(task.instance, task.gamma)
+
+
+def escape_times(instances: Instance, goals: Goal, control: Control | None = None) -> Float[Array, " n"]:
+    """Hitting times of a batch of tabular problems of one prompt, without regularisation.
+
+    Args:
+        instances: a batch. Outputs that do not exist are added, which changes no time.
+        goals: one for each.
+        control: as for :func:`goodteacher.sim.flow.hitting_times`.
+
+    Raises:
+        ValueError: if there are more than sixteen outputs.
+    """
+    outputs = instances.rewards.shape[-1]
+    if outputs > _WIDTHS[-1]:
+        raise ValueError(f"the problems have {outputs} outputs; at most {_WIDTHS[-1]} are waited for so")
+    width = min(width for width in _WIDTHS if width >= outputs)
+    instances, goals = _widen(width, instances, goals)
+    return hitting_times(instances, goals, control).time[:, 0]
+
+
+@jax.jit
+@jax.vmap
+def first_output_goals(instance: Instance, level: Float[Array, ""]) -> Goal:
+    """That the first output has a probability, for a batch of problems and of levels."""
+    return probability_level(instance, 0, level)
+
+
+@partial(jax.jit, static_argnames="width")
+def _widen(width: int, instances: Instance, goals: Goal) -> tuple[Instance, Goal]:
+    return jax.vmap(partial(_wider, width))(instances, goals)
+
+
+def _wider(width: int, instance: Instance, goal: Goal) -> tuple[Instance, Goal]:
+    """The same problem of a tabular policy with outputs that do not exist."""
+    assert isinstance(instance.policy, Tabular)
+
+    def wider(values: Array, fill: float | bool = 0.0) -> Array:
+        return jnp.pad(values, ((0, 0), (0, width - values.shape[-1])), constant_values=fill)
+
+    widened = eqx.tree_at(
+        lambda i: (
+            i.initial_parameters,
+            i.rewards,
+            i.ground_truth_rewards,
+            i.reference_log_probabilities,
+            i.mask,
+        ),
+        instance,
+        (
+            wider(instance.initial_parameters),
+            wider(instance.rewards),
+            wider(instance.ground_truth_rewards),
+            wider(instance.reference_log_probabilities, -jnp.inf),
+            wider(jnp.ones(instance.rewards.shape, bool) if instance.mask is None else instance.mask, False),
+        ),
+        is_leaf=lambda leaf: leaf is None,
+    )
+    return widened, Goal(wider(goal.values), goal.level)
+
+
+@partial(jax.jit, static_argnames="solver")
+def paths(
+    instances: Instance,
+    times: Float[Array, "n times"],
+    tolerance: ArrayLike,
+    *,
+    solver: diffrax.AbstractERK = SOLVER,
+) -> Float[Array, "n times ..."]:
+    """Parameters of a batch of problems at times of their own.
+
+    Args:
+        instances: a batch.
+        times: ascending, for each.
+        tolerance, solver: as for :class:`goodteacher.sim.flow.Control`.
+    """
+
+    def path(problem: tuple[Instance, Array]) -> Array:
+        return trajectory(*problem, Control(solver, tolerance))
+
+    return jax.lax.map(path, (instances, times), batch_size=_SIDE_BY_SIDE)
