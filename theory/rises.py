@@ -37,6 +37,9 @@ def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
     Args:
         tasks: a batch of tabular problems of up to five outputs.
         horizon: the time at which to give up, one for all or one for each.
+
+    Raises:
+        ValueError: if there are more outputs.
     """
     instances, goals = _widen(_RISE_WIDTH, tasks.instance, _rises(tasks))
     found = hitting_times(instances, goals, Control(RISE_SOLVER, _RISE_TOLERANCE, horizon))
@@ -62,9 +65,7 @@ def escape_times(instances: Instance, goals: Goal, control: Control | None = Non
         ValueError: if there are more than sixteen outputs.
     """
     outputs = instances.rewards.shape[-1]
-    if outputs > _WIDTHS[-1]:
-        raise ValueError(f"the problems have {outputs} outputs; at most {_WIDTHS[-1]} are waited for so")
-    width = min(width for width in _WIDTHS if width >= outputs)
+    width = min((width for width in _WIDTHS if width >= outputs), default=_WIDTHS[-1])
     instances, goals = _widen(width, instances, goals)
     return hitting_times(instances, goals, control).time[:, 0]
 
@@ -84,9 +85,12 @@ def _widen(width: int, instances: Instance, goals: Goal) -> tuple[Instance, Goal
 def _wider(width: int, instance: Instance, goal: Goal) -> tuple[Instance, Goal]:
     """The same problem of a tabular policy with outputs that do not exist."""
     assert isinstance(instance.policy, Tabular)
+    outputs = instance.rewards.shape[-1]
+    if outputs > width:
+        raise ValueError(f"the problems have {outputs} outputs; give at most {width}")
 
     def wider(values: Array, fill: float | bool = 0.0) -> Array:
-        return jnp.pad(values, ((0, 0), (0, width - values.shape[-1])), constant_values=fill)
+        return jnp.pad(values, ((0, 0), (0, width - outputs)), constant_values=fill)
 
     widened = eqx.tree_at(
         lambda i: (

@@ -38,7 +38,7 @@ def test_escape_times_are_hitting_times_of_one_width(monkeypatch):
 
 def test_escape_times_are_not_for_more_outputs():
     instances = problems(17)
-    with pytest.raises(ValueError, match="17 outputs; at most 16"):
+    with pytest.raises(ValueError, match="17 outputs; give at most 16"):
         escape_times(instances, first_output_goals(instances, jnp.full(3, 0.5)))
 
 
