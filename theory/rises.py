@@ -11,7 +11,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from goodteacher.sim.flow import HORIZON, SOLVER, Control, HittingTime, hitting_times, trajectory
@@ -43,8 +42,8 @@ def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
     """
     instances, goals = _widen(_RISE_WIDTH, tasks.instance, _rises(tasks))
     found = hitting_times(instances, goals, Control(RISE_SOLVER, _RISE_TOLERANCE, horizon))
-    log_p = np.asarray(found.log_probabilities)[..., : tasks.instance.rewards.shape[-1]]
-    return eqx.tree_at(lambda times: times.log_probabilities, found, jnp.asarray(log_p))
+    outputs = tasks.instance.rewards.shape[-1]
+    return eqx.tree_at(lambda times: times.log_probabilities, found, replace_fn=lambda p: p[..., :outputs])
 
 
 @jax.jit

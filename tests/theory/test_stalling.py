@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goodteacher.sim.flow import hitting_times
 from goodteacher.sim.goals import probability_level
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory import stalling
 from goodteacher.theory.closed_forms import natural_gradient_flow, one_good_output_time
+from goodteacher.theory.rises import escape_times
 
 POLICY = (1e-6, 0.5, *[(0.5 - 1e-6) / 3] * 3)
 REWARDS = (1.0, 0.8, -1.0, -1.0, -1.0)
@@ -28,7 +28,7 @@ def simulate(log_p, rewards, level=0.5):
     """Times ``[n]`` at which the best output, the first, has the given probability."""
     instances = jax.vmap(lambda p, r: Instance(r, start=Parameters(p[None])))(log_p, rewards)
     goals = jax.vmap(lambda i: probability_level(i, 0, level))(instances)
-    return np.asarray(hitting_times(instances, goals).time[:, 0])
+    return np.asarray(escape_times(instances, goals))
 
 
 def test_time_of_the_standard_example():
