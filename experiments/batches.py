@@ -1,32 +1,42 @@
-"""Batches of instances followed in discrete ascent and along the gradient flow, as labelled datasets."""
+"""Batches of instances followed in discrete ascent and along the gradient flow, as labelled datasets.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+Nearly all time of these experiments is compilation. So problems are brought to one shape before they are
+integrated: batches are cut into pieces of one size, whose last one is filled up, and the tabular ones have
+outputs that do not exist. One program then serves many experiments.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 import optax
 import xarray as xr
+from jaxtyping import Array, Float
 
+from goodteacher.experiments.datasets import TIME, variable
 from goodteacher.experiments.instances import BEST, MIDDLING
 from goodteacher.sim.ascent import ascend
-from goodteacher.sim.flow import Control, HittingTime, hitting_times, trajectory
-from goodteacher.sim.goals import Goal, probability_level
+from goodteacher.sim.flow import TOLERANCE, Control, HittingTime, hitting_times, trajectory
+from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.metrics import measure
-from goodteacher.sim.objective import expected_reward
+from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
 
 LEVEL = 0.9  # the probability of y* that counts as escape
 SOLVER = diffrax.Tsit5()  # fewer stages than the default: at the same tolerance, compiled in half the time
+CONTROL = Control(SOLVER)
+_PIECE = 4096  # problems whose hitting times are found together
+_PATHS, _TIMES = 16, 512  # paths that are followed together, and how many times of each
+_OUTPUTS = 10  # of a tabular problem, at least
 
 Labels = Mapping[str, Sequence[Any] | np.ndarray]
 
 _METRICS = ("expected_ground_truth_reward", "probabilities")
-TIME = "learning rate × updates"  # the unit of the gradient flow's time
 _DESCRIPTIONS = {
     "expected_reward": "expected ground truth reward",
     "best_probability": "probability of y*",
@@ -34,48 +44,137 @@ _DESCRIPTIONS = {
 }
 
 
-def variable(
-    dimensions: str | Sequence[str], values: npt.ArrayLike, long_name: str, units: str = "1"
-) -> xr.Variable:
-    """A variable of a dataset that says what it is."""
-    return xr.Variable(dimensions, np.asarray(values), {"long_name": long_name, "units": units})
-
-
-def listed(numbers: Iterable[float]) -> str:
-    """Numbers to three digits as a caption lists them."""
-    *most, last = [f"{value:.3g}".replace("e+0", "e").replace("e+", "e") for value in numbers]
-    return f"{', '.join(most)} and {last}" if most else last
-
-
 def batch(build: Callable[..., Instance], *parameters: Any) -> Instance:
     """The instances that a builder makes of the elements of equally long arrays of its parameters."""
-    return jax.vmap(build)(*[jnp.asarray(values, float) for values in parameters])
+    return jax.jit(jax.vmap(build))(*[np.asarray(values, float) for values in parameters])
 
 
 def join(*batches: Instance) -> Instance:
     """Several batches as one."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
 
 
-def escape_goals(instances: Instance) -> Goal:
-    """For each instance of a batch, that the probability of ``y*`` reaches :data:`LEVEL`."""
-    return jax.vmap(lambda instance: probability_level(instance, BEST, LEVEL))(instances)
+def taught(instance: Instance, rewards: Float[np.ndarray, "models outputs"]) -> Instance:
+    """A batch: a problem of one prompt with each of many reward models."""
+    same = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(rewards), *leaf.shape)), instance)
+    return eqx.tree_at(lambda i: i.rewards, same, rewards[:, None])
 
 
-def escape(instances: Instance, **control: Any) -> HittingTime:
-    """When the probability of ``y*`` reaches :data:`LEVEL` along the flow, for each instance of a batch.
+# Hitting times and paths -----------------------------------------------------------
+
+
+def hits(instances: Instance, goals: Callable[[Instance], Goal], control: Control = CONTROL) -> HittingTime:
+    """Hitting times of a batch of any size, as NumPy arrays.
 
     Args:
         instances: the batch.
-        control: of :class:`goodteacher.sim.flow.Control`, but for the solver.
+        goals: from a batch to a goal for each; compiled by whoever writes it.
+        control: of the flow; with another solver another program is compiled.
 
     Raises:
         RuntimeError: if a time could not be computed.
     """
-    result = hitting_times(instances, escape_goals(instances), Control(SOLVER, **control))
+    count, _, outputs = instances.rewards.shape
+
+    def of(piece: Instance, real: np.ndarray) -> HittingTime:
+        wanted = jax.device_get(goals(piece))
+        # What fills a piece up is at its goal from the start, and takes no step.
+        level = np.where(real[:, None], wanted.level, wanted.values.min() - 1.0)
+        wanted = eqx.tree_at(lambda goal: goal.level, wanted, level)
+        return hitting_times(piece, wanted, control)
+
+    found = [jax.device_get(of(piece, real)) for piece, real in _pieces(instances, _PIECE)]
+    result: HittingTime = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
     if (result.status == Status.NOT_CONVERGED).any():
         raise RuntimeError("a hitting time did not converge; raise max_steps")
-    return result
+    return eqx.tree_at(lambda r: r.log_probabilities, result, result.log_probabilities[..., :outputs])
+
+
+def rises(instances: Instance, gamma: float, control: Control = CONTROL) -> Float[np.ndarray, " batch"]:
+    """When the expected ground truth reward has risen by gamma, of a batch of one prompt; as :func:`hits`."""
+    return np.asarray(hits(instances, lambda piece: _increases(piece, gamma), control).time)[:, 0]
+
+
+def escapes(instances: Instance, control: Control = CONTROL) -> HittingTime:
+    """When the probability of ``y*`` reaches :data:`LEVEL` along the flow; as :func:`hits`."""
+    return hits(instances, escape_goals, control)
+
+
+@jax.jit
+@jax.vmap
+def escape_goals(instance: Instance) -> Goal:
+    """For each instance of a batch, that the probability of ``y*`` reaches :data:`LEVEL`."""
+    return probability_level(instance, BEST, LEVEL)
+
+
+@jax.jit
+def _increases(instances: Instance, gamma: float) -> Goal:
+    return jax.vmap(lambda instance: reward_increase(instance, gamma))(instances)
+
+
+def paths(instances: Instance, times: np.ndarray) -> Float[np.ndarray, "batch times prompts outputs"]:
+    """Log-probabilities along the gradient flow of a batch, at up to 512 given times."""
+    count, _, outputs = instances.rewards.shape
+    every = np.append(times, np.full(_TIMES - len(times), times[-1]))
+    found = []
+    for piece, _ in _pieces(instances, _PATHS):
+        # Errors are controlled in root mean square, which outputs that do not exist must not dilute.
+        share = 1.0 if piece.mask is None else piece.mask.mean()
+        found.append(jax.device_get(_paths(piece, every, TOLERANCE * share**0.5)))
+    return np.concatenate(found)[:count, : len(times), :, :outputs]
+
+
+@jax.jit
+def _paths(instances: Instance, times: Array, tolerance: float) -> Array:
+    def one(instance: Instance) -> Array:
+        path = trajectory(instance, times, Control(SOLVER, tolerance))
+        return jax.vmap(instance.log_probabilities)(path)
+
+    return jax.vmap(one)(instances)
+
+
+def _pieces(instances: Instance, size: int) -> Iterator[tuple[Instance, np.ndarray]]:
+    """A batch in pieces of one size and shape, and which problems of a piece are not there to fill it up."""
+    whole = _wide(jax.device_get(instances))
+    count = len(whole.rewards)
+    for first in range(0, count, size):
+        index = np.arange(first, first + size)
+        real = index < count
+        yield jax.tree.map(itemgetter(np.where(real, index, 0)), whole), real
+
+
+def _wide(instances: Instance) -> Instance:
+    """Tabular problems with room for at least ten outputs, of which the further ones do not exist."""
+    shape = instances.rewards.shape
+    more = max(0, _OUTPUTS - shape[-1])
+    if not isinstance(instances.policy, Tabular):
+        return instances
+    exists = np.ones(shape, bool) if instances.mask is None else instances.mask
+
+    def widened(values: npt.ArrayLike, fill: float) -> np.ndarray:
+        return np.pad(values, ((0, 0), (0, 0), (0, more)), constant_values=fill)
+
+    return eqx.tree_at(
+        lambda i: (
+            i.mask,
+            i.rewards,
+            i.ground_truth_rewards,
+            i.initial_parameters,
+            i.reference_log_probabilities,
+        ),
+        instances,
+        (
+            widened(exists, False),
+            widened(instances.rewards, 0.0),
+            widened(instances.ground_truth_rewards, 0.0),
+            widened(instances.initial_parameters, 0.0),
+            widened(instances.reference_log_probabilities, -np.inf),
+        ),
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+# Labelled ----------------------------------------------------------------------------
 
 
 def recorded_updates(last: int) -> np.ndarray:
@@ -94,43 +193,38 @@ def follow_ascent(
         the probabilities of ``y*`` and ``y_med``.
     """
     transformation = optax.sgd(learning_rate)
-    records = jax.vmap(lambda i: ascend(i, transformation, updates, metrics=_METRICS).records)(instances)
+    ascent = jax.vmap(lambda i: ascend(i, transformation, updates, metrics=_METRICS).records)(instances)
+    value, probabilities = (np.asarray(ascent[name]) for name in _METRICS)
     axis = variable("updates", updates, "updates of gradient ascent")
-    attributes = {"learning_rate": learning_rate, "end_time": learning_rate * updates[-1]}
-    return _dataset(records, labels, axis).assign_attrs(attributes)
+    return _dataset(value, probabilities, labels, axis)
 
 
 def follow_flow(instances: Instance, labels: Labels, times: np.ndarray) -> xr.Dataset:
     """The gradient flow of a batch at given times; a dataset over ``run`` and ``time`` as above."""
-
-    def follow(instance: Instance) -> dict[str, jax.Array]:
-        path = trajectory(instance, times, Control(solver=SOLVER))
-        return jax.vmap(lambda parameters: measure(instance, parameters, _METRICS))(path)
-
-    axis = variable("time", times, "time of the gradient flow", TIME)
-    return _dataset(jax.vmap(follow)(instances), labels, axis)
+    probabilities = np.exp(paths(instances, times))
+    value = (probabilities * np.asarray(instances.ground_truth_rewards)[:, None]).sum(-1)
+    return _dataset(value, probabilities, labels, variable("time", times, "time of the gradient flow", TIME))
 
 
-def escape_dataset(instances: Instance, labels: Labels, **control: Any) -> xr.Dataset:
-    """The times of :func:`escape` (``inf`` where never) and the policy then, or where the search ended."""
-    result = escape(instances, **control)
-    probabilities = jnp.exp(result.log_probabilities)
-    values = jax.vmap(expected_reward)(probabilities, instances.ground_truth_rewards)
-    dataset = _dataset({"expected_ground_truth_reward": values, "probabilities": probabilities}, labels)
+def escape_dataset(instances: Instance, labels: Labels, control: Control = CONTROL) -> xr.Dataset:
+    """The times of :func:`escapes` (``inf`` where never) and the policy then, or where the search ended."""
+    result = escapes(instances, control)
+    probabilities = np.exp(result.log_probabilities)
+    value = (probabilities * np.asarray(instances.ground_truth_rewards)).sum(-1)
     times = {
         "escape_time": (result.time[:, 0], f"time at which the probability of y* reaches {LEVEL}"),
         "end_time": (result.end, "time at which the search ended"),
     }
     variables = {name: variable("run", time, long_name, TIME) for name, (time, long_name) in times.items()}
-    return dataset.assign(variables)
+    return _dataset(value, probabilities, labels).assign(variables)
 
 
-def _dataset(records: Mapping[str, Any], labels: Labels, *axes: xr.Variable) -> xr.Dataset:
-    probabilities = np.asarray(records["probabilities"])[..., 0, :]
+def _dataset(value: np.ndarray, probabilities: np.ndarray, labels: Labels, *axes: xr.Variable) -> xr.Dataset:
+    """Of batches of one prompt: ``[run, ..., prompt]`` and ``[run, ..., prompt, output]``."""
     values = {
-        "expected_reward": np.asarray(records["expected_ground_truth_reward"])[..., 0],
-        "best_probability": probabilities[..., BEST],
-        "middling_probability": probabilities[..., MIDDLING],
+        "expected_reward": value[..., 0],
+        "best_probability": probabilities[..., 0, BEST],
+        "middling_probability": probabilities[..., 0, MIDDLING],
     }
     names = [str(axis.dims[0]) for axis in axes]
     variables = {

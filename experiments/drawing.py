@@ -13,8 +13,8 @@ import jax
 
 from goodteacher.experiments import registry
 from goodteacher.experiments.compilation import keep_compiled
+from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.progress import Progress, interruptible
-from goodteacher.experiments.registry import Experiment
 from goodteacher.experiments.sweeps import processes
 from goodteacher.sim.files import make_folder
 

@@ -16,6 +16,7 @@ from goodteacher.experiments.domains import Choice, Count, NotNegative, Number, 
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.sim.validation import Numbers
+from goodteacher.theory.draws import without
 
 BEST, MIDDLING = 0, 1  # positions of y* and y_med among the outputs
 
@@ -48,9 +49,7 @@ def beneficial_errors(
         middling_probability: initial probability of ``y_med``; the low outputs share the rest equally.
         low_outputs: how many there are.
         trained_on: ``"ground_truth"`` or ``"proxy"``: what ``rewards`` of the instance holds.
-        kl_coefficient: of the divergence from the initial policy.
-        options: further arguments of :class:`goodteacher.sim.instance.Instance`; a ``regularizer`` stands
-            instead of the coefficient.
+        options: further arguments of :class:`goodteacher.sim.instance.Instance`, such as ``regularizer``.
 
     Returns:
         A tabular instance (unless ``options`` has another policy) of shape ``[1, 2 + low_outputs]``.
@@ -74,7 +73,34 @@ def beneficial_errors(
     )
 
 
-@checked
+def padded(
+    most: int,
+    outputs: Numbers,
+    initial_probability: Numbers,
+    middling_reward: Numbers = 0.8,
+    trained_on: str = "ground_truth",
+) -> Instance:
+    """:func:`beneficial_errors` with any number of outputs in one shape.
+
+    Args:
+        most: outputs of the shape.
+        outputs: how many of them exist, at least three; may be traced.
+        initial_probability, middling_reward, trained_on: of the instance; ``y_med`` starts at 0.5.
+    """
+    # What the absent outputs hold is taken from the others in proportion.
+    middling = 0.5
+    low = (1.0 - middling - initial_probability) / (outputs - 2)
+    total = initial_probability + middling + (most - 2) * low
+    whole = beneficial_errors(
+        initial_probability / total,
+        middling_reward,
+        middling_probability=middling / total,
+        low_outputs=most - 2,
+        trained_on=trained_on,
+    )
+    return without(whole, jnp.arange(most)[None] < outputs)
+
+
 def feature_similarity(
     similarity: Reward = 0.0,
     initial_probability: Probability = 0.05,

@@ -5,14 +5,22 @@ Figures are made without pyplot and inside :func:`paper`, so that a user's own m
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 COLUMN, PAGE = 3.3, 6.9  # widths in inches: one column and two columns of a paper
@@ -22,6 +30,16 @@ BLACK, BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
     "#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
 )  # fmt: skip
 GREY = "#767676"
+
+DOTTED, DASHED, LONG_DASHED = (0, (1.2, 1)), (0, (3, 1.2)), (0, (6, 1.5))
+DASH_DOTTED, DASH_DOT_DOTTED = (0, (5, 1.2, 1, 1.2)), (0, (3, 1, 1, 1, 1, 1))
+MARKERS = "osD^vP*X"  # of an unordered or ordered quantity, as many as are told apart
+
+# Around what is written or drawn over colours.
+HALO, DARK_HALO = (
+    (withStroke(linewidth=2, foreground="white"),),
+    (withStroke(linewidth=1.5, foreground="0.2"),),
+)
 
 _STYLE = MappingProxyType(
     {
@@ -75,6 +93,71 @@ def shades(count: int) -> list[tuple[float, float, float, float]]:
     return [tuple(color) for color in mpl.colormaps["viridis"](np.linspace(0.0, 0.68, count))]
 
 
+@dataclass(frozen=True)
+class Hatching:
+    """How a region is marked that has no place on a scale of colours.
+
+    Attributes:
+        pattern: of matplotlib.
+        ground: the colour beneath.
+    """
+
+    pattern: str
+    ground: str
+
+    def fill(self, ax: Axes, x: np.ndarray, y: np.ndarray, where: npt.ArrayLike) -> None:
+        """Marks the cells of a panel where ``where``, ``[rows, columns]``, is true, if there are any.
+
+        Args:
+            ax: the panel.
+            x, y: edges of columns and rows.
+            where: a cell each.
+        """
+        if np.any(where):
+            # Each edge twice, so that a contour at one half runs along the edges of cells.
+            across, up = (np.repeat(edges, 2)[1:-1] for edges in (x, y))
+            cells = np.repeat(np.repeat(where, 2, axis=0), 2, axis=1)
+            region = ax.contourf(across, up, cells, [0.5, 1.5], colors=[self.ground], hatches=[self.pattern])
+            region.set(edgecolor=GREY, linewidth=0.0)
+
+    def patch(self, label: str) -> Patch:
+        """Its entry in a legend."""
+        return Patch(facecolor=self.ground, edgecolor=GREY, lw=0, hatch=self.pattern, label=label)
+
+
+NEVER, ZERO, MISSING = Hatching("/////", "0.85"), Hatching(".....", "white"), Hatching("xxxxx", "white")
+
+
+def edges(centers: npt.ArrayLike, *, log: bool = False) -> np.ndarray:
+    """Of the cells around ascending or descending centers, halfway between them on a linear or log scale."""
+    places = np.log10(np.asarray(centers, float)) if log else np.asarray(centers, float)
+    if len(places) == 1:
+        found = places + np.array([-0.5, 0.5])
+    else:
+        between = 0.5 * (places[1:] + places[:-1])
+        found = np.concatenate([[2 * places[0] - between[0]], between, [2 * places[-1] - between[-1]]])
+    return 10.0**found if log else found
+
+
+def colorbar(
+    figure: Figure, mappable: ScalarMappable, axes: Axes | Sequence[Axes], label: str, **options: Any
+) -> Colorbar:
+    """The scale of colours of some panels, ticked at decades if it is logarithmic.
+
+    Args:
+        figure: what the panels are of.
+        mappable: what has the colours.
+        axes: the panels.
+        label: of the scale.
+        options: further ones of :meth:`matplotlib.figure.Figure.colorbar`.
+    """
+    bar = figure.colorbar(mappable, ax=axes, label=label, **options)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    if isinstance(mappable.norm, LogNorm):
+        decades(bar.ax.xaxis if bar.orientation == "horizontal" else bar.ax.yaxis)
+    return bar
+
+
 def letter(axes: Iterable[Axes]) -> None:
     """Letters panels (a), (b), ... before their titles."""
     for name, ax in zip("abcdefgh", axes, strict=False):
@@ -82,8 +165,13 @@ def letter(axes: Iterable[Axes]) -> None:
 
 
 def decades(axis: Axis, most: int = 8) -> None:
-    """Ticks of a logarithmic axis at whole decades, few of them labelled; its limits must have been set."""
+    """Ticks of a logarithmic axis at whole decades, few of them labelled; its limits must have been set.
+
+    An axis that does not span one from power to power keeps matplotlib's own.
+    """
     low, high = np.log10(np.sort(axis.get_view_interval()))
+    if np.floor(high) - np.ceil(low) < 1:
+        return
     step = next(step for step in (1, 2, 3, 5, 10, 20, 50, 100) if high - low < most * step)
     axis.set_major_locator(FixedLocator(_powers(low, high, step)))
     axis.set_minor_locator(FixedLocator(_powers(low, high, max(1, step // 5))))

@@ -367,20 +367,30 @@ def _trial(source: Source) -> tuple[Instance, Array]:
     return Instance(rewards, truth, start=Parameters(start)), output
 
 
-def trials(seed: int, n: int) -> Trials:
+def _most_of_the_way_times(instances: Instance) -> Array:
+    return hitting_times(
+        instances, jax.vmap(most_of_the_way)(instances), control=Control(solver=RISE_SOLVER)
+    ).time
+
+
+def trials(seed: int, n: int, times: Callable[[Instance], ArrayLike] = _most_of_the_way_times) -> Trials:
     """Draws problems of four outputs whose proxy is the ground truth but for a random reward of one of them.
 
-    Goals are :func:`most_of_the_way`.
+    Args:
+        seed: of the problems.
+        n: how many.
+        times: finds the hitting times, ``[batch, 1]``, of the goals :func:`most_of_the_way`.
     """
 
     def draw(key: Array) -> tuple[Instance, Array]:
         return _trial(Source(jax.random.uniform(key, (dimension(_trial),))))
 
-    instances, output = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(seed), n))
-    goals = jax.vmap(most_of_the_way)(instances)
+    # One by one: random numbers of many keys at once take many times as long to compile.
+    keys = jax.random.split(jax.random.key(seed), n)
+    instances, output = jax.jit(lambda: jax.lax.map(draw, keys))()
     corrected = trained_on(instances, instances.ground_truth_rewards)
-    both = jax.tree.map(lambda *pair: jnp.concatenate(pair), (instances, goals), (corrected, goals))
-    time = hitting_times(*both, control=Control(solver=RISE_SOLVER)).time[:, 0]
+    both = jax.tree.map(lambda *pair: jnp.concatenate(pair), instances, corrected)
+    time = jnp.asarray(times(both))[:, 0]
     return Trials(instances, np.asarray(output), np.asarray(log_ratio(time[:n], time[n:])))
 
 

@@ -1,10 +1,11 @@
 """A proxy that errs on a middling output escapes at once where the ground truth stalls (arXiv:2604.25872)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
+import jax
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -13,19 +14,17 @@ from matplotlib.lines import Line2D
 from goodteacher.experiments import instances
 from goodteacher.experiments.batches import (
     LEVEL,
-    Labels,
     batch,
     escape_dataset,
     follow_ascent,
     follow_flow,
     join,
-    listed,
     recorded_updates,
 )
+from goodteacher.experiments.datasets import Data, listed
+from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.gallery.panels import escape_panels, label_times
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import GREY, paper, shades
-from goodteacher.sim.instance import Instance
+from goodteacher.figures.style import DASHED, GREY, paper, shades
 
 
 @dataclass(frozen=True)
@@ -51,41 +50,42 @@ class Settings:
 def run(settings: Settings) -> Data:
     """Discrete ascent and gradient flow, trained on the ground truth and on the proxy."""
 
-    def runs(probabilities: Sequence[float]) -> tuple[Instance, Labels]:
-        builders = [partial(instances.beneficial_errors, trained_on=name) for name in instances.TRAINED_ON]
-        labels = {
-            "trained_on": np.repeat(instances.TRAINED_ON, len(probabilities)),
-            "initial_probability": np.tile(probabilities, len(builders)),
-        }
-        return join(*[batch(build, probabilities) for build in builders]), labels
-
-    everything = runs(settings.published + settings.further)
+    probabilities = settings.published + settings.further
+    builders = [partial(instances.beneficial_errors, trained_on=name) for name in instances.TRAINED_ON]
+    runs = join(*[batch(build, probabilities) for build in builders])
+    labels = {
+        "trained_on": np.repeat(instances.TRAINED_ON, len(probabilities)),
+        "initial_probability": np.tile(probabilities, len(builders)),
+    }
+    published = np.tile(np.arange(len(probabilities)) < len(settings.published), len(builders))
+    some, of_some = jax.tree.map(itemgetter(published), (runs, labels))
+    updates = recorded_updates(settings.updates)
     return {
-        "ascent": follow_ascent(
-            *runs(settings.published), settings.learning_rate, recorded_updates(settings.updates)
-        ),
-        "flow": follow_flow(*everything, np.geomspace(0.1, settings.last_time, settings.points)),
-        "escape": escape_dataset(*everything),
+        "ascent": follow_ascent(some, of_some, settings.learning_rate, updates),
+        "flow": follow_flow(runs, labels, np.geomspace(0.1, settings.last_time, settings.points)),
+        "escape": escape_dataset(runs, labels),
     }
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Shade is the initial probability of ``y*``, line style what is trained on."""
     order = list(dict.fromkeys(data["flow"]["initial_probability"].values))
     colors = dict(zip(order, reversed(shades(len(order))), strict=True))
 
     def look(run: xr.Dataset) -> dict[str, Any]:
-        style = "-" if run["trained_on"] == "ground_truth" else (0, (3, 1.2))
+        style = "-" if run["trained_on"] == "ground_truth" else DASHED
         return {"color": colors[float(run["initial_probability"])], "linestyle": style}
 
     titles = (
-        f"as published: {int(data['ascent']['updates'][-1]):,} updates",
+        f"as published: {settings.updates:,} updates",
         "gradient flow, until every run has escaped",
         "the best output fades before it takes over",
         "the middling output holds the flow up",
     )
-    drawing, ((linear, reward), (best, _)) = escape_panels(data, look, titles)
+    drawing, ((linear, reward), (best, _)) = escape_panels(
+        data, settings.learning_rate * settings.updates, look, titles
+    )
     truth, proxy = _by_training(data["escape"])
     label_times(reward, truth, look)
 
@@ -120,7 +120,7 @@ def _by_training(dataset: xr.Dataset) -> list[xr.Dataset]:
     return [dataset.isel(run=dataset["trained_on"] == name) for name in instances.TRAINED_ON]
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     truth, proxy = _by_training(data["escape"])
     slowest = _by_training(data["ascent"])[0].isel(run=-1, updates=-1)
@@ -128,7 +128,7 @@ def caption(data: Data) -> str:
         "Exact policy gradient trained on the ground truth (solid) and on a proxy that wrongly gives the "
         "middling output the low reward (dashed). "
         f"(a) The six published runs, initial probabilities of y* {_starts(data['ascent'])}: after "
-        f"{int(slowest['updates']):,} updates at learning rate {slowest.attrs['learning_rate']} the one on "
+        f"{settings.updates:,} updates at learning rate {settings.learning_rate} the one on "
         f"the ground truth from {float(slowest['initial_probability'])} has an expected reward of "
         f"{float(slowest['expected_reward']):.4f} and a probability of y* of "
         f"{float(slowest['best_probability']):.3e}. "

@@ -7,15 +7,24 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import LEVEL, batch, escape, join, listed, variable
+from goodteacher.experiments.batches import LEVEL, batch, escapes, join
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.instances import TRAINED_ON, beneficial_errors
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, PAGE, decades, label_right, letter, paper, shades
+from goodteacher.figures.style import (
+    BLACK,
+    DASHED,
+    MARKERS,
+    PAGE,
+    colorbar,
+    decades,
+    label_right,
+    letter,
+    paper,
+    shades,
+)
 from goodteacher.theory.beneficial import log_gain
 from goodteacher.theory.stalling import small_parameter
-
-_MARKERS = "osD^v"
-_HORIZON = 1e100
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ def run(settings: Settings) -> Data:
     )
     # The proxy does not depend on the reward of y_med.
     once = jax.tree.map(lambda leaf: leaf[: len(rarity)], proxy)
-    times = np.asarray(escape(join(truth, once), horizon=_HORIZON).time[:, 0])
+    times = np.asarray(escapes(join(truth, once)).time[:, 0])
     on_truth, on_proxy = times[: grid[0].size].reshape(grid[0].shape), times[grid[0].size :]
     simulated = np.log10(on_truth / on_proxy)
     start, rewards = truth.reference_log_probabilities[:, 0], truth.rewards[:, 0]
@@ -72,7 +81,7 @@ def run(settings: Settings) -> Data:
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Colour and solid contours are simulated, dashed ones the law's."""
     gains, sections = data["gains"], data["sections"]
     drawing = Figure(figsize=(PAGE, 2.9))
@@ -82,13 +91,10 @@ def figure(data: Data) -> Figure:
     image = plane.pcolormesh(
         rarity, middling, gains["simulated"], cmap="viridis", vmin=0.0, shading="gouraud", rasterized=True
     )
-    bar = drawing.colorbar(image, ax=plane, label="$\\log_{10}$ of the gain")
-    bar.outline.set_visible(False)
+    colorbar(drawing, image, plane, "$\\log_{10}$ of the gain")
     levels = [level for level in (2, 5, 10, 15, 20, 25, 30) if level < most]
     plane.contour(rarity, middling, gains["simulated"], levels, colors="white", linewidths=0.8)
-    plane.contour(
-        rarity, middling, gains["law"], levels, colors=BLACK, linewidths=1.0, linestyles=[(0, (3, 2))]
-    )
+    plane.contour(rarity, middling, gains["law"], levels, colors=BLACK, linewidths=1.0, linestyles=[DASHED])
     # Labels side by side, to the right of each contour that crosses this row.
     row = gains["simulated"].isel(middling_reward=middling.size // 4)
     for level in [level for level in levels if level < float(row.max())]:
@@ -98,7 +104,7 @@ def figure(data: Data) -> Figure:
     plane.set_title("gain: simulated (color, white) and law (dashed)")
 
     colors = list(reversed(shades(sections.sizes["middling_reward"])))
-    for k, (color, marker) in enumerate(zip(colors, _MARKERS, strict=False)):
+    for k, (color, marker) in enumerate(zip(colors, MARKERS, strict=False)):
         growth.plot(rarity, 10.0 ** sections["law"][k], color=color, lw=0.9)
         growth.plot(rarity, 10.0 ** sections["simulated"][k], ls="none", marker=marker, color=color, ms=3)
     growth.axhline(1.0, color=BLACK, lw=0.5)
@@ -118,7 +124,7 @@ def figure(data: Data) -> Figure:
     return drawing
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     gains = data["gains"]
     rarest = gains.isel(initial_probability=-1)

@@ -4,33 +4,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import xarray as xr
 from jaxtyping import Array
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import TIME, follow_flow, variable
-from goodteacher.experiments.gallery import three_teachers
-from goodteacher.experiments.gallery.three_teachers import (
-    BEST,
-    COLORS,
-    STYLES,
+from goodteacher.experiments.batches import follow_flow, taught
+from goodteacher.experiments.datasets import TIME, Data, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.experiments.gallery.panels import TEACHER_LOOKS
+from goodteacher.experiments.reward_models import (
     TEACHERS,
+    Classroom,
     accuracy_and_variance,
-    problem,
-    random_rankings,
-    standardized,
-    taught,
-    teachers,
+    random_models,
 )
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, PAGE, decades, letter, paper
+from goodteacher.experiments.statistics import rank_correlation
+from goodteacher.figures.style import BLACK, PAGE, colorbar, decades, letter, paper
 from goodteacher.sim.instance import Instance
 from goodteacher.theory.best_of_n_law import expected_best_of_n
-from goodteacher.theory.teachers import fast_rewards
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class Settings:
     """What is run.
 
     Attributes:
-        three: the problem and its three teachers.
+        classroom: the policy, the ground truth, and its three teachers.
         most_samples: largest ``N``.
         latest: end of the flow.
         points: recorded numbers of samples, and times.
@@ -49,7 +42,7 @@ class Settings:
         seed: of the random reward models.
     """
 
-    three: three_teachers.Settings = field(default_factory=three_teachers.Settings)
+    classroom: Classroom = field(default_factory=Classroom)
     most_samples: float = 1e3
     latest: float = 1e10
     points: int = 200
@@ -65,22 +58,23 @@ MARKERS = {"rewards evenly spaced": "o", "best output far ahead": "^"}  # by kin
 
 def run(settings: Settings) -> Data:
     """Best-of-N and the flow for the three teachers, and for random reward models at one N and one time."""
-    instance = problem(settings.three)
-    models, kinds = _random_models(settings, instance)
-    rewards = jnp.concatenate([jnp.asarray(list(teachers(settings.three).values())), models])
+    classroom = settings.classroom
+    instance = classroom.problem()
+    models, kinds = _random_models(settings)
+    rewards = np.concatenate([classroom.teachers(), models])
     samples = np.unique(np.geomspace(1, settings.most_samples, settings.points).round())
     samples = np.union1d(samples, [settings.samples])
     times = np.union1d(np.geomspace(1e-1, settings.latest, settings.points), [settings.time])
 
-    best = np.asarray(_best_of_n(instance, rewards, jnp.asarray(samples)))
+    best = np.asarray(_best_of_n(instance, rewards, samples))
     flow = follow_flow(taught(instance, rewards), {}, times)["expected_reward"].values
     three = slice(0, len(TEACHERS))
     rest = slice(len(TEACHERS), None)
-    accuracy, variance = accuracy_and_variance(instance, models)
+    accuracy, variance = accuracy_and_variance(models, classroom.truth, classroom.policy)
     outcomes = np.stack([best[rest, samples == settings.samples], flow[rest, times == settings.time]])[..., 0]
     measured = np.stack([accuracy, variance, *outcomes])
     correlations = [
-        [[_rank_correlation(*measured[[i, j]][:, kinds == kind]) for i in (0, 1)] for j in (2, 3)]
+        rank_correlation(measured[:2, kinds == kind], measured[2:, None, kinds == kind])
         for kind in range(len(MARKERS))
     ]
     description = "expected ground truth reward"
@@ -102,7 +96,6 @@ def run(settings: Settings) -> Data:
                 "flow": variable("model", outcomes[1], f"{description} of the flow at {settings.time:g}"),
             },
             {"kind": xr.Variable("model", [list(MARKERS)[kind] for kind in kinds])},
-            {"samples": settings.samples, "time": settings.time},
         ),
         "correlations": xr.Dataset(
             {
@@ -115,11 +108,6 @@ def run(settings: Settings) -> Data:
     }
 
 
-def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's: the correlation of ranks, where equal values share theirs."""
-    return float(pd.DataFrame({0: first, 1: second}).rank().corr().to_numpy()[0, 1])
-
-
 @jax.jit
 def _best_of_n(instance: Instance, rewards: Array, samples: Array) -> Array:
     """Expected ground truth reward, ``[models, samples]``."""
@@ -130,33 +118,26 @@ def _best_of_n(instance: Instance, rewards: Array, samples: Array) -> Array:
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(rewards, samples)
 
 
-def _random_models(settings: Settings, instance: Instance) -> tuple[Array, np.ndarray]:
+def _random_models(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Rewards ``[models, outputs]`` of random accuracy and variance, and their kinds."""
-    truth = np.asarray(instance.rewards[0])
-    policy = np.asarray(instance.probabilities(instance.initial_parameters)[0])
-    rng = np.random.default_rng(settings.seed)
-    pairs = truth.size * (truth.size - 1) // 2
+    rng, outputs = np.random.default_rng(settings.seed), settings.classroom.outputs
     kinds = np.repeat([0, 1], settings.models)
-    right = rng.integers((truth.size - 1) * kinds, pairs + 1)
-    levels = np.concatenate(
-        [random_rankings(truth, r, 1, rng, first=bool(kind)) for r, kind in zip(right, kinds, strict=True)]
-    )
-    far = jax.jit(fast_rewards)(levels, BEST, np.full(len(levels), policy[BEST]))
-    units = standardized(np.where(kinds[:, None] == 1, far, levels), policy)
+    right = rng.integers((outputs - 1) * kinds, outputs * (outputs - 1) // 2 + 1)
+    units = random_models(settings.classroom, right.tolist(), (kinds == 1).tolist(), 1, rng)[:, 0]
     most = (2.0 / np.ptp(units, axis=-1)) ** 2  # of rewards with a range of 2
     variance = np.exp(rng.uniform(np.log(settings.least_variance), np.log(most)))
-    return jnp.asarray(units * np.sqrt(variance)[:, None]), kinds
+    return units * np.sqrt(variance)[:, None], kinds
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Colour and dashes are the teacher; shade is the variance, the marker the kind of reward model."""
     sampled, flow, models = (data[panel] for panel in ("best_of_n", "flow", "models"))
     drawing = Figure(figsize=(PAGE, 5.2))
     axes = drawing.subplots(2, 2, sharey=True)
     for ax, paths, axis in ((axes[0, 0], sampled, "samples"), (axes[0, 1], flow, "time")):
         for run, name in enumerate(paths["teacher"].values):
-            ax.plot(paths[axis], paths["expected_reward"][run], color=COLORS[name], ls=STYLES[name])
+            ax.plot(paths[axis], paths["expected_reward"][run], **TEACHER_LOOKS[name])
         ax.set(xscale="log", xlim=paths[axis].values[[0, -1]])
         decades(ax.xaxis)
     sampling, flowing = axes[0]
@@ -169,7 +150,7 @@ def figure(data: Data) -> Figure:
         (flowing, 70, 0.5, "fast", "fast", "left"),
         (flowing, 1e7, 0.0, "low variance", "low variance", "left"),
     ):
-        ax.text(x, y, text, color=COLORS[name], ha=ha)
+        ax.text(x, y, text, color=TEACHER_LOOKS[name]["color"], ha=ha)
 
     norm = LogNorm(float(models["variance"].min()), float(models["variance"].max()))
     look: dict[str, Any] = {
@@ -184,18 +165,18 @@ def figure(data: Data) -> Figure:
             some = models.isel(model=models["kind"].values == kind)
             ax.scatter(some["accuracy"], some[outcome], c=some["variance"], marker=marker, **look)
         ax.set(xlabel="Accuracy", xlim=(-0.03, 1.03))
-    axes[1, 0].set_title(f"best of {models.attrs['samples']}, random reward models")
-    axes[1, 1].set_title(f"gradient flow at time {models.attrs['time']:g}, the same models")
+    axes[1, 0].set_title(f"best of {settings.samples}, random reward models")
+    axes[1, 1].set_title(f"gradient flow at time {settings.time:g}, the same models")
     axes[1, 0].text(0.23, 0.4, "triangles: best\noutput far ahead", ha="center")
     axes[1, 0].text(0.22, -0.4, "dots: rewards\nevenly spaced", ha="center")
     for ax in axes[:, 0]:
         ax.set_ylabel("Expected ground truth reward")
-    drawing.colorbar(axes[1, 0].collections[0], ax=axes[1].tolist(), label="Reward variance")
+    colorbar(drawing, axes[1, 0].collections[0], axes[1].tolist(), "Reward variance")
     letter(axes.ravel())
     return drawing
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     sampled, models = data["best_of_n"], data["models"]
     teachers, samples = sampled["expected_reward"].values, sampled["samples"].values
@@ -210,8 +191,8 @@ def caption(data: Data) -> str:
         "it ranks first, is among the samples. (b) Along the flow the two exchange roles. (c, d) "
         f"{models.sizes['model']} random reward models, half of them with evenly spaced rewards (dots), half "
         "with the best output far ahead (triangles). Rank correlation of the outcome with accuracy and with "
-        f"variance, dots: best of {models.attrs['samples']} {even[0]:.2f} and {even[1]:.2f}, flow at time "
-        f"{models.attrs['time']:g} {even_flow[0]:.2f} and {even_flow[1]:.2f}; triangles: {ahead[0]:.2f} and "
+        f"variance, dots: best of {settings.samples} {even[0]:.2f} and {even[1]:.2f}, flow at time "
+        f"{settings.time:g} {even_flow[0]:.2f} and {even_flow[1]:.2f}; triangles: {ahead[0]:.2f} and "
         f"{ahead[1]:.2f}, {ahead_flow[0]:.2f} and {ahead_flow[1]:.2f}. arXiv:2503.15477, Proposition 1 and "
         "Theorem 2."
     )

@@ -1,6 +1,6 @@
 """What an error at one output does, by the exact flow, and what the rule calls it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import jax
@@ -11,12 +11,11 @@ from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import SOLVER, variable
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, PAGE, decades, letter, paper
-from goodteacher.sim.flow import Control, hitting_times
+from goodteacher.experiments.batches import batch, hits, join
+from goodteacher.experiments.datasets import Data, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.figures.style import BLACK, DOTTED, NEVER, PAGE, colorbar, decades, edges, letter, paper
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.status import Status
 from goodteacher.theory.error_kinds import (
     VERDICTS,
     Category,
@@ -78,59 +77,72 @@ def run(settings: Settings) -> Data:
     rewards = np.linspace(-1.0, settings.largest, settings.rewards)
     probabilities = np.geomspace(settings.rarest, settings.commonest, settings.probabilities)
     grid = np.meshgrid(settings.truths, probabilities, rewards, indexing="ij")
-    instances = jax.vmap(partial(problem, settings))(*[jnp.asarray(axis.ravel()) for axis in grid])
+    instances = batch(partial(problem, settings), *map(np.ravel, grid))
     # Corrected, the proxy reward does not matter: one time for a truth and a probability.
-    truths, starts = (jnp.asarray(axis[..., 0].ravel()) for axis in grid[:2])
-    corrected = jax.vmap(partial(problem, settings))(truths, starts, truths)
-    both = jax.tree.map(lambda *pair: jnp.concatenate(pair), instances, corrected)
-    found = hitting_times(both, jax.vmap(most_of_the_way)(both), Control(solver=SOLVER))
-    if (found.status == Status.NOT_CONVERGED).any():
-        raise RuntimeError("a hitting time did not converge; change the grid")
-    size = grid[0].size
-    times = found.time[:size, 0].reshape(grid[0].shape)
-    without = found.time[size:, 0].reshape(*grid[0].shape[:2], 1)
-    ratio = log_ratio(times, jnp.broadcast_to(without, times.shape))
+    truths, starts = (axis[..., 0].ravel() for axis in grid[:2])
+    both = join(instances, batch(partial(problem, settings), truths, starts, truths))
+    times, without = np.split(_times(both)[:, 0], [grid[0].size])
+    times, without = times.reshape(grid[0].shape), without.reshape(*grid[0].shape[:2], 1)
+    ratio = log_ratio(jnp.asarray(times), jnp.asarray(np.broadcast_to(without, times.shape)))
     codes = jax.jit(jax.vmap(categories))(instances)[:, 0, _OUTPUT].reshape(grid[0].shape)
 
-    sample = trials(settings.seed, settings.trials)
+    sample = trials(settings.seed, settings.trials, _times)
     counts = confusion(sample)
     best, agrees = best_thresholds(sample)
     axes = ("truth", "probability", "reward")
-    standard = Thresholds()
+    rules = {"as they are": Thresholds(), "best of a grid": best}
+    kinds = ("category", "verdict")
     return {
         "plane": xr.Dataset(
             {
                 "log_ratio": variable(axes, ratio, "log10 of the hitting time over that without the error"),
-                "category": variable(axes, codes, "category by rule, its code in theory.errors.Category"),
+                "category": variable(axes, codes, "category by rule, its code in theory.error_kinds"),
             },
             {
                 "truth": variable("truth", settings.truths, "ground truth reward of the output"),
                 "probability": variable("probability", probabilities, "initial probability of the output"),
                 "reward": variable("reward", rewards, "proxy reward of the output"),
             },
-            {"negligible": standard.negligible},
         ),
         "confusion": xr.Dataset(
             {
-                "count": variable(
-                    ("category", "verdict"), counts, "random errors of a category that have an effect"
-                )
+                "count": variable(kinds, counts, "random errors of a category that have an effect"),
+                "share": variable(kinds, _shares(counts), "share of the errors of the category"),
             },
             {"category": [category.title for category in Category], "verdict": list(VERDICTS)},
+        ),
+        "rules": xr.Dataset(
             {
-                "agreement": agreement(counts),
-                **asdict(standard),
-                "best_agreement": agrees,
-                **{f"best_{name}": value for name, value in asdict(best).items()},
+                "agreement": variable(
+                    "thresholds", [agreement(counts), agrees], "share foretold, mean over the effects"
+                ),
+                **{
+                    field.name: variable(
+                        "thresholds", [getattr(rule, field.name) for rule in rules.values()], "threshold"
+                    )
+                    for field in fields(Thresholds)
+                },
             },
+            {"thresholds": list(rules)},
         ),
     }
 
 
+def _times(instances: Instance) -> np.ndarray:
+    """Until most of the way is covered, ``[batch, 1]``."""
+    return np.asarray(hits(instances, jax.jit(jax.vmap(most_of_the_way))).time)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Of each row; ``nan`` in an empty one."""
+    total = counts.sum(1, keepdims=True)
+    return np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+
+
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """The two planes with the rule's regions, and the confusion matrix."""
-    plane, counts = data["plane"], data["confusion"]["count"]
+    plane, confusion = data["plane"], data["confusion"]
     canvas = Figure(figsize=(PAGE, 3.0))
     left, middle, right = canvas.subplots(1, 3, width_ratios=(1.0, 1.0, 0.72))
     image = None
@@ -138,28 +150,23 @@ def figure(data: Data) -> Figure:
         of = plane.sel(truth=truth)
         reward, probability = of["reward"].values, of["probability"].values
         shown = np.clip(of["log_ratio"].values, -_SCALE, _SCALE)
-        image = ax.pcolormesh(
-            reward, probability, shown, cmap="PuOr_r", vmin=-_SCALE, vmax=_SCALE, rasterized=True
-        )
-        never = np.isposinf(of["log_ratio"].values)
-        with np.errstate(invalid="ignore"):
-            ax.contourf(reward, probability, never, [0.5, 1.5], hatches=["////"], colors="none")
+        cells = edges(reward), edges(probability, log=True)
+        image = ax.pcolormesh(*cells, shown, cmap="PuOr_r", vmin=-_SCALE, vmax=_SCALE, rasterized=True)
+        NEVER.fill(ax, *cells, np.isposinf(of["log_ratio"].values))
         _regions(ax, reward, probability, of["category"].values)
-        ax.axvline(truth, color=BLACK, lw=0.8, ls=(0, (1, 1.5)))
+        ax.axvline(truth, color=BLACK, lw=0.8, ls=DOTTED)
         ax.set(yscale="log", xlim=(reward[0], reward[-1]), ylim=(probability[0], probability[-1]))
         decades(ax.yaxis)
         ax.set(xlabel="Proxy reward of the output")
     left.set(ylabel="Its initial probability", title="its ground truth is low")
     middle.set(title="its ground truth is middling", yticklabels=[])
     assert image is not None
-    bar = canvas.colorbar(image, ax=[left, middle], orientation="horizontal", aspect=45, shrink=0.75)
-    bar.set_label("$\\log_{10}$ of the hitting time over that without the error (hatched: never reached)")
-    bar.outline.set_visible(False)
+    label = "$\\log_{10}$ of the hitting time over that without the error (hatched: never reached)"
+    colorbar(canvas, image, [left, middle], label, orientation="horizontal", aspect=45, shrink=0.75)
 
-    kept = counts.isel(category=np.flatnonzero(counts.sum("verdict") > 0))
-    share = (kept / kept.sum("verdict")).values
-    right.imshow(share, cmap="Greys", vmin=0.0, vmax=1.6, aspect="auto")
-    for (row, column), value in np.ndenumerate(kept.values):
+    kept = confusion.dropna("category")
+    right.imshow(kept["share"].values, cmap="Greys", vmin=0.0, vmax=1.6, aspect="auto")
+    for (row, column), value in np.ndenumerate(kept["count"].values):
         right.text(column, row, f"{int(value)}", ha="center", va="center")
     right.set(xticks=range(kept.sizes["verdict"]), yticks=range(kept.sizes["category"]))
     right.set_xticklabels(kept["verdict"].values, rotation=40, ha="right", rotation_mode="anchor")
@@ -189,24 +196,24 @@ def _regions(ax: Axes, reward: np.ndarray, probability: np.ndarray, codes: np.nd
         ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, with the numbers."""
-    confusion = data["confusion"]
-    found, low, middling = confusion.attrs, *data["plane"]["truth"].values
-    total = int(confusion["count"].sum())
+    low, middling = settings.truths
+    total = int(data["confusion"]["count"].sum())
+    standard, best = (data["rules"].isel(thresholds=k) for k in (0, 1))
     return (
         "What an error at one output does. Four outputs, y* of reward 1 starts at 0.001; the proxy errs "
         f"at one other, whose ground truth reward is {low:g} (a, low) or {middling:g} (b, middling; dotted: "
         "no error). Colour: log10 of the time until the expected ground truth reward has covered nine tenths "
         "of its way, over that with the error corrected; beyond +-6 it no longer changes. Lines: the "
         "regions of the rule, after arXiv:2604.25872, Section 3; benign II up to "
-        f"{data['plane'].attrs['negligible']:g} times the probability of y*. (c) {total} random errors, "
+        f"{float(standard['negligible']):g} times the probability of y*. (c) {total} random errors, "
         "each in a random problem with four outputs, by rule (rows) and by effect (columns; benign: a factor "
-        f"of at most 1.26). The rule foretells {100 * found['agreement']:.0f} % (mean over the three "
-        f"effects; guessing: 33 %) "
-        f"with the thresholds as they are (low {found['low']:g}, high {found['high']:g}, negligible "
-        f"{found['negligible']:g}), and {100 * found['best_agreement']:.0f} % with the best of a grid "
-        f"({found['best_low']:g}, {found['best_high']:g}, {found['best_negligible']:g})."
+        f"of at most 1.26). The rule foretells {100 * float(standard['agreement']):.0f} % (mean over the "
+        "three effects; guessing: 33 %) "
+        f"with the thresholds as they are (low {standard['low']:g}, high {standard['high']:g}, negligible "
+        f"{standard['negligible']:g}), and {100 * best['agreement']:.0f} % with the best of a grid "
+        f"({best['low']:g}, {best['high']:g}, {best['negligible']:g})."
     )
 
 

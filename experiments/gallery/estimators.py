@@ -1,6 +1,7 @@
 """REINFORCE, RLOO and GRPO on rewards of high and low variance, at equal numbers of samples."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,25 @@ import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import listed, variable
+from goodteacher.experiments.batches import batch
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.instances import BEST
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, decades, letter, paper
+from goodteacher.figures.style import (
+    BLACK,
+    BLUE,
+    DASHED,
+    DOTTED,
+    GREEN,
+    GREY,
+    LONG_DASHED,
+    MARKERS,
+    ORANGE,
+    PAGE,
+    decades,
+    letter,
+    paper,
+)
 from goodteacher.sim.ascent import ascend
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
@@ -23,12 +39,11 @@ from goodteacher.theory.estimator_moments import grpo_factor
 ESTIMATORS = ("reinforce", "rloo", "grpo")
 _TITLES = {"reinforce": "REINFORCE", "rloo": "RLOO", "grpo": "GRPO"}
 _LOOKS = {
-    "reinforce": {"color": ORANGE, "ls": (0, (1.2, 1))},
+    "reinforce": {"color": ORANGE, "ls": DOTTED},
     "rloo": {"color": BLUE, "ls": "-"},
-    "grpo": {"color": GREEN, "ls": (0, (6, 1.5))},
+    "grpo": {"color": GREEN, "ls": LONG_DASHED},
 }
 _EXACT_LOOK = {"color": "0.78", "linewidth": 3.5}
-_DASHED = (0, (3, 1.2))
 
 
 @dataclass(frozen=True)
@@ -72,11 +87,10 @@ def one_good_output(probability: Array, gap: Array, offset: float, outputs: int)
 
 def run(settings: Settings) -> Data:
     """Learners with every estimator on both rewards, ascent with exact gradients, and the factor of GRPO."""
-    gaps = jnp.asarray(settings.gaps)
-    start = jnp.asarray(settings.initial_probability)
-    rewards = jax.vmap(lambda gap: one_good_output(start, gap, settings.offset, settings.outputs))(gaps)
+    pose = partial(one_good_output, offset=settings.offset, outputs=settings.outputs)
+    rewards = batch(pose, np.full(len(settings.gaps), settings.initial_probability), settings.gaps)
     updates = np.unique(np.geomspace(1, settings.updates, 120).round().astype(int))
-    keys = jax.random.split(jax.random.key(settings.seed), (len(gaps), settings.seeds))
+    keys = jax.random.split(jax.random.key(settings.seed), (len(settings.gaps), settings.seeds))
     transformation = optax.sgd(settings.learning_rate)
 
     def learners(name: str) -> Array:
@@ -86,7 +100,7 @@ def run(settings: Settings) -> Data:
             )
             return found.records["probabilities"][:, 0, BEST]
 
-        return jax.vmap(jax.vmap(one, in_axes=(None, 0)))(rewards, keys)
+        return jax.jit(jax.vmap(jax.vmap(one, in_axes=(None, 0))))(rewards, keys)
 
     def exact(instance: Instance) -> Array:
         found = ascend(instance, transformation, updates, metrics=("probabilities",))
@@ -106,13 +120,12 @@ def run(settings: Settings) -> Data:
                 for name, quantile in (("low", 0.1), ("median", 0.5), ("high", 0.9))
             },
             {"estimator": list(ESTIMATORS), "gap": gap, "samples": samples},
-            asdict(settings),
         ),
         "ascent": xr.Dataset(
             {
                 "probability": variable(
                     ("gap", "samples"),
-                    jax.vmap(exact)(rewards),
+                    jax.jit(jax.vmap(exact))(rewards),
                     "probability of the good output, exact gradients",
                 )
             },
@@ -136,9 +149,10 @@ def _factors(settings: Settings) -> xr.Dataset:
         exact = p * (1.0 - p)
         return estimates.mean() / exact, estimates.std() / exact / jnp.sqrt(len(uniforms))
 
-    starts = jnp.asarray(success)
-    instances = jax.vmap(lambda p: one_good_output(p, jnp.ones(()), settings.offset, settings.outputs))(
-        starts
+    instances = batch(
+        partial(one_good_output, offset=settings.offset, outputs=settings.outputs),
+        success,
+        np.ones_like(success),
     )
     key = jax.random.key(settings.seed + 1)
     found = [
@@ -151,7 +165,7 @@ def _factors(settings: Settings) -> xr.Dataset:
         {
             "closed_form": variable(
                 grid,
-                [grpo_factor(starts, 1.0, group) for group in settings.groups],
+                [jax.jit(grpo_factor, static_argnums=2)(success, 1.0, group) for group in settings.groups],
                 "factor times gap, exact",
             ),
             "sampled": variable(grid, mean, "factor times gap, mean of sampled estimates"),
@@ -170,7 +184,7 @@ def _factors(settings: Settings) -> xr.Dataset:
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Colour and dashes are the estimator, markers the size of the group."""
     learners, ascent, factor = (data[name] for name in ("learners", "ascent", "factor"))
     drawing = Figure(figsize=(PAGE, 2.9))
@@ -189,7 +203,7 @@ def figure(data: Data) -> Figure:
         ax.set_title(f"rewards {float(learners['gap'][k]):g} apart")
         decades(ax.xaxis, 6)
 
-    for k, marker in zip(range(factor.sizes["group"]), "os^v", strict=False):
+    for k, marker in zip(range(factor.sizes["group"]), MARKERS, strict=False):
         scaling.plot(success, factor["closed_form"][k], color=GREEN)
         scaling.errorbar(
             success,
@@ -204,7 +218,7 @@ def figure(data: Data) -> Figure:
         left = (float(success[0]), float(factor["closed_form"][k, 0]))
         scaling.annotate(f"groups of {int(factor['group'][k])}", left, (5, 5), textcoords="offset points")
     large = factor["large_groups"][0]
-    scaling.plot(success, large, color=GREY, ls=_DASHED)
+    scaling.plot(success, large, color=GREY, ls=DASHED)
     scaling.annotate(
         "infinite groups",
         (float(success[0]), float(large[0])),
@@ -223,11 +237,10 @@ def figure(data: Data) -> Figure:
     return drawing
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     learners, factor = data["learners"], data["factor"]
-    settings = learners.attrs
-    high, low = (listed([value]) for value in settings["gaps"])
+    high, low = (listed([value]) for value in settings.gaps)
     reached = (learners["median"] >= 0.5).idxmax("samples").where((learners["median"] >= 0.5).any("samples"))
 
     def counts(k: int) -> str:
@@ -242,16 +255,16 @@ def caption(data: Data) -> str:
         for name, band in ((name, halfway.sel(estimator=name)) for name in ("reinforce", "rloo"))
     )
     return (
-        f"One good output among {settings['outputs']}, initially of probability "
-        f"{settings['initial_probability']}; groups of {settings['group']} samples per update, learning rate "
-        f"{settings['learning_rate']}. (a) Rewards {high} apart, (b) the same ranking with rewards {low} "
-        f"apart, both around {settings['offset']}. Median over {settings['seeds']} learners, and the band of "
+        f"One good output among {settings.outputs}, initially of probability "
+        f"{settings.initial_probability}; groups of {settings.group} samples per update, learning rate "
+        f"{settings.learning_rate}. (a) Rewards {high} apart, (b) the same ranking with rewards {low} "
+        f"apart, both around {settings.offset}. Median over {settings.seeds} learners, and the band of "
         "eight in ten; grey, exact gradients. Samples until the median probability is one half: in "
         f"(a) {counts(0)}; in (b) {counts(1)}. Dividing by the standard deviation makes GRPO blind to the "
         "scale of the rewards. Without a baseline the common part of the rewards is noise beside a small "
         f"difference: when RLOO is halfway in (b), the bands are {spread}. "
         "(c) The factor by which GRPO's expected estimate differs from the gradient, times the gap between "
-        f"the rewards: closed form (lines) and means of {settings['samples']:,} samples each (marks with "
+        f"the rewards: closed form (lines) and means of {settings.samples:,} samples each (marks with "
         f"standard errors; the farthest is {worst:.1f} of them away). For a rare good output it stays at the "
         "square root of the group size less one, where infinite groups (dashed) would have one over the "
         "standard deviation: the division makes up for rewards that differ little, not for outputs that are "

@@ -6,14 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from goodteacher.experiments.batches import LEVEL, TIME, batch, escape, listed, variable
+from goodteacher.experiments.batches import LEVEL, SOLVER, batch, escapes
+from goodteacher.experiments.datasets import TIME, Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.instances import BEST, MIDDLING, SIMILARITIES, TRAINED_ON, beneficial_errors
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, PAGE, letter, paper
+from goodteacher.figures.style import BLACK, NEVER, PAGE, colorbar, edges, letter, paper
+from goodteacher.sim.flow import Control
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.policies import LinearSoftmax
 
@@ -43,7 +45,9 @@ def run(settings: Settings) -> Data:
     norms, cosines = np.asarray(settings.norms), np.asarray(settings.cosines)
     grid = np.meshgrid(norms, cosines, indexing="ij")
 
-    def times(trained_on: str) -> np.ndarray:
+    control = Control(SOLVER, horizon=settings.horizon)
+
+    def time(trained_on: str) -> np.ndarray:
         def build(norm: Array, cosine: Array) -> Instance:
             middling = jnp.stack([cosine, jnp.sqrt(1.0 - cosine**2)])
             features = jnp.eye(5).at[BEST, 0].set(norm).at[MIDDLING, :2].set(middling)
@@ -51,48 +55,43 @@ def run(settings: Settings) -> Data:
                 settings.initial_probability, trained_on=trained_on, policy=LinearSoftmax(features[None])
             )
 
-        found = escape(batch(build, *map(np.ravel, grid)), horizon=settings.horizon)
+        found = escapes(batch(build, *map(np.ravel, grid)), control)
         return np.asarray(found.time).reshape(grid[0].shape)
 
     until = f"until the probability of y* is {LEVEL}, inf if not by the horizon"
-    times_on = {
-        name: variable(("norm", "cosine"), times(name), f"time on the {_NAMES[name]} {until}", TIME)
+    times = {name: time(name) for name in TRAINED_ON}
+    variables = {
+        name: variable(("norm", "cosine"), times[name], f"time on the {_NAMES[name]} {until}", TIME)
         for name in TRAINED_ON
     }
+    gain = np.log10(times["ground_truth"] / times["proxy"])
+    variables["gain"] = variable(("norm", "cosine"), gain, "log10 of time on truth over time on proxy")
     axes = {
         "norm": variable("norm", norms, "norm of the feature of y*"),
         "cosine": variable("cosine", cosines, "cosine between the features of y* and y_med"),
     }
-    settled = {"horizon": settings.horizon, "initial_probability": settings.initial_probability}
-    return {"times": xr.Dataset(times_on, axes, settled)}
+    return {"times": xr.Dataset(variables, axes)}
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Hatched is where the best output does not win by the horizon; the third panel compares the two."""
     times = data["times"]
     drawing = Figure(figsize=(PAGE, 2.75))
     axes = drawing.subplots(1, 3, sharex=True, sharey=True)
     cosine, norm = times["cosine"], times["norm"]
-    most = int(np.ceil(np.log10(times.attrs["horizon"])))
+    cells = edges(cosine), edges(norm, log=True)
+    scale = LogNorm(1.0, settings.horizon)
     images = []
     for ax, name in zip(axes, TRAINED_ON, strict=False):
-        reached = np.log10(times[name].where(np.isfinite(times[name])))
-        images.append(
-            ax.pcolormesh(cosine, norm, reached, cmap="viridis", vmin=0, vmax=most, rasterized=True)
-        )
+        images.append(ax.pcolormesh(*cells, times[name], norm=scale, rasterized=True))
         ax.set_title(f"time on the {_NAMES[name]}")
-    bar = drawing.colorbar(images[0], ax=axes[:2], label="$\\log_{10}$ of the time", pad=0.02, aspect=30)
-    bar.outline.set_visible(False)
+    colorbar(drawing, images[0], axes[:2].tolist(), "Time", pad=0.02, aspect=30)
 
-    ratio = times["ground_truth"] / times["proxy"]
-    gain = xr.DataArray(np.log10(ratio.where(np.isfinite(ratio))))
+    gain = times["gain"].where(np.isfinite(times["gain"]))
     span = TwoSlopeNorm(0.0, -2.0, 20.0)
-    image = axes[2].pcolormesh(cosine, norm, gain, cmap="PuOr", norm=span, rasterized=True)
-    bar = drawing.colorbar(
-        image, ax=axes[2], label="$\\log_{10}$ of the gain", ticks=[-2, 0, 10, 20], pad=0.02
-    )
-    bar.outline.set_visible(False)
+    image = axes[2].pcolormesh(*cells, gain, cmap="PuOr", norm=span, rasterized=True)
+    colorbar(drawing, image, axes[2], "$\\log_{10}$ of the gain", ticks=[-2, 0, 10, 20], pad=0.02)
     if (gain < 0).any():
         axes[2].contour(cosine, norm, gain.fillna(20.0), [0.0], colors=BLACK, linewidths=1.0)
         best = gain.argmin(...)
@@ -102,7 +101,7 @@ def figure(data: Data) -> Figure:
     never = ("ground_truth", "proxy", "ground_truth")
     for ax, name, word in zip(axes, never, ("not reached", "not reached", "fatal"), strict=True):
         lost = xr.DataArray(np.isinf(times[name]))
-        ax.contourf(cosine, norm, lost, [0.5, 1.5], colors=["white"], hatches=["////"])
+        NEVER.fill(ax, *cells, lost)
         if lost.any():
             rows, columns = np.nonzero(lost.values)
             at = (float(cosine[int(np.median(columns))]), float(norm[int(np.median(rows))]))
@@ -120,7 +119,7 @@ def figure(data: Data) -> Figure:
     return drawing
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     times = data["times"]
     truth, proxy = times["ground_truth"], times["proxy"]
@@ -131,11 +130,11 @@ def caption(data: Data) -> str:
         f"Time of the gradient flow until y* has probability {LEVEL}, over the geometry of the features, "
         "the cosine between those of y* and y_med, and the norm of that of y* (the others have norm 1). "
         "(a) Trained on the ground truth 1, 0.8, -1, -1, -1; (b) on the proxy that gives y_med the low "
-        f"reward. Hatched: not by t = {listed([times.attrs['horizon']])}. (c) The gain, time on the ground "
+        f"reward. Hatched: not by t = {listed([settings.horizon])}. (c) The gain, time on the ground "
         "truth over time on the proxy: at a negative cosine the middling reward is fatal (hatched, "
         f"{shares[0]} of the plane); inside the line, {shares[1]} of the plane, the flow is faster with it, "
         f"at best {fastest[0]} against {fastest[1]}. On the proxy {_unreached(proxy)} Circles: the published "
-        f"geometries. Linear softmax policy, y* starts at {times.attrs['initial_probability']:.0e}, y_med at "
+        f"geometries. Linear softmax policy, y* starts at {settings.initial_probability:.0e}, y_med at "
         "0.5, the low outputs share the rest. After arXiv:2604.25872, Appendices A.1 and C."
     )
 

@@ -10,24 +10,25 @@ from matplotlib.lines import Line2D
 
 from goodteacher.experiments.batches import (
     LEVEL,
+    SOLVER,
     batch,
     escape_dataset,
     follow_ascent,
     follow_flow,
-    listed,
     recorded_updates,
-    variable,
 )
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.gallery.panels import escape_panels, label_times
 from goodteacher.experiments.instances import SIMILARITIES
 from goodteacher.experiments.instances import feature_similarity as build
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, BLUE, RED, paper
+from goodteacher.figures.style import BLACK, BLUE, DASH_DOTTED, DASHED, RED, paper
+from goodteacher.sim.flow import Control
 
 _LOOKS = {
-    "positive": {"color": BLUE, "linestyle": (0, (3, 1.2))},
+    "positive": {"color": BLUE, "linestyle": DASHED},
     "orthogonal": {"color": BLACK, "linestyle": "-"},
-    "negative": {"color": RED, "linestyle": (0, (5, 1.2, 1, 1.2))},
+    "negative": {"color": RED, "linestyle": DASH_DOTTED},
 }
 
 
@@ -38,7 +39,8 @@ class Settings:
     Attributes:
         initial_probability: of ``y*``.
         updates, learning_rate: of discrete ascent.
-        last_time: until when the flow is followed; escape is looked for far beyond (``sim.flow.HORIZON``).
+        last_time: until when the flow is followed.
+        horizon: until when escape is looked for, far beyond.
         points: records along the time axis.
     """
 
@@ -46,6 +48,7 @@ class Settings:
     updates: int = 50_000
     learning_rate: float = 0.1
     last_time: float = 1e8
+    horizon: float = 1e60
     points: int = 300
 
 
@@ -56,29 +59,29 @@ def run(settings: Settings) -> Data:
     flow = follow_flow(runs, labels, np.geomspace(0.1, settings.last_time, settings.points))
     late = flow.isel(time=slice(-2, None))
     slope = np.diff(np.log(late["best_probability"]))[:, 0] / np.diff(np.log(late["time"]))
-    escape = escape_dataset(runs, labels).assign_attrs(initial_probability=settings.initial_probability)
+    control = Control(SOLVER, horizon=settings.horizon)
     exponent = variable("run", slope, "power of the time that the probability of y* follows at the end")
     return {
         "ascent": follow_ascent(runs, labels, settings.learning_rate, recorded_updates(settings.updates)),
         "flow": flow,
-        "escape": escape.assign(last_exponent=exponent),
+        "escape": escape_dataset(runs, labels, control).assign(last_exponent=exponent),
     }
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Line style and colour are the geometry."""
 
     def look(run: xr.Dataset) -> dict[str, Any]:
         return _LOOKS[str(run["similarity"].values)]
 
     titles = (
-        f"as published: {int(data['ascent']['updates'][-1]):,} updates",
+        f"as published: {settings.updates:,} updates",
         "gradient flow, until all that escape have done so",
         "the best output takes over, or dies out",
         "the middling output holds the flow up",
     )
-    drawing, axes = escape_panels(data, look, titles)
+    drawing, axes = escape_panels(data, settings.learning_rate * settings.updates, look, titles)
     reward, best = axes[0, 1], axes[1, 0]
     label_times(reward, data["escape"], look)
     runs = [data["escape"].isel(run=run) for run in range(data["escape"].sizes["run"])]
@@ -102,7 +105,7 @@ def figure(data: Data) -> Figure:
     return drawing
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     escape, last = data["escape"], data["ascent"].isel(updates=-1)
     names = escape["similarity"].values
@@ -111,13 +114,13 @@ def caption(data: Data) -> str:
     return (
         "Exact policy gradient on the ground truth with a linear softmax policy: the features of the best "
         "output y* and of the middling one y_med are orthogonal, or at an angle of cosine -0.71 or 0.71. "
-        f"(a) {int(last['updates']):,} updates at learning rate {last.attrs['learning_rate']}, after which "
+        f"(a) {settings.updates:,} updates at learning rate {settings.learning_rate}, after which "
         f"the expected rewards ({', '.join(names)}) are {rewards}. "
         "(b) The gradient flow on a logarithmic time axis; shaded is what (a) shows. Dots mark when the "
         f"probability of y* reaches {LEVEL}. "
         + "; ".join(f"{name}: {fate}" for name, fate in zip(names, fates, strict=True))
         + ". (c, d) The probabilities of y* and y_med. Five outputs with rewards 1, 0.8, -1, -1, -1; y* "
-        f"starts at {escape.attrs['initial_probability']}, y_med at 0.5, the low outputs share the rest; the "
+        f"starts at {settings.initial_probability}, y_med at 0.5, the low outputs share the rest; the "
         "feature of y* has length 1.5, the others 1. Instances: arXiv:2604.25872, Appendices A.1 and C."
     )
 

@@ -1,32 +1,39 @@
 """What accuracy and reward variance do to the landscape that is climbed (cf. arXiv:2503.15477, Figure 1)."""
 
 from dataclasses import dataclass
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
-from goodteacher.experiments.batches import SOLVER, listed, variable
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, BLUE, GREY, PAGE, RED, decades, letter, number, paper
-from goodteacher.sim.flow import Control, hitting_times, trajectory
-from goodteacher.sim.goals import Goal, reward_increase
+from goodteacher.experiments.batches import paths as follow
+from goodteacher.experiments.batches import rises, taught
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.experiments.reward_models import accuracy_and_variance
+from goodteacher.figures.style import (
+    BLACK,
+    BLUE,
+    DASHED,
+    GREY,
+    HALO,
+    PAGE,
+    RED,
+    colorbar,
+    decades,
+    letter,
+    number,
+    paper,
+)
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.metrics import product_accuracy, reward_variance
 
 # Orthonormal: the flow of a tabular policy keeps the sum of the logits, and so stays in their plane.
 _DIRECTIONS = np.array([[2.0, -1.0, -1.0], [0.0, 3.0**0.5, -(3.0**0.5)]]) / 6.0**0.5
 _WINDOW = ((-4.5, 5.5), (-5.0, 5.0))
 _LEVELS = np.linspace(-1.0, 1.0, 21)
 _MARKS = (1.0, 10.0)  # times on the paths
-_HALO = (withStroke(linewidth=1.8, foreground="white"),)
 
 
 @dataclass(frozen=True)
@@ -66,27 +73,23 @@ class Settings:
 
 def run(settings: Settings) -> Data:
     """Landscapes of all models, the flow on each, and what the models are worth."""
-    start, truth = jnp.asarray(settings.initial_probabilities), jnp.asarray(settings.ground_truth_rewards)
-    orders = jnp.asarray(settings.orders)
-    variance = jax.jit(jax.vmap(partial(reward_variance, start)))
-    equal = jnp.sqrt(variance(truth[None]) / variance(orders))[:, None] * orders
-    rewards = jnp.concatenate([truth[None], equal, np.outer(settings.scales, settings.accurate)])
+    start, truth = np.array(settings.initial_probabilities), np.array(settings.ground_truth_rewards)
+    orders = np.array(settings.orders)
+    # Of the variance of the ground truth, which stands in the first row.
+    scales = np.sqrt(accuracy_and_variance(np.stack([truth, *orders]), truth, start)[1])
+    equal = (scales[0] / scales[1:])[:, None] * orders
+    rewards = np.concatenate([truth[None], equal, np.outer(settings.scales, settings.accurate)])
+    accuracy, variance = accuracy_and_variance(rewards, truth, start)
 
-    @jax.jit
-    @jax.vmap
-    def pose(rewards: Array) -> tuple[Instance, Goal, Array]:
-        instance = Instance(rewards, truth, start=start)
-        accuracy = product_accuracy(rewards, truth, jnp.ones_like(truth))
-        return instance, reward_increase(instance, settings.gamma), accuracy
-
-    instances, goals, accuracy = pose(rewards)
+    instances = taught(Instance(truth, start=start), rewards)
     times = np.geomspace(1e-2, settings.last_time, settings.points)
-    paths = jax.vmap(lambda instance: trajectory(instance, times, Control(solver=SOLVER)))(instances)[:, :, 0]
-    first, second = np.moveaxis(np.asarray(paths @ _DIRECTIONS.T), -1, 0)
+    log_policies = follow(instances, times)[:, :, 0]
+    first, second = np.moveaxis(log_policies @ _DIRECTIONS.T, -1, 0)
 
     axes = [np.linspace(*ends, settings.side) for ends in _WINDOW]
-    plane = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ _DIRECTIONS
-    surfaces = jnp.moveaxis(jax.nn.softmax(plane) @ rewards.T, -1, 0)
+    plane = np.exp(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ _DIRECTIONS)
+    surfaces = np.moveaxis(plane / plane.sum(-1, keepdims=True) @ rewards.T, -1, 0)
+    goal = np.full(len(rewards), start @ truth + settings.gamma)
 
     models = {"model": np.arange(len(rewards))}
     directions = ("first direction of the logits", "second direction of the logits")
@@ -111,40 +114,33 @@ def run(settings: Settings) -> Data:
                 "second": variable(("model", "time"), second, directions[1]),
                 "expected_reward": variable(
                     ("model", "time"),
-                    jax.nn.softmax(paths) @ truth,
+                    np.exp(log_policies) @ truth,
                     "expected ground truth reward",
                 ),
             },
             {**models, "time": variable("time", times, "time of the gradient flow")},
-            {"duration": settings.duration},
         ),
         "models": xr.Dataset(
             {
                 "accuracy": variable("model", accuracy, "accuracy"),
-                "variance": variable("model", variance(rewards), "initial reward variance"),
+                "variance": variable("model", variance, "initial reward variance"),
                 "hitting_time": variable(
                     "model",
-                    hitting_times(instances, goals, Control(solver=SOLVER)).time[:, 0],
+                    rises(instances, settings.gamma),
                     f"time at which the expected ground truth reward has risen by {settings.gamma}",
                 ),
+                "goal": variable("model", goal, "expected ground truth reward that is waited for"),
             },
             models,
-            {
-                "gamma": settings.gamma,
-                "goal": float(goals.level[0, 0]),
-                "initial_probabilities": settings.initial_probabilities,
-                "ground_truth_rewards": settings.ground_truth_rewards,
-                "falling_accuracy": len(settings.orders),
-            },
         ),
     }
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Rows are falling accuracy and falling variance, with one scale of colour."""
     flow, models = data["flow"], data["models"]
-    count = models.attrs["falling_accuracy"]
+    count, goal = len(settings.orders), float(models["goal"][0])
     drawing = Figure(figsize=(PAGE, 3.9))
     axes = drawing.subplots(2, 4)
     summary = axes[1, 0]
@@ -152,7 +148,7 @@ def figure(data: Data) -> Figure:
     panels = {0: axes[0, 0]}
     for row, drawn in zip(axes, models_of.values(), strict=True):
         panels.update(zip(drawn, row[1:], strict=True))
-    landscapes = [_landscape(ax, data, model) for model, ax in panels.items()]
+    landscapes = [_landscape(ax, data, model, settings.duration) for model, ax in panels.items()]
     for model, ax in panels.items():
         of = models.sel(model=model)
         worth = f"acc. {float(of['accuracy']):.2f}, var. {float(of['variance']):.2g}"
@@ -164,11 +160,11 @@ def figure(data: Data) -> Figure:
 
     colors = {model: BLUE if model in models_of["accuracy"] else RED for model in panels} | {0: BLACK}
     for model in panels:
-        style = (0, (3, 1.2)) if model in models_of["accuracy"] else "-"
+        style = DASHED if model in models_of["accuracy"] else "-"
         summary.plot(flow["time"], flow["expected_reward"][model], color=colors[model], ls=style, lw=1.1)
     summary.set(xscale="log", xlim=(0.1, flow["time"][-1]), ylim=(-1.1, 1.1), yticks=(-1, 0, 1))
     summary.set(xlabel="Time of the flow", ylabel="Ground truth reward", box_aspect=1.0)
-    summary.axhline(models.attrs["goal"], color=GREY, lw=0.6)
+    summary.axhline(goal, color=GREY, lw=0.6)
     summary.set_title("what each flow gains")
     decades(summary.xaxis, 4)
     letter(axes.flat)
@@ -184,44 +180,42 @@ def figure(data: Data) -> Figure:
     for model in set(panels) - set(rising["model"].values.tolist()):
         end = float(flow["expected_reward"][model, -1])
         summary.text(0.8 * float(flow["time"][-1]), end + 0.05, names[model], ha="right")
-    bar = drawing.colorbar(landscapes[0], ax=axes, aspect=40, pad=0.01, ticks=[-1, -0.5, 0, 0.5, 1])
-    bar.set_label("Expected reward under the model itself")
+    label, ticks = "Expected reward under the model itself", [-1, -0.5, 0, 0.5, 1]
+    colorbar(drawing, landscapes[0], axes.ravel().tolist(), label, aspect=40, pad=0.01, ticks=ticks)
     return drawing
 
 
-def _landscape(ax: Axes, data: Data, model: int) -> ContourSet:
+def _landscape(ax: Axes, data: Data, model: int, duration: float) -> ContourSet:
     """One model's expected reward, the goal, the flow's path with marks of time, and who is where."""
     surfaces, models = data["landscapes"]["expected_reward"], data["models"]
     first, second = surfaces["first"], surfaces["second"]
     filled = ax.contourf(first, second, surfaces[model].T, _LEVELS, cmap="viridis")
-    ax.contour(first, second, surfaces[0].T, [models.attrs["goal"]], colors="white", linestyles="--")
+    ax.contour(first, second, surfaces[0].T, [models["goal"][model]], colors="white", linestyles="--")
     flow = data["flow"].sel(model=model)
-    path = flow.sel(time=slice(None, flow.attrs["duration"]))
+    path = flow.sel(time=slice(None, duration))
     marks = path.sel(time=list(_MARKS), method="nearest")
-    ax.plot(path["first"], path["second"], color=BLACK, path_effects=_HALO)
-    ax.plot(marks["first"], marks["second"], "o", ms=2.5, color=BLACK, path_effects=_HALO)
+    ax.plot(path["first"], path["second"], color=BLACK, path_effects=HALO)
+    ax.plot(marks["first"], marks["second"], "o", ms=2.5, color=BLACK, path_effects=HALO)
     ax.plot(path["first"][0], path["second"][0], "s", mfc="white", mec=BLACK, zorder=3)
     for place, text in {(0.92, 0.36): "$y_1$", (0.1, 0.9): "$y_2$", (0.1, 0.1): "$y_3$"}.items():
-        ax.text(*place, text, transform=ax.transAxes, ha="center", va="center", path_effects=_HALO)
+        ax.text(*place, text, transform=ax.transAxes, ha="center", va="center", path_effects=HALO)
     ax.set(aspect="equal", xticks=[], yticks=[])
     return filled
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
-    flow, models = data["flow"], data["models"]
-    settings = models.attrs
-    count = settings["falling_accuracy"]
+    models, count = data["models"], len(settings.orders)
     accurate, other = models.sel(model=1), models.sel(model=count)
     falling = models.sel(model=slice(count + 1, None))
     return (
         "(a-d, f-h) What the gradient flow climbs: the expected reward under the ground truth and under "
         "six reward models, over the two directions in which the logits of a tabular policy of three "
         "outputs move; towards a name the policy grows certain of that output. The squares are the initial "
-        f"policy, of probabilities {listed(settings['initial_probabilities'])}; from there the flow is "
-        f"drawn until t = {flow.attrs['duration']:g}, with dots at t = {listed(_MARKS)}. Dashed: where the "
-        f"expected ground truth reward, of rewards {listed(settings['ground_truth_rewards'])}, has risen by "
-        f"{settings['gamma']}; below each panel, when the flow is there. (b-d) Falling accuracy at the "
+        f"policy, of probabilities {listed(settings.initial_probabilities)}; from there the flow is "
+        f"drawn until t = {settings.duration:g}, with dots at t = {listed(_MARKS)}. Dashed: where the "
+        f"expected ground truth reward, of rewards {listed(settings.ground_truth_rewards)}, has risen by "
+        f"{settings.gamma}; below each panel, when the flow is there. (b-d) Falling accuracy at the "
         "variance of the ground truth: the flow moves on, but elsewhere. Accuracy alone does not say "
         "where: another model of this variance, not drawn, has an accuracy of "
         f"{float(other['accuracy']):.2f} as well, and gets there at t = {float(other['hitting_time']):.3g}, "

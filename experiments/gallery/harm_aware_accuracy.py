@@ -1,19 +1,19 @@
 """Which measure of a reward model foretells how much it teaches: accuracies, harm-aware ones, variance."""
 
+import math
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pandas as pd
 import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import listed, variable
-from goodteacher.experiments.registry import Data, Experiment
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.experiments.statistics import rank_correlation
 from goodteacher.figures.style import BLACK, GREY, ORANGE, PAGE, letter, paper
 from goodteacher.sim.ascent import ascend
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
@@ -86,9 +86,8 @@ def _instance(settings: Settings, key: Array, policy_key: Array, rescale: Array)
     )
 
 
-def _evaluate(settings: Settings, rescale: Array, policy_key: Array, key: Array) -> dict[str, Array]:
+def _evaluate(settings: Settings, instance: Instance) -> dict[str, Array]:
     """One model on one policy: its measures at the start, and the increase of ground truth reward."""
-    instance = _instance(settings, key, policy_key, rescale)
     start = instance.initial_parameters
     compared = comparisons(instance, start)
     pairs, groups = pairwise_accuracy(compared)._asdict(), one_vs_many_accuracy(compared)
@@ -103,23 +102,28 @@ def _evaluate(settings: Settings, rescale: Array, policy_key: Array, key: Array)
     return {**pairs, **whole, "variance": variance, "increase": after - before}
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's, with mean ranks for ties, along the last axis of ``[batch, n]``; 0 where all are tied."""
-    ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (a, b)]
-    x, y = (rank - rank.mean(1, keepdims=True) for rank in ranks)
-    size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return np.divide((x * y).sum(1), size, out=np.zeros(len(x)), where=size > 0)
-
-
 def run(settings: Settings) -> Data:
     """Every measure of every model, the increase it leads to, and their rank correlation over models."""
     of_policies, of_models = jax.random.split(jax.random.key(settings.seed))
     policies = jax.random.split(of_policies, settings.policies)
     models = jax.random.split(of_models, (settings.policies, settings.models))
-    over_models = jax.vmap(partial(_evaluate, settings), in_axes=(None, None, 0))
-    over_policies = jax.vmap(over_models, in_axes=(None, 0, 0))
-    over_families = jax.vmap(over_policies, in_axes=(0, None, None))
-    found = jax.device_get(jax.jit(over_families)(jnp.array([True, False]), policies, models))
+    shape = (len(FAMILIES), *models.shape)
+    family, policy, model = np.unravel_index(np.arange(math.prod(shape)), shape)
+
+    @jax.jit
+    def draw() -> Instance:
+        # One by one: random numbers of many keys at once take many times as long to compile.
+        return jax.lax.map(
+            lambda keys: _instance(settings, *keys), (models[policy, model], policies[policy], family == 0)
+        )
+
+    @jax.jit
+    @jax.vmap
+    def evaluate(instance: Instance) -> dict[str, Array]:
+        return _evaluate(settings, instance)
+
+    flat = jax.device_get(evaluate(draw()))
+    found = {name: values.reshape(shape) for name, values in flat.items()}
 
     axes = ("family", "policy", "model")
     labels = {name: f"{_TITLES[name]} of the reward model under the initial policy" for name in MEASURES}
@@ -129,7 +133,7 @@ def run(settings: Settings) -> Data:
 
     def correlations(family: int) -> np.ndarray:
         increase = found["increase"][family]
-        return np.stack([rank_correlation(found[name][family], increase) for name in MEASURES])
+        return rank_correlation(np.stack([found[name][family] for name in MEASURES]), increase)
 
     each = np.stack([correlations(family) for family in range(len(FAMILIES))])
     aware, plain = (each[:, MEASURES.index(name)] for name in ("hacc", "acc"))
@@ -149,7 +153,6 @@ def run(settings: Settings) -> Data:
         "correlations": xr.Dataset(
             mean(("family", "measure"), each, "rank correlation"),
             {**names, "measure": list(MEASURES)},
-            {"policies": settings.policies, "models": settings.models, "updates": settings.updates},
         ),
         "harm_aware": xr.Dataset(
             mean(("family",), aware - plain, "rank correlation of HAcc less that of Acc"), names
@@ -159,7 +162,7 @@ def run(settings: Settings) -> Data:
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Correlations with their intervals; where accuracy fails, and where variance does."""
     correlations, models = data["correlations"], data["models"]
     canvas = Figure(figsize=(PAGE, 2.9))
@@ -194,10 +197,9 @@ def figure(data: Data) -> Figure:
     return canvas
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, with the numbers."""
     correlations = data["correlations"]
-    settings = correlations.attrs
 
     def mean(family: str, *names: str) -> str:
         return listed(correlations["mean"].sel(family=family, measure=list(names)).values)
@@ -208,8 +210,8 @@ def caption(data: Data) -> str:
 
     four = ("acc", "acc_w", "hacc", "hacc_w")
     return (
-        f"{settings['models']} random reward models for each of {settings['policies']} policies and ground "
-        f"truths; {settings['updates']} updates of exact gradient ascent with a little KL regularization. "
+        f"{settings.models} random reward models for each of {settings.policies} policies and ground "
+        f"truths; {settings.updates} updates of exact gradient ascent with a little KL regularization. "
         "(a) Rank correlation of each measure, taken before training, with the increase of the expected "
         "ground truth reward, over the models of a policy; mean over policies with 95 % bootstrap intervals. "
         f"Where models differ in scale, it is {mean('scales differ', *four)} for Acc, Acc-W, HAcc, HAcc-W, "

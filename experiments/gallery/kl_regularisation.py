@@ -13,23 +13,33 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from goodteacher.experiments.batches import SOLVER, listed, variable
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, BLUE, PAGE, RED, decades, letter, number, paper
-from goodteacher.sim.flow import Control, hitting_times, trajectory
-from goodteacher.sim.goals import Goal, reward_increase
+from goodteacher.experiments.batches import paths, rises
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.experiments.reward_models import accuracy_and_variance
+from goodteacher.figures.style import (
+    BLACK,
+    BLUE,
+    DASH_DOTTED,
+    DASHED,
+    DOTTED,
+    PAGE,
+    RED,
+    decades,
+    letter,
+    number,
+    paper,
+)
 from goodteacher.sim.instance import Instance, Regularizer
-from goodteacher.sim.metrics import product_accuracy, reward_variance
 from goodteacher.sim.objective import kl_divergence
 from goodteacher.theory.closed_forms import kl_optimum
 from goodteacher.theory.teachers import fast_teacher, low_variance_teacher
 
 _LOOKS: Mapping[str, dict[str, Any]] = {
     "ground truth": {"color": BLACK, "linestyle": "-", "marker": "o"},
-    "low variance": {"color": BLUE, "linestyle": (0, (3, 1.2)), "marker": "s"},
-    "inaccurate": {"color": RED, "linestyle": (0, (5, 1.2, 1, 1.2)), "marker": "^"},
+    "low variance": {"color": BLUE, "linestyle": DASHED, "marker": "s"},
+    "inaccurate": {"color": RED, "linestyle": DASH_DOTTED, "marker": "^"},
 }
-_DOTTED = (0, (1.2, 1))
 _ZERO = 4e-4  # where a coefficient of zero is drawn on a logarithmic axis
 _ALMOST_ZERO, _STRONGEST = 1e-9, 10.0  # coefficients of the closed forms
 _BISECTIONS = 60
@@ -63,54 +73,43 @@ class Settings:
 
 def run(settings: Settings) -> Data:
     """Flows of the three teachers and their closed-form optima, over the KL coefficient."""
-    start, truth = jnp.asarray(settings.initial_probabilities), jnp.asarray(settings.ground_truth_rewards)
+    start, truth = np.array(settings.initial_probabilities), np.array(settings.ground_truth_rewards)
     fast = fast_teacher(settings.accuracy, truth, start, settings.output, settings.gamma)
-    rewards = jnp.stack([truth, low_variance_teacher(1.0, truth, settings.T), fast])
+    rewards = np.stack([truth, low_variance_teacher(1.0, truth, settings.T), fast])
     coefficients = np.asarray(settings.coefficients)
     shape = (len(rewards), len(coefficients))
 
     which, kl = (axis.ravel() for axis in np.meshgrid(*map(np.arange, shape), indexing="ij"))
 
-    @jax.jit
-    @jax.vmap
-    def pose(which: Array, kl: Array) -> tuple[Instance, Goal]:
-        instance = Instance(
-            rewards[which], truth, start=start, regularizer=Regularizer(kl=jnp.asarray(coefficients)[kl])
-        )
-        return instance, reward_increase(instance, settings.gamma)
+    def problem(rewards: Array, kl: Array) -> Instance:
+        return Instance(rewards, truth, start=start, regularizer=Regularizer(kl=kl))
 
-    instances, goals = pose(which, kl)
-    hitting = hitting_times(instances, goals, Control(solver=SOLVER)).time.reshape(shape)
+    instances = jax.jit(jax.vmap(problem))(rewards[which], coefficients[kl])
+    hitting = rises(instances, settings.gamma).reshape(shape)
     times = np.unique(np.append(np.geomspace(0.1, settings.times[-1], settings.points), settings.times))
-    paths = jax.vmap(lambda instance: trajectory(instance, times, Control(solver=SOLVER)))(instances)
-    flow = jax.nn.log_softmax(paths[:, :, 0]).reshape(*shape, len(times), -1)
+    flow = paths(instances, times).reshape(*shape, len(times), -1)
     looked_at = flow[:, :, np.searchsorted(times, settings.times)]
 
     @jax.jit
     def optimum(coefficients: ArrayLike) -> Array:
         """Log-probabilities of every teacher's, for coefficients that broadcast with ``[teachers, n]``."""
         limit = jnp.maximum(coefficients, _ALMOST_ZERO)
-        return kl_optimum(jnp.log(start), rewards[:, None], limit)
-
-    distance = jnp.abs(jnp.exp(looked_at) - jnp.exp(optimum(coefficients))[:, :, None]).sum(-1) / 2.0
-    largest = _largest_coefficient(lambda c: jnp.exp(optimum(c)) @ truth, goals.level[0, 0])
+        return kl_optimum(jnp.log(start), jnp.asarray(rewards)[:, None], limit)
 
     @jax.jit
-    @jax.vmap
-    def accuracy_and_variance(rewards: Array) -> tuple[Array, Array]:
-        return product_accuracy(rewards, truth, jnp.ones_like(truth)), reward_variance(start, rewards)
+    def largest() -> Array:
+        level = float(start @ truth) + settings.gamma
+        return _largest_coefficient(lambda c: jnp.exp(optimum(c)) @ truth, level)
 
-    accuracy, variance = accuracy_and_variance(rewards)
+    optima = np.exp(optimum(coefficients))
+    distance = np.abs(np.exp(looked_at) - optima[:, :, None]).sum(-1) / 2.0
+    accuracy, variance = accuracy_and_variance(rewards, truth, start)
     strengths = np.geomspace(coefficients[1], _STRONGEST, settings.points)
 
-    @jax.jit
-    def reward_and_kl(log_policy: Array) -> tuple[Array, Array]:
-        log_start = jnp.broadcast_to(jnp.log(start), log_policy.shape)
-        return jnp.exp(log_policy) @ truth, kl_divergence(log_policy, log_start)
-
-    def worth(log_policy: Array, *axes: str) -> dict[str, xr.Variable]:
+    def worth(log_policy: np.ndarray, *axes: str) -> dict[str, xr.Variable]:
         """Of the policies of every teacher, along further axes."""
-        value, kl = reward_and_kl(log_policy)
+        log_start = np.broadcast_to(np.log(start), log_policy.shape)
+        value, kl = np.exp(log_policy) @ truth, jax.jit(kl_divergence)(log_policy, log_start)
         return {
             "expected_reward": variable(("teacher", *axes), value, "expected ground truth reward"),
             "kl": variable(("teacher", *axes), kl, "KL to the initial policy", "nat"),
@@ -147,7 +146,7 @@ def run(settings: Settings) -> Data:
             {**teachers, "time": variable("time", times, "time of the gradient flow")},
         ),
         "optima": xr.Dataset(
-            worth(optimum(strengths), "coefficient"),
+            worth(np.asarray(optimum(strengths)), "coefficient"),
             {**teachers, "coefficient": variable("coefficient", strengths, "KL coefficient")},
         ),
         "teachers": xr.Dataset(
@@ -155,19 +154,17 @@ def run(settings: Settings) -> Data:
                 "accuracy": variable("teacher", accuracy, "accuracy"),
                 "variance": variable("teacher", variance, "initial reward variance"),
                 "largest_coefficient": variable(
-                    "teacher", largest, "KL coefficient up to which the optimum has risen so far"
+                    "teacher",
+                    largest(),
+                    "KL coefficient up to which the optimum has risen so far",
                 ),
             },
             teachers,
-            {
-                name: getattr(settings, name)
-                for name in ("gamma", "T", "output", "ground_truth_rewards", "initial_probabilities")
-            },
         ),
     }
 
 
-def _largest_coefficient(value: Callable[[Array], Array], level: Array) -> Array:
+def _largest_coefficient(value: Callable[[Array], Array], level: float) -> Array:
     """Where the value of the optima falls to the level, ``[teachers]``: by bisection of the logarithm."""
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -182,7 +179,7 @@ def _largest_coefficient(value: Callable[[Array], Array], level: Array) -> Array
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Colour, line style and marker are the teacher; open marks are early policies, filled ones late."""
     policies, optima, teachers = data["policies"], data["optima"], data["teachers"]
     drawing = Figure(figsize=(PAGE, 2.9))
@@ -196,7 +193,7 @@ def figure(data: Data) -> Figure:
         times = data["hitting_times"]["time"].sel(at)
         timing.plot(positions, times, **mark)
         timing.plot(positions[1:], times[1:], **line)
-        timing.axvline(float(teachers["largest_coefficient"].sel(at)), color=color, ls=_DOTTED, lw=0.8)
+        timing.axvline(float(teachers["largest_coefficient"].sel(at)), color=color, ls=DOTTED, lw=0.8)
         first, below = float(times[0]), teacher == "ground truth"
         place = {"y": 0.85 * first, "va": "top"} if below else {"y": 1.15 * first, "va": "bottom"}
         timing.text(_ZERO, s=teacher, color=color, **place)
@@ -240,20 +237,19 @@ def figure(data: Data) -> Figure:
     return drawing
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     policies, teachers = data["policies"], data["teachers"]
     hitting = data["hitting_times"]["time"]
     late = policies["distance"].isel(time=-1).sel(coefficient=slice(1e-2, None))
     early = policies["expected_reward"].isel(time=0, coefficient=0)
-    settings = teachers.attrs
-    praised = settings["ground_truth_rewards"][settings["output"]]
+    praised = settings.ground_truth_rewards[settings.output]
     return (
         "Three teachers under reverse KL to the initial policy: the ground truth, a perfectly accurate "
-        f"model with rewards between 0 and 1/{settings['T']:g}, and a model of accuracy "
+        f"model with rewards between 0 and 1/{settings.T:g}, and a model of accuracy "
         f"{float(teachers['accuracy'][-1]):.2g} that puts the output of ground truth reward {praised:g} far "
         f"above all others; their reward variances are {listed(teachers['variance'].values)}. (a) The time "
-        f"in which the expected ground truth reward rises by {settings['gamma']} along the gradient flow, "
+        f"in which the expected ground truth reward rises by {settings.gamma} along the gradient flow, "
         f"against the KL coefficient: {listed(hitting[:, 0].values)} without KL. Dotted: the coefficient "
         "above which a teacher's optimum is below that rise, "
         f"{listed(teachers['largest_coefficient'].values)}; beyond it no mark, as the flow was seen never "
@@ -265,8 +261,8 @@ def caption(data: Data) -> str:
         "both accurate teachers, whose rewards differ by scale and shift, have the same optima at "
         "different coefficients, but the one of low variance gets there much later; for the same KL the "
         "inaccurate one gains less. Five outputs of ground truth rewards "
-        f"{listed(settings['ground_truth_rewards'])} and initial probabilities "
-        f"{listed(settings['initial_probabilities'])}; tabular policy. Teachers: arXiv:2503.15477, Theorem "
+        f"{listed(settings.ground_truth_rewards)} and initial probabilities "
+        f"{listed(settings.initial_probabilities)}; tabular policy. Teachers: arXiv:2503.15477, Theorem "
         "5."
     )
 

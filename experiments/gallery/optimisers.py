@@ -12,12 +12,28 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from goodteacher.experiments.batches import LEVEL, SOLVER, batch, escape, escape_goals, join, listed, variable
+from goodteacher.experiments.batches import LEVEL, batch, escape_goals, escapes, join, paths
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.instances import BEST, beneficial_errors
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, RED, decades, letter, paper
+from goodteacher.figures.style import (
+    BLACK,
+    BLUE,
+    DASH_DOT_DOTTED,
+    DASH_DOTTED,
+    DASHED,
+    DOTTED,
+    GREEN,
+    LONG_DASHED,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    RED,
+    decades,
+    letter,
+    paper,
+)
 from goodteacher.sim.ascent import Ascent, ascend, optimizer
-from goodteacher.sim.flow import Control, trajectory
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Regularizer
 
@@ -34,15 +50,12 @@ _FLOW, _FLOW_WITH_BONUS = "gradient flow", "gradient flow with entropy bonus"
 _FLOW_LOOK: Mapping[str, Any] = {"color": "0.78", "linewidth": 3.5}
 _LOOKS: Mapping[str, dict[str, Any]] = {
     "gradient ascent": {"color": BLACK, "linestyle": "-", "marker": "o"},
-    "momentum": {"color": ORANGE, "linestyle": (0, (1.2, 1)), "marker": "v"},
-    "entropy bonus": {"color": RED, "linestyle": (0, (5, 1.2, 1, 1.2)), "marker": "s"},
-    "natural gradient": {"color": GREEN, "linestyle": (0, (3, 1.2)), "marker": "D"},
-    "normalised gradient": {"color": PURPLE, "linestyle": (0, (6, 1.5)), "marker": "^"},
-    "Adam": {"color": BLUE, "linestyle": (0, (3, 1, 1, 1, 1, 1)), "marker": "P"},
+    "momentum": {"color": ORANGE, "linestyle": DOTTED, "marker": "v"},
+    "entropy bonus": {"color": RED, "linestyle": DASH_DOTTED, "marker": "s"},
+    "natural gradient": {"color": GREEN, "linestyle": DASHED, "marker": "D"},
+    "normalised gradient": {"color": PURPLE, "linestyle": LONG_DASHED, "marker": "^"},
+    "Adam": {"color": BLUE, "linestyle": DASH_DOT_DOTTED, "marker": "P"},
 }
-
-
-_HORIZON = 1e100
 
 
 @dataclass(frozen=True)
@@ -78,9 +91,13 @@ def learning_rates(instance: Instance, learning_rate: float) -> dict[str, float]
 
     def first_step(name: str) -> float:
         direction, transformation = optimizer(name, 1.0)
-        start = instance.initial_parameters
-        step, _ = transformation.update(-direction(instance, start), transformation.init(start), start)
-        return float(jnp.linalg.norm(jnp.asarray(step)))
+
+        @jax.jit
+        def step(start: Array) -> Array:
+            moved, _ = transformation.update(-direction(instance, start), transformation.init(start), start)
+            return jnp.linalg.norm(jnp.asarray(moved))
+
+        return float(step(instance.initial_parameters))
 
     plain = first_step("sgd")
     return {name: learning_rate * plain / first_step(name) for name in sorted(set(_OPTIMIZERS.values()))}
@@ -114,17 +131,11 @@ def run(settings: Settings) -> Data:
         assert result.first_update is not None
         return result.records["probabilities"][0, :, 0, BEST], result.first_update[:, 0]
 
-    ways, escapes = zip(*map(climb, _OPTIMIZERS), strict=True)
-    times = escape(join(without, with_bonus), horizon=_HORIZON).time.reshape(2, -1)
-    start = jax.tree.map(lambda leaf: leaf[0], without)
-    path = trajectory(start, settings.learning_rate * counts, Control(solver=SOLVER))
-    flow = jax.vmap(start.probabilities)(path)[:, 0, BEST]
+    ways, first_updates = zip(*map(climb, _OPTIMIZERS), strict=True)
+    times = escapes(join(without, with_bonus)).time.reshape(2, -1)
+    first = jax.tree.map(lambda leaf: leaf[:1], without)
+    flow = np.exp(paths(first, settings.learning_rate * counts)[0, :, 0, BEST])
     until = f"updates until the probability of y* is {LEVEL}"
-    attributes = {
-        "initial_probability": settings.initial_probability,
-        "entropy_coefficient": settings.entropy_coefficient,
-        "learning_rates": [rates[optimizer] for optimizer in _OPTIMIZERS.values()],
-    }
     return {
         "ways": xr.Dataset(
             {
@@ -133,13 +144,12 @@ def run(settings: Settings) -> Data:
                 )
             },
             {"method": [*_OPTIMIZERS, _FLOW], "updates": variable("updates", counts, "updates")},
-            attributes,
         ),
         "escape": xr.Dataset(
             {
                 "updates": variable(
                     ("method", "initial_probability"),
-                    np.concatenate([np.stack(escapes), times / settings.learning_rate]),
+                    np.concatenate([np.stack(first_updates), times / settings.learning_rate]),
                     f"{until}; for a flow, time over the learning rate of gradient ascent",
                 )
             },
@@ -148,13 +158,21 @@ def run(settings: Settings) -> Data:
                 "initial_probability": variable("initial_probability", starts, "initial probability of y*"),
             },
         ),
+        "learning_rates": xr.Dataset(
+            {
+                "learning_rate": variable(
+                    "method", [rates[name] for name in _OPTIMIZERS.values()], "learning rate"
+                )
+            },
+            {"method": list(_OPTIMIZERS)},
+        ),
     }
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Line style, marker and colour are the method."""
-    start = data["ways"].attrs["initial_probability"]
+    start = settings.initial_probability
     ways = _by_method(data["ways"]["best_probability"])
     escapes = _by_method(data["escape"]["updates"].sortby("initial_probability"))
     updates, rarity = ways[_FLOW]["updates"], escapes[_FLOW]["initial_probability"]
@@ -191,13 +209,13 @@ def _by_method(values: xr.DataArray) -> dict[str, xr.DataArray]:
     return {str(name): values[k] for k, name in enumerate(values["method"].values)}
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     ways, escapes = data["ways"], data["escape"]["updates"].sortby("initial_probability")
-    start, rarest = ways.attrs["initial_probability"], float(escapes["initial_probability"][0])
+    start, rarest = settings.initial_probability, float(escapes["initial_probability"][0])
     at_start = _by_method(escapes.sel(initial_probability=start))
     at_rarest = _by_method(escapes.isel(initial_probability=0))
-    rates = dict(zip(_OPTIMIZERS, ways.attrs["learning_rates"], strict=True))
+    rates = dict(zip(_OPTIMIZERS, data["learning_rates"]["learning_rate"].values, strict=True))
     counts = ", ".join(f"{name} {_count(at_start[name])}" for name in (*_OPTIMIZERS, _FLOW))
     far = ", ".join(f"{name} {_count(at)}" for name, at in at_rarest.items() if np.isfinite(at))
     return (
@@ -211,7 +229,7 @@ def caption(data: Data) -> str:
         "Learning rates are such that every method's first update moves the logits as far as that of "
         f"gradient ascent at rate {rates['gradient ascent']}, from {start}: "
         + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
-        + f". Entropy bonus with coefficient {ways.attrs['entropy_coefficient']}; momentum 0.9; Adam with "
+        + f". Entropy bonus with coefficient {settings.entropy_coefficient}; momentum 0.9; Adam with "
         "optax's defaults. Five outputs with rewards 1, 0.8, -1, -1, -1; y_med starts at 0.5, the low ones "
         "share the rest. Instance: arXiv:2604.25872."
     )

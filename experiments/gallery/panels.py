@@ -1,6 +1,7 @@
-"""The four panels that figures of stalling and escape share."""
+"""What figures share: the four panels of stalling and escape, and how the three teachers look."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -8,17 +9,35 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.registry import Data
-from goodteacher.figures.style import GREY, PAGE, decades, letter, number
+from goodteacher.experiments.datasets import Data
+from goodteacher.experiments.reward_models import TEACHERS
+from goodteacher.figures.style import BLACK, BLUE, DASHED, GREY, ORANGE, PAGE, decades, letter, number
 
 Look = Callable[[xr.Dataset], dict[str, Any]]
 
+TEACHER_LOOKS: Mapping[str, dict[str, Any]] = MappingProxyType(
+    dict(
+        zip(
+            TEACHERS,
+            (
+                {"color": BLACK, "linestyle": "-"},
+                {"color": BLUE, "linestyle": "-"},
+                {"color": ORANGE, "linestyle": DASHED},
+            ),
+            strict=True,
+        )
+    )
+)
 
-def escape_panels(data: Data, look: Look, titles: Sequence[str]) -> tuple[Figure, np.ndarray]:
+
+def escape_panels(
+    data: Data, end_time: float, look: Look, titles: Sequence[str]
+) -> tuple[Figure, np.ndarray]:
     """Expected reward as published and on a logarithmic time axis, and the two probabilities.
 
     Args:
         data: datasets ``ascent``, ``flow`` and ``escape`` of :mod:`goodteacher.experiments.batches`.
+        end_time: learning rate times updates of the ascent.
         look: the line properties of a run, given its slice of a dataset.
         titles: of the four panels.
 
@@ -34,7 +53,7 @@ def escape_panels(data: Data, look: Look, titles: Sequence[str]) -> tuple[Figure
         linear.plot(run["updates"], run["expected_reward"], **look(run))
     names = ("expected_reward", "best_probability", "middling_probability")
     for ax, name in zip((reward, best, middling), names, strict=True):
-        ax.axvspan(flow["time"][0], ascent.attrs["end_time"], color="0.93", lw=0, zorder=0)
+        ax.axvspan(flow["time"][0], end_time, color="0.93", lw=0, zorder=0)
         for run, end in zip(_runs(flow), _runs(escape), strict=True):
             ax.plot(run["time"], run[name], **look(run))
             if np.isfinite(end["escape_time"]):
@@ -46,7 +65,7 @@ def escape_panels(data: Data, look: Look, titles: Sequence[str]) -> tuple[Figure
 
     reward.annotate(
         "$\\leftarrow$ shown in (a)",
-        (ascent.attrs["end_time"], 0.02),
+        (end_time, 0.02),
         xycoords=("data", "axes fraction"),
         xytext=(2, 0),
         textcoords="offset points",

@@ -1,6 +1,7 @@
 """When partial credit for one of two constraints delays satisfying both (arXiv:2604.25872, Section 5)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,13 +12,24 @@ from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from goodteacher.experiments.batches import LEVEL, SOLVER, TIME, escape, join, listed, variable
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, BLUE, PAGE, RED, decades, letter, number, paper
-from goodteacher.sim.flow import Control, trajectory
+from goodteacher.experiments.batches import LEVEL, escapes, join, paths
+from goodteacher.experiments.datasets import TIME, Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.figures.style import (
+    BLACK,
+    BLUE,
+    DASHED,
+    HALO,
+    PAGE,
+    RED,
+    colorbar,
+    decades,
+    letter,
+    number,
+    paper,
+)
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.partial_credit_law import (
     BINARY,
@@ -30,7 +42,6 @@ from goodteacher.theory.partial_credit_law import (
 
 _REWARDS = {"binary": BINARY, "partial": PARTIAL}
 _COLORS = {"binary": BLUE, "partial": RED}
-_DASHED = (0, (2, 1.2))
 _LEVELS = (1.0, 2.0)  # of the contours, in decades
 _NAMES = "ABC"
 
@@ -74,7 +85,7 @@ def run(settings: Settings) -> Data:
     given = [np.concatenate([grid[k].ravel() for grid in grids]) for k in range(3)]
     start = jnp.log(joint_probabilities(*given))
     runs = [_problems(start, rewards) for rewards in _REWARDS.values()]
-    binary, partial = np.asarray(escape(join(*runs)).time).reshape(2, -1)
+    binary, partly = np.asarray(escapes(join(*runs)).time).reshape(2, -1)
     rare = np.exp(start[:, 0]) <= settings.law_up_to
     law = np.full(len(start), np.nan)
     law[rare] = log_ratio(start[rare]) / np.log(10.0)
@@ -82,8 +93,8 @@ def run(settings: Settings) -> Data:
     until = f"until the probability of both is {LEVEL}"
     described = {
         "binary": (binary, f"time under the binary reward {until}", TIME),
-        "partial": (partial, f"time under partial credit {until}", TIME),
-        "ratio": (np.log10(partial / binary), "log10 of the time under partial credit over binary", "1"),
+        "partial": (partly, f"time under partial credit {until}", TIME),
+        "ratio": (np.log10(partly / binary), "log10 of the time under partial credit over binary", "1"),
         "law": (law, f"that ratio by the law, up to a probability of both of {settings.law_up_to}", "1"),
     }
     ends = np.cumsum([grid[0].size for grid in grids])
@@ -97,7 +108,7 @@ def run(settings: Settings) -> Data:
             }
         )
     chosen = [jax.tree.map(lambda leaf: leaf[-len(settings.points) :], batch) for batch in runs]
-    return {**data, "trajectories": _follow(settings, chosen)}
+    return {**data, **_follow(settings, join(*chosen))}
 
 
 def _panels(settings: Settings) -> dict[str, xr.Dataset]:
@@ -143,29 +154,32 @@ def _constraints(panel: xr.Dataset) -> list[np.ndarray]:
     return [panel[name].broadcast_like(like).transpose(*panel.sizes).values for name in (*both, "odds_ratio")]
 
 
+@partial(jax.jit, static_argnames="rewards")
 def _problems(log_probabilities: Array, rewards: tuple[float, ...]) -> Instance:
     return jax.vmap(lambda start: Instance(rewards, start=Parameters(start[None])))(log_probabilities)
 
 
-def _follow(settings: Settings, batches: list[Instance]) -> xr.Dataset:
+def _follow(settings: Settings, instances: Instance) -> dict[str, xr.Dataset]:
+    """Of every output, and of all that satisfy one constraint alone."""
     times = np.geomspace(1.0, settings.last_time, settings.records)
-
-    @jax.vmap
-    def follow(instance: Instance) -> Array:
-        return jax.nn.softmax(trajectory(instance, times, Control(solver=SOLVER))[:, 0])
-
     axes = {
         "reward": list(_REWARDS),
         "point": list(_NAMES),
         "time": variable("time", times, "time of the gradient flow", TIME),
-        "output": list(OUTPUTS),
     }
-    paths = follow(join(*batches)).reshape([len(axis) for axis in axes.values()])
-    return xr.Dataset({"probability": variable(list(axes), paths, "probability of the output")}, axes)
+    found = np.exp(paths(instances, times)).reshape([*(len(axis) for axis in axes.values()), len(OUTPUTS)])
+    probability = variable([*axes, "output"], found, "probability of the output")
+    alone = variable(
+        list(axes), found[..., 1:3].sum(-1), "probability that one constraint alone is satisfied"
+    )
+    return {
+        "trajectories": xr.Dataset({"probability": probability}, {**axes, "output": list(OUTPUTS)}),
+        "alone": xr.Dataset({"probability": alone}, axes),
+    }
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Above, colour and solid contours are simulated, dashed ones the law's; below, colour is the reward."""
     equal, points = data["equal"], data["points"]
     drawing = Figure(figsize=(PAGE, 4.7))
@@ -196,18 +210,17 @@ def figure(data: Data) -> Figure:
     for ax in above:
         ax.set_xscale("logit")
         _ticks(ax.xaxis)
-    bar = drawing.colorbar(image, ax=list(above), extend="max", aspect=30)
-    bar.set_label("$\\log_{10}$ of the time, partial / binary")
-    bar.outline.set_visible(False)
+    label = "$\\log_{10}$ of the time, partial / binary"
+    colorbar(drawing, image, list(above), label, extend="max", aspect=30)
 
-    paths = data["trajectories"]["probability"]
-    for ax, name in zip(below, paths["point"].values, strict=True):
+    ways = data["trajectories"]["probability"]
+    for ax, name in zip(below, ways["point"].values, strict=True):
         for reward, color in _COLORS.items():
-            path, time = paths.sel(point=name, reward=reward), float(points[reward].sel(point=name))
+            path, time = ways.sel(point=name, reward=reward), float(points[reward].sel(point=name))
             ax.plot(path["time"], path.sel(output="both"), color=color)
             ax.plot(time, LEVEL, "o", color=color, zorder=3)
-        alone = paths.sel(point=name, reward="partial", output=list(OUTPUTS[1:3])).sum("output")
-        ax.plot(alone["time"], alone, color=_COLORS["partial"], ls=_DASHED, lw=0.9)
+        alone = data["alone"]["probability"].sel(point=name, reward="partial")
+        ax.plot(alone["time"], alone, color=_COLORS["partial"], ls=DASHED, lw=0.9)
         ax.set(xscale="log", xlim=(alone["time"][0], alone["time"][-1]), ylim=(-0.02, 1.04))
         ax.set(xlabel="Time of the gradient flow", ylabel="Probability")
         decades(ax.xaxis)
@@ -230,14 +243,13 @@ def _contours(ax: Axes, x: xr.DataArray, y: xr.DataArray, plane: xr.Dataset) -> 
     ratio, law = (plane[name].transpose(y.dims[0], x.dims[0]) for name in ("ratio", "law"))
     ax.contour(x, y, ratio, _LEVELS, colors=BLACK, linewidths=0.7, linestyles="solid")
     ax.contour(x, y, ratio, [0.0], colors=BLACK, linewidths=2.2)
-    ax.contour(x, y, law, [0.0, *_LEVELS], colors="white", linewidths=0.9, linestyles=[(0, (3, 3))])
+    ax.contour(x, y, law, [0.0, *_LEVELS], colors="white", linewidths=0.9, linestyles=[DASHED])
 
 
 def _mark(ax: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
     ax.plot(x, y, "o", color=BLACK, mec="white", ls="none")
-    outline = [withStroke(linewidth=2.0, foreground="white")]
     for name, *at in zip(x["point"].values, x.values, y.values, strict=True):
-        ax.annotate(name, (at[0], at[1]), (4, 3), textcoords="offset points", path_effects=outline)
+        ax.annotate(name, (at[0], at[1]), (4, 3), textcoords="offset points", path_effects=HALO)
 
 
 def _ticks(axis: Axis) -> None:
@@ -246,7 +258,7 @@ def _ticks(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     planes, equal, points = data["planes"], data["equal"], data["points"]
     smallest = [10.0 ** float(plane["ratio"].min()) for _, plane in planes.groupby("odds_ratio")]
@@ -254,8 +266,8 @@ def caption(data: Data) -> str:
     rare = equal.isel(probability=0)
     crossing = np.interp(0.0, -rare["ratio"], np.log10(rare["odds_ratio"]))
     described = ", ".join(
-        f"{name} ({p:g}, {q:g}, odds ratio {psi:g}) {listed([binary, partial])}"
-        for name, p, q, psi, binary, partial in zip(
+        f"{name} ({p:g}, {q:g}, odds ratio {psi:g}) {listed([binary, partly])}"
+        for name, p, q, psi, binary, partly in zip(
             *(points[key].values for key in ("point", "first", "second", "odds_ratio", *_REWARDS)),
             strict=True,
         )

@@ -11,16 +11,29 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
-from goodteacher.experiments.batches import TIME, listed, variable
+from goodteacher.experiments.datasets import TIME, Data, listed, variable
 from goodteacher.experiments.domains import Number, Probability, Reward
-from goodteacher.experiments.gallery.stalling_law import padded
-from goodteacher.experiments.registry import Data, Experiment
+from goodteacher.experiments.experiment import Experiment, Swept
+from goodteacher.experiments.instances import padded
 from goodteacher.experiments.sweeps.axes import Linspace, Logspace
 from goodteacher.experiments.sweeps.measures import hitting_time
 from goodteacher.experiments.sweeps.specification import Specification, specify
-from goodteacher.figures.style import BLACK, GREY, ORANGE, PAGE, decades, letter, paper, shades
+from goodteacher.figures.style import (
+    BLACK,
+    DARK_HALO,
+    DASHED,
+    DOTTED,
+    GREY,
+    MARKERS,
+    ORANGE,
+    PAGE,
+    colorbar,
+    decades,
+    letter,
+    paper,
+    shades,
+)
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.validation import Numbers
 from goodteacher.theory import stalling
@@ -29,8 +42,6 @@ LEVEL = 0.95  # of the expected ground truth reward; above every middling reward
 _MOST = 8  # outputs
 _SMALL = 0.02  # the largest small parameter for which the law is verified in theory/stalling.py
 _CLOSE = 0.1  # relative deviation up to which the law counts as right
-_MARKERS = "osD^v"
-_DOTTED = (0, (1, 1.2))
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ def sweep(settings: Settings) -> Specification:
     return specify(stalling_instance, axes, [hitting_time(LEVEL)])
 
 
-def run(settings: Settings, swept: xr.Dataset) -> Data:
+def summary(swept: xr.Dataset, settings: Settings) -> Data:
     """Exact times, those of the law, and how far apart they are against the law's small parameter."""
     times = swept["hitting_time"].load()
     if not np.isfinite(times).all():
@@ -136,7 +147,7 @@ def _law(*grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Colour and white contours are exact, black dashes the law's at the same times."""
     plane, deviation = data["plane"], data["deviation"]
     count = plane.sizes["outputs"]
@@ -154,19 +165,15 @@ def figure(data: Data) -> Figure:
         ax.set_title(f"$K={outputs}$")
     key = rf"color, white lines: exact   black dashes: law   dots: $\sigma={_SMALL}$"
     drawing.suptitle(key, x=0.01, ha="left", fontsize="medium")
-    bar = drawing.colorbar(ScalarMappable(norm, colors), ax=every, aspect=40, pad=0.01)
-    bar.set_label(rf"Time until $V_{{\rm G}}={LEVEL}$ [{TIME}]")
-    decades(bar.ax.yaxis, 10)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    label = rf"Time until $V_{{\rm G}}={LEVEL}$ [{TIME}]"
+    colorbar(drawing, ScalarMappable(norm, colors), every, label, aspect=40, pad=0.01)
 
     small = deviation["small_parameter"]
     for k, color in enumerate(reversed(shades(count))):
         label = f"$K={deviation['outputs'].values[k]}$"
-        growth.plot(
-            small, deviation["largest"][k], color=color, marker=_MARKERS[k], ms=3, lw=0.9, label=label
-        )
-    growth.plot(small, 1.5 * small, color=GREY, ls=(0, (1.2, 1)), label=r"$1.5\,\sigma$")
-    growth.axvline(_SMALL, color=ORANGE, ls=_DOTTED)
+        growth.plot(small, deviation["largest"][k], color=color, marker=MARKERS[k], ms=3, lw=0.9, label=label)
+    growth.plot(small, 1.5 * small, color=GREY, ls=DOTTED, label=r"$1.5\,\sigma$")
+    growth.axvline(_SMALL, color=ORANGE, ls=DOTTED)
     growth.text(0.8 * _SMALL, 1e2, rf"$\sigma={_SMALL}$", ha="right")
     growth.set(xscale="log", yscale="log", xlim=(small[0] / 2, small[-1] * 2), ylim=(1e-5, 1e3))
     growth.set(xlabel=r"Small parameter $\sigma$", ylabel=r"Largest $|\ln({\rm exact}/{\rm law})|$")
@@ -188,17 +195,14 @@ def _plane(ax: Axes, plane: xr.Dataset, norm: LogNorm, colors: Colormap, gap: fl
     ax.pcolormesh(start, middling, 10.0**exact, norm=norm, cmap=colors, shading="nearest", rasterized=True)
     levels = [level for level in (2, 4, 6, 8, *range(12, 100, 4)) if level < exact.max()]
     ax.contour(start, middling, exact, levels, colors="white", linewidths=1.0)
-    ax.contour(start, middling, law, levels, colors=BLACK, linewidths=1.0, linestyles=[(0, (3, 2))])
-    ax.contour(
-        start, middling, small, [np.log10(_SMALL)], colors=ORANGE, linewidths=1.6, linestyles=[_DOTTED]
-    )
+    ax.contour(start, middling, law, levels, colors=BLACK, linewidths=1.0, linestyles=[DASHED])
+    ax.contour(start, middling, small, [np.log10(_SMALL)], colors=ORANGE, linewidths=1.6, linestyles=[DOTTED])
     # Labels side by side, to the right of each contour that crosses this row, where they have room.
     row = exact[len(middling) // 2]
     free = np.inf
     for level in [level for level in levels if row.min() < level < row.max()]:
         at = 1.15 * float(start[np.abs(row - level).argmin()])
         if gap * at < free and gap * at < start[-1]:
-            halo = [withStroke(linewidth=1.5, foreground="0.2")]
             ax.text(
                 at,
                 middling[len(middling) // 2],
@@ -206,7 +210,7 @@ def _plane(ax: Axes, plane: xr.Dataset, norm: LogNorm, colors: Colormap, gap: fl
                 color="white",
                 va="center",
                 fontsize=7.5,
-                path_effects=halo,
+                path_effects=list(DARK_HALO),
             )
             free = at
     ax.set(xscale="log", xlim=(start[0], start[-1]), ylim=(middling[0], middling[-1]))
@@ -214,7 +218,7 @@ def _plane(ax: Axes, plane: xr.Dataset, norm: LogNorm, colors: Colormap, gap: fl
     decades(ax.xaxis, 6)
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     plane, agreement, deviation = data["plane"], data["agreement"], data["deviation"]
     times = plane["exact"]
@@ -246,9 +250,8 @@ EXPERIMENT = Experiment(
     name="phase_diagram",
     title="The phase diagram of stalling",
     settings=Settings(),
-    run=run,
+    run=Swept(sweep, summary),
     figure=figure,
     caption=caption,
-    sweep=sweep,
     full=Settings(outputs=(3, 4, 5, 6, 8), points=400),
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -12,20 +13,31 @@ import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import SOLVER, listed, variable
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLUE, GREY, PAGE, RED, decades, label_right, letter, number, paper
-from goodteacher.sim.flow import Control, hitting_times, trajectory
-from goodteacher.sim.goals import reward_increase
+from goodteacher.experiments.batches import paths as follow
+from goodteacher.experiments.batches import rises
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.figures.style import (
+    BLUE,
+    DASHED,
+    DOTTED,
+    GREY,
+    PAGE,
+    RED,
+    decades,
+    label_right,
+    letter,
+    number,
+    paper,
+)
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.policy_families import Family, praise, right_teacher_time, wrong_teacher_time
 
 _GOOD = ("a", "b")  # the first two outputs
 _LOOKS: Mapping[str, Any] = {
     "a": {"color": BLUE, "linestyle": "-"},
-    "b": {"color": RED, "linestyle": (0, (3, 1.2))},
+    "b": {"color": RED, "linestyle": DASHED},
 }
-_DOTTED = (0, (1.2, 1))
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,6 @@ def _instance(family: Family, praised: Array) -> Instance:
 
 def run(settings: Settings) -> Data:
     """Two policies under two teachers: trajectories, and hitting times with their bounds against ``T``."""
-    rewards = jnp.asarray(settings.ground_truth_rewards)
     times = np.geomspace(0.1, settings.last_time, settings.points)
 
     def every(*axes: npt.ArrayLike) -> list[np.ndarray]:
@@ -90,29 +101,23 @@ def run(settings: Settings) -> Data:
         bound = jnp.where(right, right_teacher_time(family), wrong_teacher_time(family))
         return _instance(family, praised), bound
 
-    @jax.vmap
-    def follow(instance: Instance) -> Array:
-        path = trajectory(instance, times, Control(solver=SOLVER))
-        return jax.nn.softmax(path[:, 0]) @ rewards
-
     both = range(len(_GOOD))
-    values = follow(pose(*every(both, both, settings.T))[0])
-    instances, bounds = pose(*every(both, both, settings.scales))
-    goals = jax.vmap(lambda instance: reward_increase(instance, settings.gamma))(instances)
-    hitting = hitting_times(instances, goals, Control(solver=SOLVER)).time
+    axes = every(both, both, settings.scales)
+    instances, bounds = jax.device_get(pose(*axes))
+    followed = jax.tree.map(itemgetter(axes[-1] == settings.T), instances)
+    values = np.exp(follow(followed, times)[:, :, 0]) @ np.array(settings.ground_truth_rewards)
+    hitting = rises(instances, settings.gamma)
 
     labels = {"policy": list(_GOOD), "teacher": list(_GOOD)}
-    attributes = {name: getattr(settings, name) for name in ("ground_truth_rewards", "value", "gamma", "c")}
 
-    def grid(axis: str, values: Array, long_name: str) -> xr.Variable:
-        return variable(("policy", "teacher", axis), values.reshape(2, 2, -1), long_name)
+    def grid(axis: str, values: npt.ArrayLike, long_name: str) -> xr.Variable:
+        return variable(("policy", "teacher", axis), np.reshape(values, (2, 2, -1)), long_name)
 
     risen = f"time at which the expected ground truth reward has risen by {settings.gamma}"
     return {
         "trajectories": xr.Dataset(
             {"expected_reward": grid("time", values, "expected ground truth reward")},
             {**labels, "time": variable("time", times, "time of the gradient flow")},
-            {**attributes, "T": settings.T},
         ),
         "hitting_times": xr.Dataset(
             {
@@ -120,18 +125,17 @@ def run(settings: Settings) -> Data:
                 "bound": grid("T", bounds, "its bound: from above if teacher and policy agree, else below"),
             },
             {**labels, "T": variable("T", settings.scales, "the unknown good output has probability 1/T^2")},
-            attributes,
         ),
     }
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """A row is a policy; colour and line style are the teacher."""
     paths, hitting = data["trajectories"], data["hitting_times"]
     drawing = Figure(figsize=(PAGE, 4.4))
     axes = drawing.subplots(2, 2, sharex="col", sharey="col", width_ratios=(1.1, 1.0))
-    level = paths.attrs["value"] + paths.attrs["gamma"]
+    level = settings.value + settings.gamma
     scales = hitting["T"]
     for (reward, scaling), policy in zip(axes, _GOOD, strict=True):
         other = _GOOD[1 - _GOOD.index(policy)]
@@ -141,7 +145,7 @@ def figure(data: Data) -> Figure:
             at = {"policy": policy, "teacher": teacher}
             path, times = paths["expected_reward"].sel(at), hitting.sel(at)
             reward.plot(paths["time"], path, **_LOOKS[teacher])
-            time = float(times["observed"].sel(T=paths.attrs["T"]))
+            time = float(times["observed"].sel(T=settings.T))
             color = _LOOKS[teacher]["color"]
             reward.plot(time, level, "o", color=color, zorder=3)
             reward.annotate(
@@ -154,7 +158,7 @@ def figure(data: Data) -> Figure:
             end = (float(paths["time"][-1]), float(path[-1]) - 0.04)
             reward.text(*end, f"teacher of $y_{teacher}$", color=color, ha="right", va="top")
             scaling.plot(scales, times["observed"], marker="o", **_LOOKS[teacher])
-            scaling.plot(scales, times["bound"], **{**_LOOKS[teacher], "linestyle": _DOTTED})
+            scaling.plot(scales, times["bound"], **{**_LOOKS[teacher], "linestyle": DOTTED})
         reward.set_title(f"policy that knows $y_{policy}$ and hardly $y_{other}$")
         scaling.set_title(f"the rarer $y_{other}$, the slower its teacher")
         reward.set_ylabel("Expected ground truth reward")
@@ -183,28 +187,27 @@ def figure(data: Data) -> Figure:
     return drawing
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
-    paths, hitting = data["trajectories"], data["hitting_times"]
+    hitting = data["hitting_times"]
     agree = hitting["policy"] == hitting["teacher"]
     right, wrong = (hitting.where(which).max("teacher").isel(T=-1) for which in (agree, ~agree))
     last = hitting["observed"].where(~agree).max("teacher").isel(T=[-2, -1])
     slopes = np.diff(np.log(last.values))[:, 0] / np.diff(np.log(last["T"].values))
-    rewards, settings = hitting.attrs["ground_truth_rewards"], hitting.attrs
     return (
-        f"Two initial policies of the same expected ground truth reward, {settings['value']}, and two "
+        f"Two initial policies of the same expected ground truth reward, {settings.value}, and two "
         "teachers. The policy that knows one of the two good outputs gives it a probability of "
-        f"{settings['c']}, and the other one a probability of 1/T^2; a teacher has reward +1 on its own "
+        f"{settings.c}, and the other one a probability of 1/T^2; a teacher has reward +1 on its own "
         "good output and -1 on all others. (a, c) The expected ground truth reward along the gradient flow "
-        f"for T = {paths.attrs['T']:g}; dots mark when it has risen by {settings['gamma']}. The teacher of "
+        f"for T = {settings.T:g}; dots mark when it has risen by {settings.gamma}. The teacher of "
         "the known output is fast, that of the other one stalls; which is which depends on the policy "
         "alone. (b, d) The time of that rise against T with both bounds of the theorem (dotted). At T = "
         f"{float(hitting['T'][-1]):g} the right teachers take {listed(right['observed'].values)}, at most "
         f"{listed(right['bound'].values)} by the theorem; the wrong ones "
         f"{listed(wrong['observed'].values)}, at least {listed(wrong['bound'].values)}. The latter times "
         f"grow with powers {listed(slopes)} of T, where the theorem proves 1. Outputs of ground truth "
-        f"rewards {listed(rewards)}, the first two good; tabular policy, no KL. Bounds: arXiv:2503.15477, "
-        "Theorem 6."
+        f"rewards {listed(settings.ground_truth_rewards)}, the first two good; tabular policy, no KL. "
+        "Bounds: arXiv:2503.15477, Theorem 6."
     )
 
 

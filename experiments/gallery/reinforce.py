@@ -1,7 +1,7 @@
 """The published runs from one sample per update: what the noise of sampling does to a stall."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -18,20 +18,18 @@ from goodteacher.experiments.batches import (
     LEVEL,
     Labels,
     batch,
-    escape,
+    escapes,
     follow_ascent,
     join,
-    listed,
     recorded_updates,
-    variable,
 )
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, BLUE, GREY, ORANGE, PAGE, decades, letter, paper
+from goodteacher.experiments.datasets import Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.figures.style import BLACK, BLUE, DASHED, DOTTED, GREY, ORANGE, PAGE, decades, letter, paper
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
 
 _COLORS: dict[str, str] = dict(zip(instances.TRAINED_ON, (BLUE, ORANGE), strict=True))
-_EXACT, _DOTTED = (0, (3, 1.2)), (0, (1.2, 1))
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _METRICS = ("expected_ground_truth_reward", "probabilities")
 
@@ -88,11 +86,11 @@ def run(settings: Settings) -> Data:
     runs, labels = six_runs(settings.initial_probabilities)
     updates = recorded_updates(settings.updates)
     reward, best = follow_learners(runs, settings, updates)
-    flow = np.asarray(escape(runs).time)[:, 0] / settings.learning_rate
+    flow = np.asarray(escapes(runs).time)[:, 0] / settings.learning_rate
 
     along = {"updates": variable("updates", updates, "updates")}
     names = {name: xr.Variable("run", np.asarray(values)) for name, values in labels.items()}
-    axes, attributes = ("run", "updates"), asdict(settings)
+    axes = ("run", "updates")
     return {
         "bands": xr.Dataset(
             {
@@ -103,7 +101,6 @@ def run(settings: Settings) -> Data:
                 )
             },
             {**names, **along, "quantile": variable("quantile", QUANTILES, "quantile")},
-            attributes,
         ),
         "learners": xr.Dataset(
             {
@@ -116,7 +113,6 @@ def run(settings: Settings) -> Data:
                 ),
             },
             {**names, **along},
-            attributes,
         ),
         "ascent": follow_ascent(runs, labels, settings.learning_rate, updates),
         "flow": xr.Dataset(
@@ -131,7 +127,7 @@ def run(settings: Settings) -> Data:
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Colour is what is trained on; bands are learners from samples, dashes exact ascent."""
     bands, learners, ascent, flow = (data[name] for name in ("bands", "learners", "ascent", "flow"))
     starts = list(dict.fromkeys(bands["initial_probability"].values))
@@ -150,11 +146,11 @@ def figure(data: Data) -> Figure:
         ax.fill_between(updates, lowest, highest, color=color, alpha=0.2, lw=0)
         ax.fill_between(updates, low, high, color=color, alpha=0.4, lw=0)
         ax.plot(updates, median, color=color)
-        ax.plot(updates, ascent["expected_reward"][k, 1:], color=BLACK, ls=_EXACT, lw=0.9)
+        ax.plot(updates, ascent["expected_reward"][k, 1:], color=BLACK, ls=DASHED, lw=0.9)
         ax.set_title(f"from $\\pi_0(y^{{*}})={start:.2f}$")
 
         of_proxy = color == _COLORS["proxy"]
-        fraction.plot(updates, learners["escaped"][k, 1:], color=color, ls=_DOTTED if of_proxy else "-")
+        fraction.plot(updates, learners["escaped"][k, 1:], color=color, ls=DOTTED if of_proxy else "-")
         fraction.plot(flow["escape_updates"][k], 0.5, "D" if of_proxy else "o", color=color, mec=BLACK)
         if not of_proxy:
             at_the_end = (updates[-1], float(learners["escaped"][k, -1]))
@@ -176,7 +172,7 @@ def figure(data: Data) -> Figure:
             *(Line2D([], [], color=color) for color in _COLORS.values()),
             Patch(color=GREY, alpha=0.6, lw=0),
             Patch(color=GREY, alpha=0.25, lw=0),
-            Line2D([], [], color=BLACK, ls=_EXACT, lw=0.9),
+            Line2D([], [], color=BLACK, ls=DASHED, lw=0.9),
         ],
         [
             "trained on the ground truth: median",
@@ -196,10 +192,9 @@ def figure(data: Data) -> Figure:
     return drawing
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, settings and source."""
     learners, flow = data["learners"], data["flow"]
-    attributes = learners.attrs
     truth = learners["trained_on"].values == "ground_truth"
     end, exact = learners.isel(updates=-1), data["ascent"]["expected_reward"].isel(updates=-1)
     means = ", ".join(
@@ -209,10 +204,10 @@ def caption(data: Data) -> str:
     shares = ", ".join(f"{value:.1%}" for value in end["escaped"].values[truth])
     escapes = ", ".join(f"{value:,.0f}" for value in flow["escape_updates"].values[truth])
     starts = listed(learners["initial_probability"].values[truth])
-    samples = "one sampled output" if attributes["group"] == 1 else f"{attributes['group']} sampled outputs"
+    samples = "one sampled output" if settings.group == 1 else f"{settings.group} sampled outputs"
     return (
-        f"The published runs with gradients estimated from {samples} per update ({attributes['estimator']}), "
-        f"{attributes['seeds']} learners each, learning rate {attributes['learning_rate']}. (a-c) Exact "
+        f"The published runs with gradients estimated from {samples} per update ({settings.estimator}), "
+        f"{settings.seeds} learners each, learning rate {settings.learning_rate}. (a-c) Exact "
         "expected ground truth reward of the learned policies: median, and the bands of half and of nine in "
         "ten of the learners; dashed, ascent with exact gradients. (d) Fraction of the learners whose "
         f"probability of y* is at least {LEVEL}; marks show when the exact flow reaches it (time over "

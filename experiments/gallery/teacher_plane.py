@@ -9,13 +9,27 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import TIME, variable
-from goodteacher.experiments.gallery.harm_aware_accuracy import rank_correlation
-from goodteacher.experiments.registry import Data, Experiment
+from goodteacher.experiments.datasets import TIME, Data, variable
+from goodteacher.experiments.experiment import Experiment, Swept
+from goodteacher.experiments.statistics import rank_correlation
 from goodteacher.experiments.sweeps import measures
 from goodteacher.experiments.sweeps.axes import Logspace, Range
 from goodteacher.experiments.sweeps.specification import Specification, specify
-from goodteacher.figures.style import GREY, PAGE, RED, decades, label_right, letter, number, paper, shades
+from goodteacher.figures.style import (
+    DASHED,
+    GREY,
+    MARKERS,
+    PAGE,
+    RED,
+    colorbar,
+    decades,
+    edges,
+    label_right,
+    letter,
+    number,
+    paper,
+    shades,
+)
 
 GAMMA = 0.2  # increase of the expected ground truth reward that is waited for
 _FEWEST = 20  # teachers of a cell, for a share, and of those that arrive, for a median
@@ -56,7 +70,7 @@ def sweep(settings: Settings) -> Specification:
     )
 
 
-def run(settings: Settings, swept: xr.Dataset) -> Data:
+def summary(swept: xr.Dataset, settings: Settings) -> Data:
     """Medians and shares in cells of the plane; rank correlations over all teachers."""
     names = ("increase_time", "variance", "uniform_accuracy", "reward_scale")
     time, variances, accuracy, scale = (swept[name].values for name in names)
@@ -80,11 +94,13 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
     share = np.divide(arriving, teachers, out=np.full(teachers.shape, np.nan), where=teachers >= _FEWEST)
     order = np.lexsort((time[arrives], cell[arrives]))
     median = np.full(teachers.shape, np.nan)
+    bound = -2.0 * np.expm1(-GAMMA / 2.0)
+    least = np.full(teachers.shape, np.nan)
+    np.fmin.at(least, cell[arrives], (time * np.sqrt(variances))[arrives] / bound)
     for index, times in enumerate(np.split(time[arrives][order], np.cumsum(arriving)[:-1])):
         if len(times) >= _FEWEST:
             median[index] = np.median(times)
 
-    bound = -2.0 * np.expm1(-GAMMA / 2.0)
     # A scale is a unit of time: the reward model times c is 1/c times as fast.
     about = [
         ("time", (time[arrives], variances[arrives], accuracy[arrives])),
@@ -92,8 +108,7 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
         ("arrival", (arrives, variances, accuracy)),
     ]
     correlations = {
-        name: [float(rank_correlation(one[None], other[None])[0]) for other in others]
-        for name, (one, *others) in about
+        name: [float(rank_correlation(one, other)) for other in others] for name, (one, *others) in about
     }
     axes = {
         "uniform_accuracy": variable(
@@ -106,16 +121,14 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
         "plane": xr.Dataset(
             {
                 "teachers": variable(grid, teachers.reshape(shape), "number of reward models"),
+                "arriving": variable(
+                    grid, arriving.reshape(shape), f"those under which V_G rises by {GAMMA}"
+                ),
                 "share": variable(grid, share.reshape(shape), f"share under which V_G rises by {GAMMA}"),
                 "median": variable(grid, median.reshape(shape), "median hitting time of these", TIME),
+                "least_over_bound": variable(grid, least.reshape(shape), "least hitting time over its bound"),
             },
             axes,
-            {
-                "outputs": settings.outputs,
-                "arrive": float(arrives.mean()),
-                "teachers": len(time),
-                "least_over_bound": float((time * np.sqrt(variances)).min() / bound),
-            },
         ),
         "bound": xr.Dataset(
             {"time": variable("variance", bound / np.sqrt(middle), "lower bound of Proposition 3", TIME)},
@@ -135,7 +148,7 @@ def run(settings: Settings, swept: xr.Dataset) -> Data:
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """The plane, whether the goal is reached, and sections along its two axes."""
     plane, bound = data["plane"], data["bound"]
     drawing = Figure(figsize=(PAGE, 4.9))
@@ -151,7 +164,7 @@ def figure(data: Data) -> Figure:
     tones = shades(len(exponents))
     for k, (tone, exponent) in enumerate(zip(tones, exponents, strict=True)):
         column = at_variance.isel(variance=k).dropna("uniform_accuracy", subset=["share"])
-        look = {"color": tone, "marker": "os^vD*"[k], "ms": 3, "lw": 1.0}
+        look = {"color": tone, "marker": MARKERS[k], "ms": 3, "lw": 1.0}
         whether.plot(column["uniform_accuracy"], column["share"], label=f"$10^{{{exponent:.2g}}}$", **look)
         column = column.dropna("uniform_accuracy", subset=["median"])
         along_accuracy.plot(column["uniform_accuracy"], column["median"], **look)
@@ -165,12 +178,12 @@ def figure(data: Data) -> Figure:
             row["variance"],
             row["median"],
             color=color,
-            marker="os^D"[k],
+            marker=MARKERS[k],
             ms=3,
             lw=1.0,
             label=f"{float(row['uniform_accuracy']):.2g}",
         )
-    along_variance.plot(bound["variance"], bound["time"], color=RED, ls=(0, (4, 1.5)), label="Proposition 3")
+    along_variance.plot(bound["variance"], bound["time"], color=RED, ls=DASHED, label="Proposition 3")
 
     whether.set(xlabel="Accuracy", ylabel="Share that reaches the goal", ylim=(-0.04, 1.04))
     whether.set_title("whether: accuracy decides")
@@ -196,24 +209,19 @@ def figure(data: Data) -> Figure:
 
 def _plane(drawing: Figure, ax: Axes, plane: xr.Dataset) -> None:
     variance, accuracy = plane["variance"].values, plane["uniform_accuracy"].values
-    ratio = np.sqrt(variance[1] / variance[0])
-    edges = np.append(variance / ratio, variance[-1] * ratio)
-    rows = np.concatenate([accuracy[:1], 0.5 * (accuracy[1:] + accuracy[:-1]), accuracy[-1:]])
-    rows[[0, -1]] += 0.5 * (accuracy[0] - accuracy[1]), 0.5 * (accuracy[-1] - accuracy[-2])
+    across, up = edges(variance, log=True), edges(accuracy)
     median = plane["median"].values
     norm = LogNorm(np.nanmin(median), np.nanmax(median))
-    ax.pcolormesh(edges, rows, median, norm=norm, rasterized=True)
+    ax.pcolormesh(across, up, median, norm=norm, rasterized=True)
     row, column = np.nonzero(plane["share"].values == 0)
     ax.plot(variance[column], accuracy[row], "x", color=GREY, ms=3)
-    ax.set(xscale="log", xlim=(edges[0], edges[-1]), ylim=(rows[0], rows[-1]))
+    ax.set(xscale="log", xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
     ax.set(xlabel="Reward variance", ylabel="Accuracy", title="median hitting time; crosses: none arrives")
     decades(ax.xaxis)
-    bar = drawing.colorbar(ScalarMappable(norm, "viridis"), ax=ax, label=f"[{TIME}]", pad=0.02)
-    decades(bar.ax.yaxis)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    colorbar(drawing, ScalarMappable(norm, "viridis"), ax, f"[{TIME}]", pad=0.02)
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, with the numbers."""
     plane, ranks = data["plane"], data["correlations"]
     # Sections of one length: accuracies at which the median is known for all of these variances.
@@ -232,14 +240,15 @@ def caption(data: Data) -> str:
     shares = (plane["share"] * plane["teachers"]).sum("variance") / plane["teachers"].where(
         plane["share"].notnull()
     ).sum("variance")
+    arriving = float(plane["arriving"].sum() / plane["teachers"].sum())
     certain = plane["uniform_accuracy"].where(shares >= 0.99).min()
     hopeless = plane["uniform_accuracy"].where(shares <= 0.01).max()
     return (
-        f"{plane.attrs['teachers']:,} random reward models for one random policy and ground truth with "
-        f"{plane.attrs['outputs']} outputs; the expected ground truth reward is to rise by {GAMMA}. Rewards "
+        f"{settings.teachers:,} random reward models for one random policy and ground truth with "
+        f"{settings.outputs} outputs; the expected ground truth reward is to rise by {GAMMA}. Rewards "
         f"are uniform in [-s, s], with s from {_LEAST:g} to 1, logarithmically, so that accuracy says "
         "nothing of s. (a) Median hitting time over reward variance and accuracy, of the "
-        f"{100 * plane.attrs['arrive']:.3g} % that arrive; crosses: none of {_FEWEST} or more does; white: "
+        f"{100 * arriving:.3g} % that arrive; crosses: none of {_FEWEST} or more does; white: "
         f"fewer than {_FEWEST} are there, or arrive. (b) Accuracy decides whether: at most 1 % arrive up to "
         f"an accuracy of {float(hopeless):.2f}, at least 99 % from {float(certain):.2f} on; the rank "
         f"correlation of arriving is {pair('arrival')}. (c, d) Variance decides how soon: between variances "
@@ -249,7 +258,7 @@ def caption(data: Data) -> str:
         f"{pair('time')}. The scale s, by which times are divided, has its part in this: with all rewards on "
         f"one scale it is {pair('time_times_scale')}. "
         "Red: the lower bound of arXiv:2503.15477, Proposition 3; no time is below "
-        f"{plane.attrs['least_over_bound']:.3g} times it."
+        f"{float(plane['least_over_bound'].min()):.3g} times it."
     )
 
 
@@ -257,9 +266,8 @@ EXPERIMENT = Experiment(
     name="teacher_plane",
     title="Random teachers over variance and accuracy",
     settings=Settings(),
-    run=run,
+    run=Swept(sweep, summary),
     figure=figure,
     caption=caption,
-    sweep=sweep,
     full=Settings(teachers=1_000_000, bins=4),
 )

@@ -11,9 +11,21 @@ import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import TIME, listed, variable
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLACK, BLUE, GREY, ORANGE, PAGE, decades, letter, paper
+from goodteacher.experiments.datasets import TIME, Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.figures.style import (
+    BLACK,
+    BLUE,
+    DASHED,
+    DOTTED,
+    GREY,
+    MARKERS,
+    ORANGE,
+    PAGE,
+    decades,
+    letter,
+    paper,
+)
 from goodteacher.sim.autoregressive import Autoregressive, Sequences, TokenLinear, token_mlp
 from goodteacher.sim.flow import Control, hitting_time, trajectory
 from goodteacher.sim.goals import reward_increase
@@ -30,7 +42,7 @@ from goodteacher.theory.token_hitting_times import hitting_time_lower_bound
 SOLVER = diffrax.Bosh3()  # few stages, soon compiled
 KINDS = ("table", "linear", "MLP")
 _COLORS = dict(zip(KINDS, (BLACK, BLUE, ORANGE), strict=True))
-_MARKERS = dict(zip(KINDS, "os^", strict=True))
+_MARKERS = dict(zip(KINDS, MARKERS, strict=False))
 _GRADIENTS = ("norm", "proposition_2", "sharp")
 
 
@@ -159,7 +171,6 @@ def run(settings: Settings) -> Data:
                 "bound": variable(of_time, gathered("bound"), "lower bound of Theorem 4", TIME),
             },
             {"policy": kinds, "scale": scale},
-            {"gamma": settings.gamma, "outputs": settings.vocabulary**settings.length},
         ),
         "way": xr.Dataset(
             {
@@ -170,13 +181,12 @@ def run(settings: Settings) -> Data:
                 "jacobian_norm": variable(("policy", "time"), norms, "largest Jacobian norm of a prefix"),
             },
             {"policy": kinds, "time": time},
-            {"vocabulary": settings.vocabulary, "length": settings.length},
         ),
     }
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """Hitting times over the variance; gradient norms and Jacobian norms over time."""
     waiting, way = data["waiting"], data["way"]
     canvas = Figure(figsize=(PAGE, 2.9))
@@ -184,15 +194,15 @@ def figure(data: Data) -> Figure:
     for kind in KINDS:
         color, of, along = _COLORS[kind], waiting.sel(policy=kind), way.sel(policy=kind)
         left.plot(of["variance"], of["time"], _MARKERS[kind], color=color, mfc="white")
-        left.plot(of["variance"], of["bound"], color=color, lw=0.9, ls=(0, (4, 1.5)))
+        left.plot(of["variance"], of["bound"], color=color, lw=0.9, ls=DASHED)
         middle.plot(along["time"], along["norm"], color=color)
-        middle.plot(along["time"], along["sharp"], color=color, lw=0.9, ls=(0, (1.2, 1)))
-        middle.plot(along["time"], along["proposition_2"], color=color, lw=0.9, ls=(0, (4, 1.5)))
+        middle.plot(along["time"], along["sharp"], color=color, lw=0.9, ls=DOTTED)
+        middle.plot(along["time"], along["proposition_2"], color=color, lw=0.9, ls=DASHED)
         right.plot(along["time"], along["jacobian_norm"], color=color, label=kind)
     variances = waiting["variance"].values
     left.set(xscale="log", yscale="log", xlim=(variances.min() / 3, variances.max() * 3))
     left.set(ylim=(float(waiting["bound"].min()) / 3, float(waiting["time"].max()) * 3))
-    left.set(xlabel="Reward variance", ylabel=f"Time to rise by {waiting.attrs['gamma']:g}")
+    left.set(xlabel="Reward variance", ylabel=f"Time to rise by {settings.gamma:g}")
     for ax in (middle, right):
         ax.set(xscale="log", xlim=(way["time"][0], way["time"][-1]), xlabel="Time of the gradient flow")
         decades(ax.xaxis)
@@ -210,18 +220,18 @@ def figure(data: Data) -> Figure:
     right.legend(loc="upper left", ncols=3, handlelength=1.2, columnspacing=1.0, borderaxespad=0.0)
     handles = [
         left.plot([], [], "o", color=GREY, mfc="white")[0],
-        left.plot([], [], color=GREY, lw=0.9, ls=(0, (4, 1.5)))[0],
+        left.plot([], [], color=GREY, lw=0.9, ls=DASHED)[0],
     ]
     left.legend(handles, ["hitting time", "Theorem 4"], loc="upper right", borderaxespad=0.0)
     handles = [
         middle.plot([], [], color=GREY, ls=line, lw=width)[0]
-        for line, width in (("-", 1.3), ((0, (1.2, 1)), 0.9), ((0, (4, 1.5)), 0.9))
+        for line, width in (("-", 1.3), (DOTTED, 0.9), (DASHED, 0.9))
     ]
     middle.legend(handles, ["gradient", "sharp bound", "Proposition 2"], loc="lower left", borderaxespad=0.0)
     return canvas
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, with the numbers."""
     waiting, way = data["waiting"], data["way"]
     steps = np.diff(np.log(waiting["time"])) / np.diff(np.log(waiting["variance"]))
@@ -229,10 +239,10 @@ def caption(data: Data) -> str:
     sharp, plain = ((way[name] / way["norm"]).min("time") for name in ("sharp", "proposition_2"))
     norms = way["jacobian_norm"].sel(policy="MLP")
     return (
-        f"Policies that write {way.attrs['length']} tokens of {way.attrs['vocabulary']}, exactly over all "
-        f"{waiting.attrs['outputs']} outputs: a table of logits per prefix, logits linear in features of "
-        "prefix and token with shared weights, and a small network. (a) Time for the ground truth to rise by "
-        f"{waiting.attrs['gamma']:g} when its multiples are trained on, and the lower bound of "
+        f"Policies that write {settings.length} tokens of {settings.vocabulary}, exactly over all "
+        f"{settings.vocabulary**settings.length} outputs: a table of logits per prefix, logits linear in "
+        "features of prefix and token with shared weights, and a small network. (a) Time for the ground "
+        f"truth to rise by {settings.gamma:g} when its multiples are trained on, and the lower bound of "
         f"arXiv:2503.15477, Theorem 4 (dashed): slopes {steps.mean():.2f} and -1/3; the least ratio is "
         f"{listed(ratio.values)} for {', '.join(KINDS)}. (b) Gradient norm, the bound of Proposition 2 "
         f"(dashed; at least {listed(plain.values)} times the norm) and the sharp one derived in "

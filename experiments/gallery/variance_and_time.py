@@ -12,16 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
-from goodteacher.experiments.batches import SOLVER, TIME, listed, variable
-from goodteacher.experiments.registry import Data, Experiment
-from goodteacher.figures.style import BLUE, GREY, PAGE, RED, decades, letter, paper
-from goodteacher.sim.flow import Control, hitting_times
-from goodteacher.sim.goals import reward_increase
+from goodteacher.experiments.batches import SOLVER, rises
+from goodteacher.experiments.datasets import TIME, Data, listed, variable
+from goodteacher.experiments.experiment import Experiment
+from goodteacher.figures.style import BLUE, DASHED, HALO, PAGE, RED, colorbar, decades, letter, paper
+from goodteacher.sim.flow import Control
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.metrics import reward_variance
-from goodteacher.sim.status import Status
 from goodteacher.theory.draws import Source
 from goodteacher.theory.hitting_time_bound import hitting_time_lower_bound
 from goodteacher.theory.token_hitting_times import hitting_time_lower_bound as autoregressive_bound
@@ -55,7 +53,7 @@ class Settings:
     seed: int = 0
 
 
-def _instance(settings: Settings, cause: int, point: Array) -> Instance:
+def _instance(settings: Settings, cause: Array, point: Array) -> Instance:
     """Rewards and ground truth are the same but for scale, and in half of the draws for some noise."""
     source = Source(point)
     shape = (settings.outputs,)
@@ -64,29 +62,27 @@ def _instance(settings: Settings, cause: int, point: Array) -> Instance:
     rewards = truth + source.uniform() * (noise - truth)
     logits = source.normal(shape)
     scale = source.log_uniform(settings.least_variance, 1.0)
-    if cause == 0:
-        return Instance(jnp.sqrt(scale) * rewards, truth, start=Parameters(logits))
+    policy_varies = cause == 0
     # The likeliest output must leave something to be gained.
-    likeliest = jnp.arange(settings.outputs) == source.integer(0, settings.outputs - 1)
+    likeliest = (jnp.arange(settings.outputs) == source.integer(0, settings.outputs - 1)) & ~policy_varies
     truth, rewards = (jnp.where(likeliest, -jnp.abs(values), values) for values in (truth, rewards))
     concentrated = jnp.where(likeliest, jax.nn.logsumexp(logits) - jnp.log(scale), logits)
-    return Instance(rewards, truth, start=Parameters(concentrated))
+    scaled = jnp.where(policy_varies, jnp.sqrt(scale), 1.0) * rewards
+    return Instance(scaled, truth, start=Parameters(concentrated))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _measured(settings: Settings, cause: int, points: Array) -> tuple[Array, ...]:
-    """Reward variance, hitting time, its status and the two bounds, for each instance."""
-    instances = jax.vmap(partial(_instance, settings, cause))(points)
-    goals = jax.vmap(lambda i: reward_increase(i, settings.gamma))(instances)
-    found = hitting_times(instances, goals, Control(solver=SOLVER, tolerance=1e-8, horizon=settings.horizon))
+@partial(jax.jit, static_argnames="settings")
+def _posed(settings: Settings, causes: Array, points: Array) -> tuple[Instance, tuple[Array, ...]]:
+    """Instances; of each the reward variance and the two bounds."""
 
-    def bounds(instance: Instance) -> tuple[Array, Array, Array]:
+    def one(cause: Array, point: Array) -> tuple[Instance, tuple[Array, ...]]:
+        instance = _instance(settings, cause, point)
         policy = instance.probabilities(instance.initial_parameters)
         general = autoregressive_bound(instance, settings.gamma, jnp.ones(()))
         tabular = hitting_time_lower_bound(instance, settings.gamma)[0]
-        return reward_variance(policy, instance.rewards)[0], tabular, general
+        return instance, (reward_variance(policy, instance.rewards)[0], tabular, general)
 
-    return found.time[:, 0], found.status[:, 0], *jax.vmap(bounds)(instances)
+    return jax.vmap(one)(causes, points)
 
 
 def run(settings: Settings) -> Data:
@@ -94,12 +90,12 @@ def run(settings: Settings) -> Data:
     each = settings.instances // 2
     dimension = 4 * settings.outputs + 4
     points = jax.random.uniform(jax.random.key(settings.seed), (2, each, dimension))
-    measured = [_measured(settings, cause, points[cause]) for cause in range(2)]
-    times, status, variances, tabular, general = (np.stack(parts) for parts in zip(*measured, strict=True))
-    if (status == Status.NOT_CONVERGED).any():
-        raise RuntimeError("a hitting time did not converge; raise max_steps")
+    instances, measured = _posed(settings, np.repeat(np.arange(2), each), points.reshape(2 * each, -1))
+    control = Control(SOLVER, tolerance=1e-8, horizon=settings.horizon)
+    times = rises(instances, settings.gamma, control).reshape(2, each)
+    variances, tabular, general = (np.reshape(values, (2, each)) for values in measured)
 
-    reached = status == Status.REACHED
+    reached = np.isfinite(times)
     log_variance, log_time = np.log10(variances), np.log10(np.where(reached, times, 1.0))
     edges = np.linspace(np.log10(settings.least_variance), 0.0, settings.bins[0] + 1)
     latest = np.ceil(log_time.max())
@@ -124,7 +120,6 @@ def run(settings: Settings) -> Data:
         "histogram": xr.Dataset(
             {"instances": variable(("cause", "variance", "time"), np.stack(counts), "number of instances")},
             {"cause": cause, "variance": axis, "time": variable("time", time_middle, "hitting time", TIME)},
-            {"gamma": settings.gamma, "instances": settings.instances, "outputs": settings.outputs},
         ),
         "quantiles": xr.Dataset(
             {"time": variable(("cause", "variance", "quantile"), quantiles, "hitting time", TIME)},
@@ -167,7 +162,7 @@ def _slopes(variance: np.ndarray, median: np.ndarray) -> list[float]:
 
 
 @paper()
-def figure(data: Data) -> Figure:
+def figure(data: Data, settings: Settings) -> Figure:
     """One panel per cause: the density of instances, the median time, and both bounds."""
     histogram, bounds = data["histogram"], data["bounds"]
     quantiles, outcomes = data["quantiles"]["time"], data["outcomes"]
@@ -189,7 +184,7 @@ def figure(data: Data) -> Figure:
                 lw=1.8 if quantile == 0.5 else 0.7,
             )
         ax.plot(bounds["variance"], bounds["proposition_3"], color=RED)
-        ax.plot(bounds["variance"], bounds["theorem_4"], color=RED, ls=(0, (4, 1.5)))
+        ax.plot(bounds["variance"], bounds["theorem_4"], color=RED, ls=DASHED)
         times = histogram["time"].values
         ax.set(xscale="log", yscale="log", xlim=(bounds["variance"][0], 1.0), ylim=(1e-3, times[-1]))
         ax.set(xlabel="Reward variance under the initial policy", title=cause)
@@ -199,12 +194,9 @@ def figure(data: Data) -> Figure:
         _label(ax, of_cause.sel(quantile=0.5), f"median, slope ${slope:.2f}$", BLUE, 1e-5, above=True)
         _label(ax, bounds["proposition_3"], "Proposition 3, slope $-1/2$", RED, 1e-4, above=False)
         _label(ax, bounds["theorem_4"], "Theorem 4, slope $-1/3$", RED, 1e-5, above=False)
-    axes[0].set_ylabel(f"Time to rise by {histogram.attrs['gamma']:g}")
+    axes[0].set_ylabel(f"Time to rise by {settings.gamma:g}")
     letter(axes)
-    bar = canvas.colorbar(
-        ScalarMappable(norm, "Greys"), ax=list(axes), label="Instances", aspect=30, pad=0.01
-    )
-    bar.outline.set_edgecolor(GREY)  # pyright: ignore[reportCallIssue]
+    colorbar(canvas, ScalarMappable(norm, "Greys"), list(axes), "Instances", aspect=30, pad=0.01)
     return canvas
 
 
@@ -220,20 +212,20 @@ def _label(ax: Axes, line: xr.DataArray, text: str, color: str, at: float, *, ab
         ha="left" if above else "right",
         va="bottom" if above else "top",
         color=color,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        path_effects=HALO,
     )
 
 
-def caption(data: Data) -> str:
+def caption(data: Data, settings: Settings) -> str:
     """What is seen, with the numbers."""
-    attributes, outcomes = data["histogram"].attrs, data["outcomes"]
+    outcomes = data["outcomes"]
     tabular, general = (outcomes[f"least_over_{name}"].min() for name in _EXAMINED)
     slopes = [f"{float(s):.2f}" for s in outcomes["exponent"]]
     shares = listed(100 * outcomes["reached"].values)
     return (
-        f"Time for the expected ground truth reward to rise by {attributes['gamma']:g} against the variance "
-        f"of the reward that is trained on: {attributes['instances']:,} random instances with "
-        f"{attributes['outputs']} outputs, counted in cells. The variance is low because (a) rewards "
+        f"Time for the expected ground truth reward to rise by {settings.gamma:g} against the variance "
+        f"of the reward that is trained on: {settings.instances:,} random instances with "
+        f"{settings.outputs} outputs, counted in cells. The variance is low because (a) rewards "
         "hardly differ, or (b) the policy hardly varies. Grey: instances; blue: median time, with the 5 % "
         "and 95 % quantiles; red: lower bounds of arXiv:2503.15477, Proposition 3 (solid) and Theorem 4 with "
         f"L = J = 1 (dashed). The median falls with the variance to the power {slopes[0]} in (a), as the "

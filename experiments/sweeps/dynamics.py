@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from goodteacher.experiments.batches import TIME
+from goodteacher.experiments.datasets import TIME
 from goodteacher.experiments.domains import Choice, Number, Positive, check_fields
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
 from goodteacher.sim.flow import HORIZON, MAX_STEPS, TOLERANCE, Control, final_policies, hitting_times

@@ -16,22 +16,36 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from goodteacher.experiments.sweeps.store import open_store
-from goodteacher.figures.style import BLACK, COLUMN, GREY, PAGE, decades, letter, paper, shades
+from goodteacher.figures.style import (
+    BLACK,
+    COLUMN,
+    DARK_HALO,
+    GREY,
+    MARKERS,
+    MISSING,
+    NEVER,
+    PAGE,
+    ZERO,
+    colorbar,
+    decades,
+    edges,
+    letter,
+    paper,
+    shades,
+)
 from goodteacher.sim.names import unknown
 
 _MOST_PANELS, _MOST_LINES, _COLUMNS = 9, 8, 3
-_MARKERS = "osD^vP*X"
 _QUARTILES = (0.25, 0.5, 0.75)
 _MARGIN, _STRIP = 0.05, 0.14  # of the span of a scale: beyond its ends, and for what has no place on it
-# What has no color: whether a value is such, its name, hatching and ground.
+# What has no color: whether a value is such, its name, and how it is marked.
 _EXCLUDED = (
-    (np.isinf, "never reached", "/////", "0.85"),
-    (lambda values: values <= 0, "zero", ".....", "white"),
-    (np.isnan, "no value", "xxxxx", "white"),
+    (np.isinf, "never reached", NEVER),
+    (lambda values: values <= 0, "zero", ZERO),
+    (np.isnan, "no value", MISSING),
 )
 
 
@@ -265,10 +279,7 @@ def _draw(view: _View, contours: int) -> Figure:
         ax.set_xlabel(_words(view.x) if bottom else "")
         ax.set_ylabel((_words(view.y) if view.heat else _title(view)) if left else "")
     if view.heat:
-        bar = figure.colorbar(ScalarMappable(view.scale.norm, "viridis"), ax=grid, label=_title(view))
-        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-        if view.scale.log:
-            _powers(bar.ax.yaxis)
+        colorbar(figure, ScalarMappable(view.scale.norm, "viridis"), grid, _title(view))
     _explain(figure, view)
     if count > 1:
         letter(grid)
@@ -284,9 +295,9 @@ def _explain(figure: Figure, view: _View) -> None:
     below: list[Any] = []
     if view.heat:
         middle = view.quartiles.sel(quantile=0.5).values
-        for excluded, name, hatch, ground in _EXCLUDED:
+        for excluded, name, hatching in _EXCLUDED:
             if (excluded(middle) & ~view.scale.regular(middle)).any():
-                below.append(Patch(facecolor=ground, edgecolor=GREY, lw=0, hatch=hatch, label=name))
+                below.append(hatching.patch(name))
     else:
         if view.over:
             below.append(Line2D([], [], color=BLACK, label=f"median over {view.over}"))
@@ -309,30 +320,14 @@ def _explain(figure: Figure, view: _View) -> None:
 
 def _heat(ax: Axes, middle: xr.DataArray, view: _View) -> None:
     values = middle.transpose(view.along(view.y), view.along(view.x)).values
-    edges = [_edges(view.positions(name), name in view.log) for name in (view.x, view.y)]
+    across, up = (edges(view.positions(name), log=name in view.log) for name in (view.x, view.y))
     regular = view.scale.regular(values)
     colors = np.ma.masked_where(~regular, values)
-    ax.pcolormesh(*edges, colors, norm=view.scale.norm, cmap="viridis", rasterized=True)
-    # Each edge twice, so that a contour at one half runs along the edges of cells.
-    corners = [np.repeat(one, 2)[1:-1] for one in edges]
-    for excluded, _, hatch, ground in _EXCLUDED:
-        here = (excluded(values) & ~regular).repeat(2, axis=0).repeat(2, axis=1)
-        if here.any():
-            filled = ax.contourf(*corners, here, [0.5, 1.5], colors=[ground], hatches=[hatch])
-            filled.set(edgecolor=GREY, linewidth=0.0)
+    ax.pcolormesh(across, up, colors, norm=view.scale.norm, cmap="viridis", rasterized=True)
+    for excluded, _, hatching in _EXCLUDED:
+        hatching.fill(ax, across, up, excluded(values) & ~regular)
     for axis, name in ((ax.xaxis, view.x), (ax.yaxis, view.y)):
         _mark(axis, view, name)
-
-
-def _edges(centers: np.ndarray, logarithmic: bool) -> np.ndarray:
-    """Of the cells around some centers."""
-    places = np.log10(centers) if logarithmic else centers.astype(float)
-    if len(places) == 1:
-        edges = places + np.array([-0.5, 0.5])
-    else:
-        between = 0.5 * (places[1:] + places[:-1])
-        edges = np.concatenate([[2 * places[0] - between[0]], between, [2 * places[-1] - between[-1]]])
-    return 10.0**edges if logarithmic else edges
 
 
 def _contours(ax: Axes, middle: xr.DataArray, view: _View, count: int) -> None:
@@ -351,17 +346,16 @@ def _contours(ax: Axes, middle: xr.DataArray, view: _View, count: int) -> None:
     levels = levels[(low < levels) & (levels < high)]
     if not levels.size:
         return
-    halo: list[AbstractPathEffect] = [withStroke(linewidth=1.6, foreground="0.2")]
     places = [view.positions(name) for name in (view.x, view.y)]
     lines = ax.contour(
         *places, np.ma.masked_where(~regular, values), levels=levels, colors="white", linewidths=0.8
     )
-    lines.set_path_effects(halo)
+    lines.set_path_effects(list(DARK_HALO))
     labels = ax.clabel(lines, fmt=_power if view.scale.log else "%.3g", fontsize=7.5, inline=False)
     taken: list[Any] = []
     inside = ax.get_window_extent()
     for label in labels:
-        label.set_path_effects(halo)
+        label.set_path_effects(list(DARK_HALO))
         box = label.get_window_extent().expanded(1.1, 1.1)
         within = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
         if within and not box.count_overlaps(taken):
@@ -381,7 +375,7 @@ def _looks(view: _View) -> list[tuple[int, dict[str, Any]]]:
     tones = shades(len(chosen))
     return [
         (k, {"color": tone, "marker": marker, "ms": 3.0, "lw": 1.0})
-        for k, tone, marker in zip(chosen, tones, _MARKERS, strict=False)
+        for k, tone, marker in zip(chosen, tones, MARKERS, strict=False)
     ]
 
 
@@ -419,7 +413,7 @@ def _lines(ax: Axes, panel: xr.DataArray, view: _View) -> None:
     bottom, top = -_MARGIN, 1.0 + _MARGIN
     ax.set_ylim(scale.at(bottom), scale.at(top))
     if scale.log:
-        _powers(ax.yaxis)
+        decades(ax.yaxis, 6)
     else:
         # None of them in a strip.
         ticks = np.array(MaxNLocator(6).tick_values(scale.at(bottom), scale.at(top)))
@@ -448,16 +442,9 @@ def _mark(axis: Axis, view: _View, name: str) -> None:
     if kind not in "iuf":
         axis.set_ticks(view.positions(name), [_text(value) for value in view.dataset[name].values])
     elif name in view.log:
-        _powers(axis)
+        decades(axis, 6)
     elif kind in "iu":
         axis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _powers(axis: Axis) -> None:
-    """Ticks at decades, if there are some; otherwise matplotlib's own."""
-    low, high = np.log10(np.sort(axis.get_view_interval()))
-    if np.floor(high) - np.ceil(low) >= 1:
-        decades(axis, 6)
 
 
 def _power(value: float) -> str:

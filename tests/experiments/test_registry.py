@@ -10,14 +10,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from goodteacher.experiments import gallery
-from goodteacher.experiments.registry import (
-    Experiment,
-    compute,
-    find_experiment,
-    find_experiments,
-    save,
-    table,
-)
+from goodteacher.experiments.datasets import table
+from goodteacher.experiments.experiment import Experiment, Swept
+from goodteacher.experiments.registry import compute, find_experiment, find_experiments, save
 from goodteacher.experiments.sweeps import provenance
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.experiments.sweeps.store import StoreError
@@ -32,7 +27,7 @@ def run(settings):
 
 
 @paper()
-def figure(data):
+def figure(data, settings):
     drawing = Figure(figsize=(2, 2))
     ax = drawing.subplots()
     ax.plot(data["roots"]["x"], data["roots"]["y"])
@@ -42,10 +37,10 @@ def figure(data):
 
 def small(**changes):
     parts = {"name": "small", "title": "Small", "settings": None, "run": run, "figure": figure}
-    return Experiment(**{**parts, "caption": lambda data: "", **changes})
+    return Experiment(**{**parts, "caption": lambda data, settings: "", **changes})
 
 
-def never(data):
+def never(*given):
     raise AssertionError("it was computed")
 
 
@@ -56,7 +51,7 @@ def test_registry_finds_every_module_that_defines_an_experiment():
     assert set(found) == defining
     assert {"beneficial_errors", "feature_similarity", "stalling_law", "optimisers"} <= defining
     for name, experiment in found.items():
-        assert experiment.run.__module__ == f"goodteacher.experiments.gallery.{name}"
+        assert experiment.figure.__module__ == f"goodteacher.experiments.gallery.{name}"
         assert experiment.title
 
 
@@ -122,12 +117,14 @@ def test_spread_moves_labels_apart_and_no_further():
 def swept(seeds):
     """An experiment whose numbers are entropies of random policies, from a store."""
 
-    def run(settings, dataset):
+    def sweep(settings):
+        return specify("random", {"seed": f"range:0:{settings}"}, ["entropy"])
+
+    def summary(dataset, settings):
+        assert dataset.sizes == {"seed": settings}
         return {"entropies": dataset[["entropy"]].load()}
 
-    return small(
-        run=run, settings=seeds, sweep=lambda n: specify("random", {"seed": f"range:0:{n}"}, ["entropy"])
-    )
+    return small(run=Swept(sweep, summary), settings=seeds)
 
 
 def test_numbers_come_from_a_store_that_is_gone_on_with(tmp_path, monkeypatch):
@@ -141,6 +138,13 @@ def test_numbers_come_from_a_store_that_is_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.setattr("goodteacher.experiments.sweeps.runner.compute", never)
     xr.testing.assert_identical(compute(swept(3), tmp_path)["entropies"], first)
     assert (tmp_path / "small" / ".sweep" / "plan.json").stat().st_mtime_ns == plan
+
+
+def test_without_a_store_the_numbers_are_the_same_and_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    alone = swept(3).run(3)["entropies"]
+    assert list(tmp_path.iterdir()) == []
+    xr.testing.assert_identical(compute(swept(3), tmp_path / "stores")["entropies"], alone)
 
 
 def test_a_store_that_does_not_fit_is_never_drawn(tmp_path, monkeypatch):
@@ -184,5 +188,5 @@ def test_large_tables_are_left_to_the_store():
 def test_full_versions_have_names_of_their_own():
     full = small(full=7).at_full_size()
     assert (full.name, full.settings) == ("small_full", 7)
-    with pytest.raises(ValueError, match=r"experiment small has no full version; leave --full out"):
+    with pytest.raises(ValueError, match=r"experiment small has no full version; draw it as it is"):
         small().at_full_size()

@@ -22,8 +22,8 @@ import goodteacher
 from goodteacher.experiments import registry
 from goodteacher.experiments.commands.main import COMMANDS, main
 from goodteacher.experiments.compilation import keep_compiled
+from goodteacher.experiments.experiment import Experiment, Swept
 from goodteacher.experiments.instances import TRAINED_ON, beneficial_errors
-from goodteacher.experiments.registry import Experiment
 from goodteacher.experiments.reports import simulation
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.sim.ascent import OPTIMIZERS
@@ -392,14 +392,14 @@ def test_output_is_checked_before_computing(command, tmp_path, monkeypatch, caps
 
 @pytest.fixture
 def one_experiment(monkeypatch):
-    def draw(data):
+    def draw(data, settings):
         figure = Figure()
         figure.subplots().plot(data["line"]["y"])
         return figure
 
     line = xr.Dataset({"y": ("x", [1.0, 4.0, 9.0])})
     experiment = Experiment(
-        "square", "A square", None, lambda settings: {"line": line}, draw, lambda data: ""
+        "square", "A square", None, lambda settings: {"line": line}, draw, lambda data, settings: ""
     )
     monkeypatch.setattr(registry, "find_experiments", lambda: {"square": experiment})
 
@@ -424,19 +424,22 @@ def test_bad_figures(tmp_path, capsys):
 
 @pytest.fixture
 def a_sweep(monkeypatch):
-    def draw(data):
+    def draw(data, settings):
         figure = Figure()
         figure.subplots().plot(data["sweep"]["entropy"])
         return figure
 
-    def run(settings, swept):
+    def summary(swept, settings):
         return {"sweep": swept[["entropy"]].load()}
 
     def points(settings):
         return specify("random", {"seed": f"range:0:{settings}"}, ["entropy"])
 
-    experiment = Experiment("points", "Points", 3, run, draw, lambda data: "", sweep=points, full=5)
-    other = Experiment("other", "Without", None, run, draw, lambda data: "")
+    def caption(data, settings):
+        return ""
+
+    experiment = Experiment("points", "Points", 3, Swept(points, summary), draw, caption, full=5)
+    other = Experiment("other", "Without", None, lambda settings: {}, draw, caption)
     monkeypatch.setattr(registry, "find_experiments", lambda: {"points": experiment, "other": other})
     return experiment
 

@@ -26,9 +26,9 @@ def test_gain():
             assert {"units", "long_name"} <= variable.attrs.keys()
             assert set(variable.dims) == set(dataset.dims)
     assert data["sections"]["middling_reward"].values.tolist() == [0.0, 0.8]
-    assert isinstance(EXPERIMENT.figure(data), Figure)
+    assert isinstance(EXPERIMENT.figure(data, settings), Figure)
     lowest, highest = (10 ** float(f(simulated[:, -1])) for f in (np.min, np.max))
     assert f"From a start of 1e-06 the gain is between {lowest:.2e}".replace("e+", "e") in EXPERIMENT.caption(
-        data
+        data, settings
     )
     assert highest > 1e15

@@ -24,10 +24,11 @@ def test_error_map():
     assert low["log_ratio"].values[-1][stalling].max() > 2
     counts = data["confusion"]
     assert int(counts["count"].sum()) == 300
-    assert 0.55 < counts.attrs["agreement"] <= counts.attrs["best_agreement"] + 0.02
+    ours, best = data["rules"]["agreement"].values
+    assert 0.55 < ours <= best + 0.02
     for dataset in data.values():
         for variable in dataset.data_vars.values():
             assert {"units", "long_name"} <= variable.attrs.keys()
             assert set(variable.dims) == set(dataset.dims)
-    assert isinstance(EXPERIMENT.figure(data), Figure)
-    assert f"foretells {100 * counts.attrs['agreement']:.0f} %" in EXPERIMENT.caption(data)
+    assert isinstance(EXPERIMENT.figure(data, settings), Figure)
+    assert f"foretells {100 * ours:.0f} %" in EXPERIMENT.caption(data, settings)

@@ -22,8 +22,8 @@ def test_feature_geometry():
     for variable in times.data_vars.values():
         assert {"units", "long_name"} <= variable.attrs.keys()
         assert set(variable.dims) == set(times.dims)
-    assert isinstance(EXPERIMENT.figure(data), Figure)
-    caption = EXPERIMENT.caption(data)
+    assert isinstance(EXPERIMENT.figure(data, settings), Figure)
+    caption = EXPERIMENT.caption(data, settings)
     assert "hatched, 33 % of the plane" in caption
     assert "inside the line, 11 % of the plane" in caption
     assert f"{truth[2, 2]:.3g} against {proxy[2, 2]:.3g}" in caption

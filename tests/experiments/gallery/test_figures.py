@@ -8,9 +8,10 @@ import optax
 from matplotlib.figure import Figure
 
 from goodteacher.experiments.batches import LEVEL
+from goodteacher.experiments.datasets import table
 from goodteacher.experiments.gallery.optimisers import learning_rates
 from goodteacher.experiments.instances import beneficial_errors
-from goodteacher.experiments.registry import find_experiment, table
+from goodteacher.experiments.registry import find_experiment
 from goodteacher.sim.ascent import ascend, optimizer
 from goodteacher.sim.goals import probability_level
 from goodteacher.sim.objective import gradient, natural_gradient
@@ -19,14 +20,15 @@ from goodteacher.sim.objective import gradient, natural_gradient
 def run(name, **changes):
     """The data of an experiment, after what all experiments must satisfy."""
     experiment = find_experiment(name)
-    data = experiment.run(replace(experiment.settings, **changes))
+    settings = replace(experiment.settings, **changes)
+    data = experiment.run(settings)
     for dataset in data.values():
         for variable in dataset.data_vars.values():
             assert {"units", "long_name"} <= variable.attrs.keys()
             assert set(variable.dims) == set(dataset.dims)
     assert len(table(data)) == sum(int(np.prod(list(d.sizes.values()))) for d in data.values())
-    assert isinstance(experiment.figure(data), Figure)
-    return data, experiment.caption(data)
+    assert isinstance(experiment.figure(data, settings), Figure)
+    return data, experiment.caption(data, settings)
 
 
 def by_training(dataset):
@@ -172,7 +174,7 @@ def test_optimisers():
 
     # The flow's escape grows by a power, K - 1 = 4; the natural gradient's by ln(1/p) over the gap in reward.
     np.testing.assert_allclose(rarest["gradient flow"] / rarer["gradient flow"], 1e8, rtol=0.01)
-    rate = dict(zip(ways["method"].values, ways.attrs["learning_rates"], strict=False))["natural gradient"]
+    rate = float(data["learning_rates"]["learning_rate"].sel({"method": "natural gradient"}))
     np.testing.assert_allclose(
         rarest["natural gradient"] - rarer["natural gradient"], np.log(100) / (0.2 * rate), rtol=2e-3
     )

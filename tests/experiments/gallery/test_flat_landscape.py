@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
+from goodteacher.experiments.datasets import table
 from goodteacher.experiments.gallery.flat_landscape import EXPERIMENT
-from goodteacher.experiments.registry import table
 
 
 def test_flat_landscape():
@@ -17,7 +17,7 @@ def test_flat_landscape():
             assert {"units", "long_name"} <= variable.attrs.keys()
             assert set(variable.dims) == set(dataset.dims)
     assert len(table(data)) == 8 * (11**2 + 60 + 1)
-    assert isinstance(EXPERIMENT.figure(data), Figure)
+    assert isinstance(EXPERIMENT.figure(data, settings), Figure)
 
     models, flow, landscapes = data["models"], data["flow"], data["landscapes"]["expected_reward"]
     np.testing.assert_allclose(models["accuracy"], [1, 1, 2 / 3, 1 / 3, 2 / 3, 1, 1, 1])
@@ -45,13 +45,13 @@ def test_flat_landscape():
     )
     np.testing.assert_allclose(p[:, 0] @ [1, 0, -1], -0.1, atol=0.02)
     # Reached or not, and when, as the reward along the path has it.
-    above = flow["expected_reward"] >= models.attrs["goal"]
+    above = flow["expected_reward"] >= models["goal"]
     np.testing.assert_array_equal(above.any("time"), np.isfinite(times))
     first = above.argmax("time").values[np.isfinite(times)]
     seen = flow["time"].values
     reached = times[np.isfinite(times)]
     assert np.all((seen[first - 1] < reached) & (reached <= seen[first]))
 
-    caption = EXPERIMENT.caption(data)
+    caption = EXPERIMENT.caption(data, settings)
     assert "accuracy of 0.67 as well, and gets there at t = 7.28" in caption
     assert "the flow takes 4.32, 14.4 and 144" in caption

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
+from goodteacher.experiments.datasets import table
 from goodteacher.experiments.gallery.kl_regularisation import EXPERIMENT
-from goodteacher.experiments.registry import table
 
 
 def test_kl_regularisation():
@@ -18,7 +18,7 @@ def test_kl_regularisation():
             assert {"units", "long_name"} <= variable.attrs.keys()
             assert set(variable.dims) == set(dataset.dims)
     assert len(table(data)) == sum(int(np.prod(list(d.sizes.values()))) for d in data.values())
-    assert isinstance(EXPERIMENT.figure(data), Figure)
+    assert isinstance(EXPERIMENT.figure(data, settings), Figure)
 
     teachers, policies, optima = data["teachers"], data["policies"], data["optima"]
     np.testing.assert_allclose(teachers["accuracy"], [1, 1, 0.3])
@@ -52,6 +52,6 @@ def test_kl_regularisation():
     within = np.interp(other["kl"], best["kl"], best["expected_reward"])
     assert (other["expected_reward"] < within).all()
 
-    caption = EXPERIMENT.caption(data)
+    caption = EXPERIMENT.caption(data, settings)
     assert "6.18, 185 and 10.6 without KL" in caption
     assert "0.923, 0.0308 and 0.339" in caption

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from goodteacher.experiments.datasets import table
 from goodteacher.experiments.gallery.partial_credit import EXPERIMENT, Settings
-from goodteacher.experiments.registry import table
 from goodteacher.theory.partial_credit_law import joint_probabilities
+
+SETTINGS = Settings(
+    probabilities=(1e-3, 1e-2, 0.1, 0.5, 0.9), equal_odds_ratios=(0.1, 1.0, 5.0, 15.0, 1e3), records=40
+)
 
 
 @pytest.fixture(scope="module")
 def data():
-    settings = Settings(
-        probabilities=(1e-3, 1e-2, 0.1, 0.5, 0.9), equal_odds_ratios=(0.1, 1.0, 5.0, 15.0, 1e3), records=40
-    )
-    return EXPERIMENT.run(settings)
+    return EXPERIMENT.run(SETTINGS)
 
 
 def test_data_are_described_and_drawn(data):
@@ -22,8 +23,8 @@ def test_data_are_described_and_drawn(data):
         for variable in dataset.data_vars.values():
             assert {"units", "long_name"} <= variable.attrs.keys()
             assert set(variable.dims) == set(dataset.dims)
-    assert len(table(data)) == 2 * 5 * 5 + 5 * 5 + 3 + 2 * 3 * 40 * 4
-    assert isinstance(EXPERIMENT.figure(data), Figure)
+    assert len(table(data)) == 2 * 5 * 5 + 5 * 5 + 3 + 2 * 3 * 40 * 4 + 2 * 3 * 40
+    assert isinstance(EXPERIMENT.figure(data, SETTINGS), Figure)
 
 
 def test_partial_credit_is_faster_for_equally_likely_constraints_that_go_together_only(data):
@@ -33,7 +34,7 @@ def test_partial_credit_is_faster_for_equally_likely_constraints_that_go_togethe
     assert independent.min() > np.log10(1.5)
     assert np.argwhere(together.squeeze() < 0).tolist() == [[0, 0], [1, 1]]
     assert independent.max() > 2.5
-    caption = EXPERIMENT.caption(data)
+    caption = EXPERIMENT.caption(data, SETTINGS)
     assert f"never faster, at best {10 ** independent.min():.2f} times as long" in caption
     assert f"at best {10 ** together.min():.2f} times as long" in caption
 

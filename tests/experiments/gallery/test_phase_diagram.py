@@ -8,18 +8,20 @@ import pytest
 from matplotlib.figure import Figure
 
 from goodteacher.experiments import instances
+from goodteacher.experiments.datasets import table
 from goodteacher.experiments.gallery import phase_diagram
 from goodteacher.experiments.gallery.phase_diagram import EXPERIMENT, LEVEL, Settings, stalling_instance
-from goodteacher.experiments.registry import compute, table
+from goodteacher.experiments.registry import compute
 from goodteacher.experiments.sweeps.store import StoreError
 from goodteacher.sim.flow import hitting_time
 from goodteacher.sim.goals import reward_level
 
+SETTINGS = Settings(outputs=(3, 5), points=10)
+
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    experiment = replace(EXPERIMENT, settings=Settings(outputs=(3, 5), points=10))
-    return compute(experiment, tmp_path_factory.mktemp("stores"))
+def data():
+    return EXPERIMENT.run(SETTINGS)
 
 
 def test_times_are_those_of_the_published_instances(data):
@@ -57,12 +59,12 @@ def test_agreement_and_caption_come_from_the_plane(data):
     largest = np.abs(np.log(ratio)).max()
     np.testing.assert_allclose([deviation["largest"].max(), agreement["largest"].max()], largest)
 
-    caption = EXPERIMENT.caption(data)
+    caption = EXPERIMENT.caption(data, SETTINGS)
     assert "200 times (10 x 10 for each K)" in caption
     assert f"by a factor of {math.exp(largest):.2g}" in caption
     assert f"{100 * close[0]:.3g} and {100 * close[1]:.3g} % of the planes" in caption
     altered = {**data, "plane": plane.assign(law=10.0 * plane["law"])}
-    assert f"by a factor of {math.exp(largest):.2g}" not in EXPERIMENT.caption(altered)
+    assert f"by a factor of {math.exp(largest):.2g}" not in EXPERIMENT.caption(altered, SETTINGS)
 
 
 def test_numbers_of_a_store_are_those_of_its_helpers(tmp_path, monkeypatch):
@@ -80,7 +82,7 @@ def test_numbers_of_a_store_are_those_of_its_helpers(tmp_path, monkeypatch):
 
 
 def test_it_is_drawn_and_tabulated(data):
-    assert isinstance(EXPERIMENT.figure(data), Figure)
+    assert isinstance(EXPERIMENT.figure(data, SETTINGS), Figure)
     for dataset in data.values():
         for variable in dataset.data_vars.values():
             assert {"units", "long_name"} <= variable.attrs.keys()
@@ -93,6 +95,6 @@ def test_the_full_version_is_another_one():
     full = EXPERIMENT.at_full_size()
     assert full.name == "phase_diagram_full"
     assert full.sweep is not None
-    assert full.sweep(full.settings).shape == (5, 400, 400)
-    with pytest.raises(ValueError, match="phase_diagram_full has no full version; leave --full out"):
+    assert full.sweep.shape == (5, 400, 400)
+    with pytest.raises(ValueError, match="phase_diagram_full has no full version; draw it as it is"):
         full.at_full_size()

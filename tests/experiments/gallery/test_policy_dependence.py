@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from goodteacher.experiments.datasets import table
 from goodteacher.experiments.gallery.policy_dependence import EXPERIMENT, Settings
-from goodteacher.experiments.registry import table
 from goodteacher.theory.policy_families import Family
 
 
@@ -20,7 +20,7 @@ def test_policy_dependence():
             assert {"units", "long_name"} <= variable.attrs.keys()
             assert set(variable.dims) == set(dataset.dims)
     assert len(table(data)) == 2 * 2 * (60 + 3)
-    assert isinstance(EXPERIMENT.figure(data), Figure)
+    assert isinstance(EXPERIMENT.figure(data, settings), Figure)
 
     observed, bound = (data["hitting_times"][name].values for name in ("observed", "bound"))
     for policy in (0, 1):
@@ -45,7 +45,7 @@ def test_policy_dependence():
     times = paths["time"].values
     assert np.all((times[first - 1] < observed[..., 1]) & (observed[..., 1] <= times[first]))
 
-    caption = EXPERIMENT.caption(data)
+    caption = EXPERIMENT.caption(data, settings)
     assert "At T = 1000 the right teachers take 4.43 and 4.79, at most 180 and 284" in caption
     assert "grow with powers 2 and 2 of T" in caption
 
