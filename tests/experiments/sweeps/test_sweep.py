@@ -311,7 +311,7 @@ def ranked(probability: float = 0.5) -> Instance:
 
 
 def test_commands(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "keep_compiled", lambda: None)
+    monkeypatch.setattr("goodteacher.experiments.compilation.keep_compiled", lambda: None)
     monkeypatch.chdir(tmp_path)
     spec = tmp_path / "spec.toml"
     spec.write_text(
@@ -368,7 +368,7 @@ def test_a_full_disk_is_one_sentence_of_the_command(tmp_path, capsys, monkeypatc
     def full(store, key, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runner, "keep_compiled", lambda: None)
+    monkeypatch.setattr("goodteacher.experiments.compilation.keep_compiled", lambda: None)
     monkeypatch.setattr("goodteacher.experiments.sweeps.store._place", full)
     assert run("sweep", "random", "--axis", "seed=1,2", "--measure", "kl", "--store", tmp_path / "s") == 2
     lines = capsys.readouterr().err.splitlines()
