@@ -49,7 +49,9 @@ def beneficial_errors(
         middling_probability: initial probability of ``y_med``; the low outputs share the rest equally.
         low_outputs: how many there are.
         trained_on: ``"ground_truth"`` or ``"proxy"``: what ``rewards`` of the instance holds.
-        options: further arguments of :class:`goodteacher.sim.instance.Instance`, such as ``regularizer``.
+        kl_coefficient: of the divergence from the initial policy.
+        options: further arguments of :class:`goodteacher.sim.instance.Instance`; a ``regularizer`` stands
+            instead of the coefficient.
 
     Returns:
         A tabular instance (unless ``options`` has another policy) of shape ``[1, 2 + low_outputs]``.
@@ -101,6 +103,7 @@ def padded(
     return without(whole, jnp.arange(most)[None] < outputs)
 
 
+@checked
 def feature_similarity(
     similarity: Reward = 0.0,
     initial_probability: Probability = 0.05,

@@ -94,7 +94,7 @@ def random_rankings(
     """
     worse = (truth[:, None] > truth).sum(-1)
     free = np.where(np.arange(truth.size) == BEST, 0, worse) if first else worse
-    shares = rng.multivariate_hypergeometric(free, right - (worse - free).sum(), size=count)
+    shares = rng.multivariate_hypergeometric(free, int(right - (worse - free).sum()), size=count)
     return np.stack([insertion_ranking(truth, share + worse - free) for share in shares])
 
 
