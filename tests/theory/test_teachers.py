@@ -138,7 +138,7 @@ def test_with_a_tie_at_the_top_no_fast_teacher_need_exist():
     assert attainable_accuracies([1.0, -1.0], ranked_first=0).tolist() == [0.0, 1.0]
     goals = reward_increase(instance, 0.5)
     batch = jax.tree.map(lambda leaf: leaf[None], (instance, goals))
-    assert escape_times(*batch, Control(horizon=1e10))[0] == np.inf
+    assert escape_times(*batch, control=Control(horizon=1e10))[0] == np.inf
     assert np.isfinite(fast_teacher_time(instance, 0.5, 0)[0])
     with pytest.raises(ValueError, match=r"ranked first alone; nearest to it is 1\.0"):
         fast_teacher(0.0, [1.0, -1.0], [0.5, 0.5], 0, 0.5)
