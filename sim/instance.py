@@ -257,8 +257,14 @@ def _linear_start(
         case None:
             return policy, np.zeros(size)
         case Parameters():
-            weights = finite("initial_policy_weights", start.values)
-            return policy, _flat(weights, size, "features have dimension")
+            given = finite("initial_policy_weights", start.values)
+            weights = _flat(given, size, "features have dimension")
+            if is_concrete(logits := _linear_logits(policy, weights)) and not np.isfinite(logits).all():
+                raise ValueError(
+                    "initial_policy_weights give logits that are not finite, with output_features and the "
+                    f"temperature {float(policy.temperature):g}; give smaller weights or a higher temperature"
+                )
+            return policy, weights
         case Probabilities():
             return policy, _fitted(features, policy.temperature, start, exists)
 
@@ -328,15 +334,19 @@ def _shifted(logits: Any) -> tuple[Any, Any]:
     return shifted, xp.log(xp.exp(shifted).sum(-1, keepdims=True))
 
 
+def _linear_logits(policy: LinearSoftmax, parameters: Any) -> Any:
+    xp = namespace(policy.features, policy.temperature, parameters)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused by who asks for them
+        return xp.asarray(policy.features) @ parameters / xp.asarray(policy.temperature)
+
+
 def _log_probabilities(policy: Policy, parameters: Any, exists: np.ndarray) -> Any:
     """Of a policy, ``-inf`` where an output does not exist."""
     match policy:
         case Tabular():
             logits = parameters
         case LinearSoftmax():
-            xp = namespace(policy.features, policy.temperature, parameters)
-            with np.errstate(over="ignore"):  # of a tiny temperature
-                logits = xp.asarray(policy.features) @ parameters / xp.asarray(policy.temperature)
+            logits = _linear_logits(policy, parameters)
         case _:
             logits = policy.logits(jax_array(parameters))
     return _log_softmax(_where(exists, logits, -np.inf))

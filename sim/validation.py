@@ -110,7 +110,8 @@ def scalar(name: str, value: Numbers, requirement: str) -> Any:
     number = finite(name, value)
     if number.ndim != 0:
         raise ValueError(f"{name} has shape {list(number.shape)}; give one number")
-    if is_concrete(number) and (number < 0 or (requirement == "positive" and number == 0)):
+    # Numbers below the normal ones are zero to a compiled program.
+    if is_concrete(number) and (number < 0 or (requirement == "positive" and number < np.finfo(float).tiny)):
         raise ValueError(f"{name} is {float(number)}; it must be {requirement}")
     return number
 

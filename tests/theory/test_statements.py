@@ -69,7 +69,7 @@ def instance_numbers(spread, most_kl, features=None):
 
 
 def instance(fields):
-    return Instance(**fields)
+    return from_dictionary({**fields, "ground_truth_rewards": fields["rewards"]})
 
 
 def elapsed(fields):
