@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -390,7 +391,11 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "goodteacher", "sweep", "random", "--axis", "seed=range:0:100000"]
     rest = ["--measure", "entropy", "--chunk", "50", "--store", str(store)]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
-    process = subprocess.Popen([*command, *rest], stderr=subprocess.PIPE, text=True, env=environment)
+    # As from a terminal, even where the tests run in the background, where interrupts are ignored.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        [*command, *rest], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed
+    )
     while process.poll() is None and _manifests(store) < 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
