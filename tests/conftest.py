@@ -23,7 +23,7 @@ settings.register_profile("default", deadline=None, derandomize=True, suppress_h
 settings.load_profile("default")
 
 
-_MOST_MEMORY = 1.2 * 2**30  # bytes of a worker, from which on it forgets what it has compiled
+_MOST_MEMORY = 1.6 * 2**30  # bytes of a worker, from which on it forgets what it has compiled
 _RESIDENT = Path("/proc/self/statm")
 
 
