@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -388,14 +387,15 @@ def test_a_sweep_that_is_too_large_says_how_large(tmp_path):
 
 def test_an_interrupt_says_how_to_go_on(tmp_path):
     store = tmp_path / "s"
-    command = [sys.executable, "-m", "goodteacher", "sweep", "random", "--axis", "seed=range:0:100000"]
+    # As from a terminal, even where the tests run in the background, where interrupts are ignored.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from goodteacher.experiments.commands.main import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, "sweep", "random", "--axis", "seed=range:0:100000"]
     rest = ["--measure", "entropy", "--chunk", "50", "--store", str(store)]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
-    # As from a terminal, even where the tests run in the background, where interrupts are ignored.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(
-        [*command, *rest], stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed
-    )
+    process = subprocess.Popen([*command, *rest], stderr=subprocess.PIPE, text=True, env=environment)
     while process.poll() is None and _manifests(store) < 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
