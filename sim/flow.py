@@ -151,7 +151,7 @@ def final_policy(
 
     Returns:
         Log-probabilities, and the time at which they are those of the policy: the horizon, or an earlier
-        one if the steps ran out.
+        one if the steps ran out; ``nan`` if rounding errors have grown too large to know.
     """
     goal, control = _nothing(instance.rewards.shape), _explicit(control)
     result = _one(_strong(instance), goal, np.asarray(True), control)
@@ -303,6 +303,8 @@ def _result(problem: Problem, horizon: ArrayLike, done: Done, converged: Array) 
             jnp.isfinite(time),
             ~is_possible(instance, goal),
             ~_has_signal(instance),
+            pending & halted & (done.steps == 0),
+            jnp.isnan(time),
             pending & halted & ~converged,
             ~pending | resting,  # what is not pending any more was seen to be beyond the optimum
         ],
@@ -312,6 +314,8 @@ def _result(problem: Problem, horizon: ArrayLike, done: Done, converged: Array) 
                 Status.REACHED,
                 Status.OUT_OF_REACH,
                 Status.NO_SIGNAL,
+                Status.STATIONARY,
+                Status.NOT_CONVERGED,
                 Status.NOT_CONVERGED,
                 Status.OPTIMUM,
             )
@@ -319,11 +323,13 @@ def _result(problem: Problem, horizon: ArrayLike, done: Done, converged: Array) 
         int(Status.NOT_REACHED),
     )
     end = problem.time_scale * jnp.expm1(done.end.log_time)
+    final = jnp.where(halted & ~converged, end, horizon)
+    final = jnp.where(jnp.isnan(done.hit_log_time[-1]), jnp.nan, final)
     return HittingTime(
         time=jnp.where(status == Status.NOT_CONVERGED, jnp.nan, time),
         status=status,
         log_probabilities=jax.nn.log_softmax(done.hit_logits),
-        end=jnp.where(problem.endless & ~(halted & ~converged), horizon, end),
+        end=jnp.where(problem.endless, final, end),
         steps=done.steps,
     )
 

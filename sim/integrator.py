@@ -1,9 +1,11 @@
 """Integration of gradient flow up to events, of one problem or of many at once.
 
 The independent variable is the distance that the logits travel, and the logarithm of time is one more
-unknown: what takes 1e50 units of time is a few hundred logits away. Many problems are run in a fixed number
-of lanes, each of which takes the next problem as soon as it has finished one; under a plain ``vmap`` all
-would wait for the slowest.
+unknown: what takes 1e50 units of time is a few hundred logits away. Close to a stationary point, where the
+velocity changes by a factor of e before the logits have moved at all, the independent variable counts these
+factors instead, and what is asked of a step is relative to the velocity. Many problems are run in a fixed
+number of lanes, each of which takes the next problem as soon as it has finished one; under a plain ``vmap``
+all would wait for the slowest.
 """
 
 from collections.abc import Callable
@@ -18,12 +20,23 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.objective import advantage, expected_reward, gradient, kl_divergence, natural_gradient
+from goodteacher.sim.objective import (
+    advantage,
+    expected_reward,
+    gradient,
+    kl_divergence,
+    logit_gradient_rounding,
+    natural_gradient,
+)
 from goodteacher.sim.policies import Tabular
 
 FIRST_STEP = 0.1  # in logits
 _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter
 _NO_SPEED = 1e-30  # squared, relative: nothing is divided by zero where nothing moves
+_BEND = 4.0  # relative changes of the velocity per logit, up to which the logits alone measure the way
+_LOST = 0.1  # of the velocity: a rounding error that decides where the flow goes
+_UNAVOIDABLE = 8.0  # rounding errors that no step is shortened for
+_BLURRED = 1e-9  # of a time: an error by rounding that makes it unknown
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
 _ROUNDING = 1e-15  # of expected rewards
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
@@ -49,6 +62,18 @@ class _Point(NamedTuple):
     slope: Array  # [prompts + 1]: derivative of the gap
 
 
+class _Pace(NamedTuple):
+    """How the way is measured at a point, ``ds = (|d logits / dt| + rate) dt``, and how well it is known.
+
+    Near a saddle the velocity grows exponentially, and its rounding errors with it.
+    """
+
+    rate: Array  # in the problem's unit of time
+    share: Array  # |d logits / ds|
+    grows: Bool[Array, ""]  # whether the flow accelerates
+    rounding: Array  # of share
+
+
 class _Bracket(NamedTuple):
     """How far ahead a pending event is known to have happened; ``inf`` if that is not known."""
 
@@ -61,6 +86,8 @@ class _Lane(NamedTuple):
     """One problem under way."""
 
     point: _Point
+    pace: _Pace
+    blur: Array  # of the time, relative, by rounding errors that have grown
     travelled: Array
     step: Array  # the next step to try
     cruise: Array  # the step that the error control last asked for
@@ -92,23 +119,75 @@ class Problem(NamedTuple):
     limit: _Limit | None
 
 
+def _norm(vector: Array) -> Array:
+    # In units of the largest: squares would underflow from times of 1e154 on.
+    unit = jnp.maximum(jnp.abs(vector).max(), jnp.finfo(float).tiny)
+    return unit * jnp.sqrt(((vector / unit) ** 2).sum() + _NO_SPEED)
+
+
 def _speed(instance: Instance, parameters: Array, velocity: Array) -> Array:
     """Euclidean norm of the logits' velocity."""
-    logit_velocity = instance.policy.pushforward(parameters, velocity)
-    # In units of the largest: squares would underflow from times of 1e154 on.
-    unit = jnp.maximum(jnp.abs(logit_velocity).max(), jnp.finfo(float).tiny)
-    return unit * jnp.sqrt(((logit_velocity / unit) ** 2).sum() + _NO_SPEED)
+    return _norm(instance.policy.pushforward(parameters, velocity))
 
 
-def _field(problem: Problem, state: _State) -> _State:
-    """The flow by the distance that the logits travel, ``d theta / ds = grad phi / |d logits / dt|``.
+def _field(problem: Problem, rate: Array, state: _State) -> _State:
+    """The flow by the way ``s``, ``d theta / ds = grad phi / (|d logits / dt| + rate)``.
 
     A stall, where log-probabilities change like ln t, and an escape, where they change like -ln(t* - t),
     both become straight lines; so does ln t in a stall.
     """
     velocity = gradient(problem.instance, state.parameters)
-    speed = _speed(problem.instance, state.parameters, velocity)
-    return _State(velocity / speed, jnp.exp(-state.log_time) / (speed * problem.time_scale))
+    speed = _speed(problem.instance, state.parameters, velocity) * problem.time_scale + rate
+    speed = jnp.maximum(speed, jnp.finfo(float).tiny)
+    return _State(velocity * (problem.time_scale / speed), jnp.exp(-state.log_time) / speed)
+
+
+def _straight(instance: Instance) -> bool:
+    """Whether the logits move whenever the velocity changes: without regularisation, where each is free."""
+    return isinstance(instance.policy, Tabular) and instance.regularizer is None
+
+
+def _change(instance: Instance, parameters: Array, velocity: Array) -> tuple[Array, Bool[Array, ""]]:
+    """The relative rate at which the velocity changes along the flow, and whether it grows."""
+    direction = velocity / jnp.maximum(_norm(velocity), jnp.finfo(float).tiny)
+    change = jax.jvp(partial(gradient, instance), (parameters,), (direction,))[1]
+    return _norm(change), (direction * change).sum() > 0
+
+
+def _rounding(instance: Instance, parameters: Array) -> Array:
+    """The size of the rounding error of the logits' velocity.
+
+    That of every logit's gradient, with fixed random factors, goes the way of the gradient itself: what
+    cancels in the sum of the gradient does not cancel there.
+    """
+    error = logit_gradient_rounding(instance, instance.logits(parameters))
+    error *= np.random.default_rng(0).normal(size=error.shape)
+    return _speed(instance, parameters, instance.policy.pullback(parameters, error))
+
+
+def _start_pace(instance: Instance) -> tuple[Array, Array]:
+    """The speed of the logits at the start, and the rate that is added to it."""
+    start = instance.initial_parameters
+    velocity = gradient(instance, start)
+    speed = _speed(instance, start, velocity)
+    if _straight(instance):
+        return speed, jnp.zeros(())
+    return speed, jnp.maximum(_change(instance, start, velocity)[0] - _BEND * speed, 0.0)
+
+
+def _pace(problem: Problem, state: _State, velocity: _State, rate: Array) -> tuple[_Pace, Array]:
+    """The pace that suits a point, and the factor from derivatives at the given ``rate`` to those at its own."""
+    instance = problem.instance
+    one = jnp.ones(())
+    if _straight(instance):
+        return _Pace(rate, one, jnp.zeros((), bool), jnp.zeros(())), one
+    clock = jnp.exp(-state.log_time) / velocity.log_time  # ds / dt
+    speed = clock * _speed(instance, state.parameters, velocity.parameters)
+    change, grows = _change(instance, state.parameters, velocity.parameters)
+    rate = jnp.maximum(change * problem.time_scale - _BEND * speed, 0.0)
+    own = jnp.maximum(speed + rate, jnp.finfo(float).tiny)
+    rounding = _rounding(instance, state.parameters) * problem.time_scale / own
+    return _Pace(rate, speed / own, grows, rounding), clock / own
 
 
 def _point(problem: Problem, state: _State, velocity: _State) -> _Point:
@@ -175,9 +254,9 @@ def _runge_kutta_step(
 def prepare(
     instance: Instance, goal: Goal, horizon: ArrayLike, endless: Bool[ArrayLike, ""] = False
 ) -> Problem:
-    """The problem in units of the time in which the logits first travel a distance of one."""
-    start = instance.initial_parameters
-    time_scale = 1.0 / _speed(instance, start, gradient(instance, start))
+    """The problem in units of the time in which the first unit of the way is travelled."""
+    speed, rate = _start_pace(instance)
+    time_scale = 1.0 / jnp.where(speed + rate > 0, speed + rate, 1.0)
     log_horizon = jnp.log1p(horizon / time_scale)
     return Problem(instance, goal, jnp.asarray(endless), time_scale, log_horizon, _limit(instance, goal))
 
@@ -212,11 +291,16 @@ def _start(problem: Problem) -> _Lane:
     instance, goal = problem.instance, problem.goal
     zero = jnp.zeros(())
     state = _State(instance.initial_parameters, zero)
-    point = _point(problem, state, _field(problem, state))
+    rate = _start_pace(instance)[1] * problem.time_scale
+    velocity = _field(problem, rate, state)
+    pace, _ = _pace(problem, state, velocity, rate)
+    point = _point(problem, state, velocity)
     met = point.gap >= 0
     possible = jnp.append(is_possible(instance, goal) & ~problem.endless, True)
     return _Lane(
         point=point,
+        pace=pace,
+        blur=zero,
         travelled=zero,
         step=zero + FIRST_STEP,
         cruise=zero + FIRST_STEP,
@@ -232,8 +316,14 @@ def _waiting(problem: Problem, pending: Array) -> Bool[Array, "*batch"]:
     return (pending[..., :-1].any(-1) | problem.endless) & pending[..., -1]
 
 
+def _lost(lane: _Lane) -> Bool[Array, "*batch"]:
+    """Whether where the flow goes from here is decided by rounding errors."""
+    return (lane.pace.grows | (lane.steps == 0)) & ~(lane.pace.rounding < _LOST * lane.pace.share)
+
+
 def _active(problem: Problem, lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
-    return _waiting(problem, lane.pending) & (lane.cruise > _AT_REST) & (lane.steps < max_steps)
+    moves = (lane.cruise * lane.pace.share > _AT_REST) | (lane.pace.grows & (lane.cruise > _AT_REST))
+    return _waiting(problem, lane.pending) & moves & ~_lost(lane) & (lane.steps < max_steps)
 
 
 def _inverse_hermite(width: Array, start: tuple[Array, Array], end: tuple[Array, Array]) -> Array:
@@ -288,12 +378,20 @@ def _advance(
     """Tries one step: takes it, rejects it, or shortens it for an event inside it."""
     instance = problem.instance
     start, step, pending = lane.point, lane.step, lane.pending
-    state, velocity, error = _runge_kutta_step(solver, partial(_field, problem), start, step)
+    state, velocity, error = _runge_kutta_step(solver, partial(_field, problem, lane.pace.rate), start, step)
     end = _point(problem, state, velocity)
+    pace, stretch = _pace(problem, state, velocity, lane.pace.rate)
 
-    # Error control on logits, where an error is a relative error of a probability, and on ln t.
+    # Error control on logits, where an error is a relative error of a probability, and on ln t; where the
+    # velocity changes before they do, relative to it, but to no less than rounding leaves.
     logit_error = instance.policy.pushforward(start.state.parameters, error.parameters)
-    size = jnp.maximum(jnp.abs(logit_error).max(), jnp.abs(error.log_time)) / tolerance
+    share = jnp.minimum(lane.pace.share, pace.share)
+    rounding = jnp.maximum(lane.pace.rounding, pace.rounding)
+    allowed = tolerance * share + _UNAVOIDABLE * step * rounding
+    size = jnp.maximum(
+        jnp.abs(logit_error).max() / allowed,
+        jnp.abs(error.log_time) / (tolerance * -jnp.expm1(-state.log_time)),
+    )
     accurate = size <= 1.0  # false for nan
     growth = 0.9 * jnp.maximum(size, 1e-30) ** (-1.0 / _order(solver))
     asked = step * jnp.where(jnp.isfinite(growth), jnp.clip(growth, 0.2, 8.0), 0.2)
@@ -322,7 +420,8 @@ def _advance(
     bracketed = jnp.isfinite(bracket.ahead)
     root = _inverse_hermite(bracket.ahead, low, (bracket.gap, bracket.slope))
     # No closer than what moves the parameters at all, those that do move.
-    moving = jnp.abs(start.state.parameters * start.velocity.parameters).max()
+    fastest = jnp.maximum(jnp.abs(start.velocity.parameters).max(), jnp.finfo(float).tiny)
+    moving = jnp.abs(start.state.parameters * (start.velocity.parameters / fastest)).max() / fastest
     ulp = jnp.finfo(float).eps * (1.0 + moving)
     near = _ROOT_TOLERANCE * jnp.minimum(jnp.minimum(1.0, cruise), travelled + root)
     close = jnp.maximum(near, 4.0 * ulp)
@@ -339,15 +438,29 @@ def _advance(
         awaited &= ~jnp.append(hopeless, False)
     followed = pending[:-1] | problem.endless
 
+    # A time is as uncertain as the rounding of the velocity makes it for as long as the flow accelerates.
+    before, after = lane.point.state.log_time, point.state.log_time
+    earlier = jnp.exp(before - after) * jnp.expm1(-before) / jnp.expm1(-after)  # the share of the time
+    blurring = jnp.where(lane.pace.grows, lane.pace.rounding / lane.pace.share, 0.0)
+    blur = jnp.where(after > before, lane.blur * earlier + blurring * (1.0 - earlier), lane.blur)
+    hit = jnp.where(blur < _BLURRED, point.state.log_time, jnp.nan)
+
+    # The pace changes with the point, but not between the ends of a bracket.
+    pace = jax.tree.map(partial(jnp.where, taken), pace, lane.pace)
+    stretch = jnp.where(taken & ~bracketed, stretch, 1.0)
+    pace = pace._replace(rate=jnp.where(bracketed, lane.pace.rate, pace.rate))
+    velocity = jax.tree.map(lambda leaf: leaf * stretch, point.velocity)
     next_step = jnp.where(bracketed & ~found, jnp.minimum(root, cruise), cruise)
     return _Lane(
-        point=point,
+        point=point._replace(velocity=velocity, slope=point.slope * stretch),
+        pace=pace,
+        blur=blur,
         travelled=travelled + jnp.where(at_end, step, 0.0),
-        step=jnp.where(humped, peak_at, next_step),
-        cruise=cruise,
+        step=jnp.where(humped, peak_at, next_step) / stretch,
+        cruise=cruise / stretch,
         bracket=bracket._replace(ahead=jnp.where(found, jnp.inf, bracket.ahead)),
         pending=awaited,
-        hit_log_time=jnp.where(met, point.state.log_time, lane.hit_log_time),
+        hit_log_time=jnp.where(met, hit, lane.hit_log_time),
         hit_logits=jnp.where(followed[:, None], instance.logits(point.state.parameters), lane.hit_logits),
         steps=lane.steps + 1,
     )
@@ -376,11 +489,12 @@ class Done(NamedTuple):
     hit_log_time: Array
     hit_logits: Array
     end: _State
+    lost: Bool[Array, "*batch"]  # whether it is unknown where the flow goes on to
     steps: Array
 
 
 def _finished(lane: _Lane) -> Done:
-    return Done(lane.pending, lane.hit_log_time, lane.hit_logits, lane.point.state, lane.steps)
+    return Done(lane.pending, lane.hit_log_time, lane.hit_logits, lane.point.state, _lost(lane), lane.steps)
 
 
 def stuck(problem: Problem, done: Done) -> Bool[Array, "*batch"]:
@@ -390,7 +504,7 @@ def stuck(problem: Problem, done: Done) -> Bool[Array, "*batch"]:
 
 def _examine(problem: Problem, done: Done) -> Bool[Array, ""]:
     return jax.lax.cond(
-        stuck(problem, done),
+        stuck(problem, done) & ~done.lost,
         lambda: _converged(problem.instance, done.end.parameters),
         lambda: jnp.zeros((), bool),
     )

@@ -92,6 +92,28 @@ def logit_gradient(
     return instance.prompt_weights[:, None] * gradient
 
 
+def logit_gradient_rounding(
+    instance: Instance, logits: Float[Array, "prompts outputs"]
+) -> Float[Array, "prompts outputs"]:
+    """How large the rounding error of :func:`logit_gradient` is, about."""
+    log_p = jax.nn.log_softmax(logits)
+    probabilities = jnp.exp(log_p)
+    # Of the difference of rewards, of the exponential, and of the logarithms.
+    advantages = regularized_advantage(instance, logits)
+    spread = jnp.abs(advantages) * (1.0 + jnp.where(probabilities > 0, jnp.abs(logits), 0.0))
+    size = probabilities * (spread + expected_reward(probabilities, jnp.abs(advantages))[:, None])
+    if instance.regularizer is not None:
+        zero = jnp.zeros_like(log_p)
+        log_reference = instance.reference_log_probabilities
+        logarithms = instance.regularizer.kl * jnp.abs(_log_ratio(log_reference, zero))
+        logarithms += (instance.regularizer.kl + instance.regularizer.entropy) * jnp.abs(
+            _log_ratio(log_p, zero)
+        )
+        size += probabilities * logarithms
+        size += instance.regularizer.forward_kl * jnp.maximum(probabilities, jnp.exp(log_reference))
+    return jnp.finfo(float).eps * instance.prompt_weights[:, None] * size
+
+
 def gradient(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, "..."]:
     """Exact gradient of :func:`objective`: the vector field of gradient flow and of gradient ascent."""
     return instance.policy.pullback(parameters, logit_gradient(instance, instance.logits(parameters)))

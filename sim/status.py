@@ -11,11 +11,12 @@ class Status(enum.IntEnum):
 
     REACHED = 0  # the goal, or the time at which to measure
     NOT_REACHED = 1  # by the horizon: a longer one would decide; the time is inf
-    NOT_CONVERGED = 2  # the steps ran out: the time is nan
+    NOT_CONVERGED = 2  # the steps ran out, or rounding decides where the flow goes: the time is nan
     INVALID = 3  # the parameters make no instance, or one whose numbers are not finite
     NO_SIGNAL = 4  # never: the trained objective does not change with the policy of this prompt
     OUT_OF_REACH = 5  # never: no policy has the expectation that is asked for
     OPTIMUM = 6  # never: the flow has come to rest at a policy short of the goal
+    STATIONARY = 8  # the velocity at the start is zero, to rounding: whether it is ever left is unknown
     FINISHED = 7  # a run without a goal
     NOT_COMPUTED = -1  # yet
 
@@ -43,6 +44,7 @@ _TITLES = {
     Status.NO_SIGNAL: "never: no signal",
     Status.OUT_OF_REACH: "never: out of reach",
     Status.OPTIMUM: "never: at rest at an optimum",
+    Status.STATIONARY: "not reached: at rest at the start",
     Status.FINISHED: "finished",
     Status.NOT_COMPUTED: "not computed",
 }

@@ -29,6 +29,7 @@ _FROM_BEST_TO_WORST = (
     Status.FINISHED,
     Status.REACHED,
     Status.NOT_REACHED,
+    Status.STATIONARY,
     Status.OPTIMUM,
     Status.NO_SIGNAL,
     Status.OUT_OF_REACH,
@@ -266,10 +267,11 @@ def note(result: Mapping[str, Any]) -> str:
     end = "time" if "time" in result else "number of updates"
     said = {
         Status.NOT_REACHED: f"the goal was still ahead at the end; a larger {end} would decide",
+        Status.STATIONARY: "the velocity at the start is zero, to rounding: whether it is left is unknown",
         Status.OPTIMUM: f"the policy rests at an optimum short of the goal, which no larger {end} reaches",
         Status.NO_SIGNAL: "the objective does not change with the policy, so that nothing is learned",
         Status.OUT_OF_REACH: "no policy has the expectation that is asked for",
-        Status.NOT_CONVERGED: "the steps ran out, or a number left the range of floating point: no claim",
+        Status.NOT_CONVERGED: "the steps ran out, or rounding errors decide where the policy goes: no claim",
     }
     sentences = []
     for status, sentence in said.items():
