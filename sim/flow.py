@@ -18,6 +18,7 @@ from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.integrator import FIRST_STEP, Done, Problem, prepare, run_many, run_one, stuck
 from goodteacher.sim.objective import expected_reward, gradient, logit_gradient
+from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import Numbers, as_array, is_concrete, namespace
 
@@ -119,7 +120,7 @@ def hitting_time(instance: Instance, goal: Goal, control: Control | None = None)
     """
     problem, control = _strong((instance, goal)), _explicit(control)
     found = _one(*problem, np.asarray(False), control)
-    return eqx.tree_at(lambda r: r.time, found, _implicit(problem, found.time))
+    return eqx.tree_at(lambda r: r.time, found, _differentiable(problem, found.time))
 
 
 def hitting_times(
@@ -276,8 +277,38 @@ def _strong(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), tree)
 
 
+def _separable(instance: Instance) -> bool:
+    """Whether the prompts of an instance, or of each of a batch, are independent problems."""
+    return isinstance(instance.policy, Tabular) and instance.rewards.shape[-2] > 1
+
+
+def _apart(instance: Instance, goal: Goal) -> tuple[Instance, Goal]:
+    """Every prompt of a tabular policy by itself, in its own leading axis; its weight is its speed.
+
+    Integrated together, one that is at rest would hold the others to the short steps that it needs.
+    """
+    prompts = len(goal.level)
+    regularizer = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, prompts), instance.regularizer)
+    rows = eqx.tree_at(lambda i: i.regularizer, instance, None, is_leaf=_is_none)
+    rows, goal = jax.tree.map(lambda leaf: leaf[:, None], (rows, goal))
+    return eqx.tree_at(lambda i: i.regularizer, rows, regularizer, is_leaf=_is_none), goal
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def _together(found: HittingTime) -> HittingTime:
+    """The results of the prompts of a problem as one."""
+    rows = jax.tree.map(lambda leaf: leaf[:, 0], (found.time, found.status, found.log_probabilities))
+    return HittingTime(*rows, found.end.max(), found.steps.sum())
+
+
 @jax.jit
 def _one(instance: Instance, goal: Goal, endless: Array, control: Control) -> HittingTime:
+    if _separable(instance):
+        one = jax.vmap(_one, in_axes=(0, 0, None, None))
+        return _together(one(*_apart(instance, goal), endless, control))
     problem = jax.lax.stop_gradient(prepare(instance, goal, control.horizon, endless))
     done, converged = run_one(problem, control.solver, control.tolerance, control.max_steps)
     return jax.lax.stop_gradient(_result(problem, control.horizon, done, converged))
@@ -288,6 +319,16 @@ def _many(
     instances: Instance, goals: Goal, horizons: Array, endless: Array, control: Control, lanes: int
 ) -> HittingTime:
     endless = jnp.broadcast_to(endless, horizons.shape)
+    if _separable(instances):
+        count, prompts = goals.level.shape
+        rows = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(_apart)(instances, goals)
+        )
+        each = partial(jnp.repeat, repeats=prompts)
+        found = _many(*rows, each(horizons), each(endless), control, lanes)
+        return jax.vmap(_together)(
+            jax.tree.map(lambda leaf: leaf.reshape(count, prompts, *leaf.shape[1:]), found)
+        )
     problems = jax.vmap(prepare)(instances, goals, horizons, endless)
     done, converged, _ = run_many(problems, control.solver, control.tolerance, control.max_steps, lanes)
     return jax.vmap(_result)(problems, horizons, done, converged)
@@ -350,9 +391,16 @@ def _at_the_best(instance: Instance, parameters: Array) -> Bool[Array, " prompts
     return probabilities.sum(-1, where=~best) < _ARRIVED
 
 
+def _differentiable(problem: tuple[Instance, Goal], time: Array) -> Array:
+    """The hitting times as a differentiable function of the problem."""
+    if not _separable(problem[0]):
+        return _implicit(problem, time)
+    return jax.vmap(_implicit)(_apart(*problem), time[:, None])[:, 0]
+
+
 @eqx.filter_custom_vjp
 def _implicit(problem: tuple[Instance, Goal], time: Array) -> Array:
-    """The hitting time as a differentiable function of the problem."""
+    """The same, of prompts that are integrated together."""
     return time
 
 
@@ -369,7 +417,7 @@ def _(
     problem: tuple[Instance, Goal],
     time: Array,
 ) -> tuple[Instance, Goal]:
-    reached = jnp.isfinite(time)
+    reached = jnp.isfinite(time) & (time > 0)  # what is met at the start is so for all problems close by
     order = jnp.argsort(jnp.where(reached, time, 0.0))
     times = jnp.where(reached, time, 0.0)[order]
 

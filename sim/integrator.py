@@ -176,7 +176,7 @@ def _start_pace(instance: Instance) -> tuple[Array, Array]:
 
 
 def _pace(problem: Problem, state: _State, velocity: _State, rate: Array) -> tuple[_Pace, Array]:
-    """The pace that suits a point, and the factor from derivatives at the given ``rate`` to those at its own."""
+    """The pace that suits a point, and the factor from derivatives at the given ``rate`` to those at its."""
     instance = problem.instance
     one = jnp.ones(())
     if _straight(instance):

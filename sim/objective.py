@@ -17,10 +17,13 @@ def advantage(
     The reward of the modal output is subtracted first; its own term in the expectation is then
     exactly zero, where plain subtraction would cancel catastrophically.
     """
-    modal = probabilities == probabilities.max(-1, keepdims=True)
-    offset = jnp.where(modal, rewards, -jnp.inf).max(-1, keepdims=True)
-    relative = rewards - jax.lax.stop_gradient(offset)
+    relative = rewards - jax.lax.stop_gradient(_of_modal(probabilities, rewards))
     return relative - (probabilities * relative).sum(-1, keepdims=True)
+
+
+def _of_modal(probabilities: Array, rewards: Array) -> Array:
+    modal = probabilities == probabilities.max(-1, keepdims=True)
+    return jnp.where(modal, rewards, -jnp.inf).max(-1, keepdims=True)
 
 
 def expected_reward(
@@ -69,15 +72,17 @@ def regularized_advantage(
 
     The forward divergence is no expectation under the policy and enters in :func:`logit_gradient`.
     """
-    rewards = instance.rewards
-    if instance.regularizer is not None:
-        log_p = jax.nn.log_softmax(logits)
-        rewards = (
-            rewards
-            - instance.regularizer.kl * _log_ratio(log_p, instance.reference_log_probabilities)
-            - instance.regularizer.entropy * _log_ratio(log_p, jnp.zeros_like(log_p))
-        )
-    return advantage(jax.nn.softmax(logits), rewards)
+    return advantage(jax.nn.softmax(logits), _regularized_rewards(instance, jax.nn.log_softmax(logits)))
+
+
+def _regularized_rewards(instance: Instance, log_p: Array) -> Array:
+    if instance.regularizer is None:
+        return instance.rewards
+    return (
+        instance.rewards
+        - instance.regularizer.kl * _log_ratio(log_p, instance.reference_log_probabilities)
+        - instance.regularizer.entropy * _log_ratio(log_p, jnp.zeros_like(log_p))
+    )
 
 
 def logit_gradient(
@@ -95,22 +100,28 @@ def logit_gradient(
 def logit_gradient_rounding(
     instance: Instance, logits: Float[Array, "prompts outputs"]
 ) -> Float[Array, "prompts outputs"]:
-    """How large the rounding error of :func:`logit_gradient` is, about."""
+    """How large the rounding error of :func:`logit_gradient` is, about.
+
+    Nothing is lost in the advantage of the modal output, from whose reward the others are counted.
+    """
     log_p = jax.nn.log_softmax(logits)
     probabilities = jnp.exp(log_p)
-    # Of the difference of rewards, of the exponential, and of the logarithms.
-    advantages = regularized_advantage(instance, logits)
-    spread = jnp.abs(advantages) * (1.0 + jnp.where(probabilities > 0, jnp.abs(logits), 0.0))
-    size = probabilities * (spread + expected_reward(probabilities, jnp.abs(advantages))[:, None])
+    rewards = _regularized_rewards(instance, log_p)
+    advantages = jnp.abs(advantage(probabilities, rewards))
+    size = jnp.zeros_like(log_p)
     if instance.regularizer is not None:
         zero = jnp.zeros_like(log_p)
         log_reference = instance.reference_log_probabilities
-        logarithms = instance.regularizer.kl * jnp.abs(_log_ratio(log_reference, zero))
-        logarithms += (instance.regularizer.kl + instance.regularizer.entropy) * jnp.abs(
-            _log_ratio(log_p, zero)
-        )
-        size += probabilities * logarithms
-        size += instance.regularizer.forward_kl * jnp.maximum(probabilities, jnp.exp(log_reference))
+        size -= instance.regularizer.kl * _log_ratio(log_reference, zero)
+        size -= (instance.regularizer.kl + instance.regularizer.entropy) * _log_ratio(log_p, zero)
+    relative = jnp.abs(rewards - _of_modal(probabilities, rewards))
+    size = jnp.where(relative > 0, relative + size + _of_modal(probabilities, size), 0.0)
+    size += expected_reward(probabilities, size)[..., None]
+    size += advantages * (1.0 + jnp.where(probabilities > 0, jnp.abs(logits), 0.0))
+    size *= probabilities
+    if instance.regularizer is not None:
+        reference = jnp.exp(instance.reference_log_probabilities)
+        size += instance.regularizer.forward_kl * jnp.maximum(probabilities, reference)
     return jnp.finfo(float).eps * instance.prompt_weights[:, None] * size
 
 

@@ -1,0 +1,96 @@
+"""Tabular flows with KL or an entropy bonus: their prompts, their optima, and how stiff they are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sim_strategies import stack
+
+from goodteacher.sim.flow import Control, final_policies, final_policy, hitting_time, hitting_times
+from goodteacher.sim.goals import reward_level
+from goodteacher.sim.instance import Instance, Regularizer
+from goodteacher.sim.status import Status
+
+REWARDS = [[1.0, 0.95, 0.9], [1.0, 0.4, -1.0]]
+STARTS = [[0.2, 0.4, 0.4], [1e-8, 0.5, 0.5 - 1e-8]]
+LEVELS = [0.99, 0.9]
+
+
+def weak_kl(rows: slice, weights: list[float] | None = None) -> Instance:
+    """The first prompt is at its optimum after 1e3 units of time, the second leaves a stall after 1e14."""
+    return Instance(
+        REWARDS[rows], start=STARTS[rows], regularizer=Regularizer(kl=0.02), prompt_weights=weights
+    )
+
+
+def test_a_prompt_at_rest_does_not_hold_up_another():
+    weights = [0.25, 0.75]
+    both = weak_kl(slice(2), weights)
+    goal = reward_level(both, jnp.array(LEVELS))
+    alone = [weak_kl(slice(x, x + 1)) for x in range(2)]
+    times = [
+        hitting_time(instance, reward_level(instance, level)).time[0] / weight
+        for instance, level, weight in zip(alone, LEVELS, weights, strict=True)
+    ]
+    found = hitting_time(both, goal)
+    np.testing.assert_array_equal(found.status, Status.REACHED)
+    np.testing.assert_allclose(found.time, times, rtol=1e-12)
+    assert found.steps < 300
+    assert found.end == found.time.max()
+    many = hitting_times(stack(both, both), stack(goal, goal), lanes=3)
+    np.testing.assert_allclose(many.time, [times, times], rtol=1e-12)
+    assert many.end.shape == many.steps.shape == (2,)
+    # The policies too are those of each by itself.
+    horizons = np.array([2.0 * times[0], 0.9 * times[1]])
+    log_p, end = final_policies(stack(both, both), Control(horizon=horizons), lanes=3)
+    np.testing.assert_array_equal(end, horizons)
+    for batched, horizon in zip(log_p, horizons, strict=True):
+        together, end = final_policy(both, Control(horizon=horizon))
+        assert end == horizon
+        np.testing.assert_allclose(batched, together, rtol=1e-12)
+        for x, (instance, weight) in enumerate(zip(alone, weights, strict=True)):
+            single, _ = final_policy(instance, Control(horizon=horizon * weight))
+            np.testing.assert_allclose(together[x], single[0], atol=1e-8)
+
+
+def test_derivative_of_the_times_of_prompts_apart():
+    """Each time by its own level and by the coefficient that all share."""
+    start = [[0.2, 0.4, 0.4], [0.1, 0.5, 0.4]]
+
+    @jax.jit
+    def times(level, kl):
+        instance = Instance(REWARDS, start=start, regularizer=Regularizer(kl=kl))
+        return hitting_time(instance, reward_level(instance, level)).time
+
+    level, kl = jnp.array([0.95, 0.5]), jnp.array(0.1)
+    by_level, by_kl = jax.jacrev(times, argnums=(0, 1))(level, kl)
+    step = 1e-5
+    expected = [
+        (times(level + step * one, kl) - times(level - step * one, kl)) / (2 * step) for one in jnp.eye(2)
+    ]
+    np.testing.assert_allclose(by_level, np.stack(expected, 1), rtol=1e-6, atol=1e-8)
+    assert by_level[0, 1] == by_level[1, 0] == 0
+    expected = (times(level, kl + step) - times(level, kl - step)) / (2 * step)
+    np.testing.assert_allclose(by_kl, expected, rtol=1e-6)
+
+
+def test_the_derivative_of_a_time_that_is_zero_is_zero():
+    """A goal that is met at the start is met there by all problems close by."""
+    instance = Instance([[1.0, 0.0], [1.0, 0.0]], start=[[0.6, 0.4], [0.6, 0.4]])
+
+    def time(level):
+        return hitting_time(instance, reward_level(instance, level)).time
+
+    slopes = jax.jacrev(time)(jnp.array([0.5, 0.7]))
+    np.testing.assert_array_equal(slopes[0], 0.0)
+    assert slopes[1, 0] == 0.0
+    assert slopes[1, 1] > 1.0
+
+
+def test_a_horizon_far_beyond_the_rarest_output_is_reached():
+    """No probability is so small that another number stands for it."""
+    starts = (1e-95, 1e-105, 1e-150)
+    instances = stack(*[Instance([1.0, -1.0], start=[p, 1.0]) for p in starts])
+    log_p, end = final_policies(instances, Control(horizon=1e200))
+    np.testing.assert_array_equal(end, 1e200)
+    # 1 - p is 1 / (4 t) in the end.
+    np.testing.assert_allclose(jnp.exp(log_p[:, 0, 1]), 2.5e-201, rtol=1e-8)
