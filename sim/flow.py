@@ -364,7 +364,7 @@ def _result(problem: Problem, horizon: ArrayLike, done: Done, converged: Array) 
         int(Status.NOT_REACHED),
     )
     end = problem.time_scale * jnp.expm1(done.end.log_time)
-    final = jnp.where(halted & ~converged, end, horizon)
+    final = jnp.where(halted & ~converged.all(), end, horizon)
     final = jnp.where(jnp.isnan(done.hit_log_time[-1]), jnp.nan, final)
     return HittingTime(
         time=jnp.where(status == Status.NOT_CONVERGED, jnp.nan, time),

@@ -38,9 +38,12 @@ _LOST = 0.1  # of the velocity: a rounding error that decides where the flow goe
 _UNAVOIDABLE = 8.0  # rounding errors that no step is shortened for
 _BLURRED = 1e-9  # of a time: an error by rounding that makes it unknown
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
+_SHORT = 1e-2  # of the way, a step that is kept short by stability
+_NOISE = 4.0  # rounding errors: a velocity that is no larger is none
 _ROUNDING = 1e-15  # of expected rewards
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
 _WEAKEST = 1e-3  # regularisation strength assumed in the test of convergence when there is less
+_UNSURE = 1e-14  # of expectations at a computed optimum, relative to values and logits
 _CONVERGED = 1e-6  # total variation to where the natural gradient points, at convergence
 _TILTS = np.geomspace(1e-6, 1e9, 91)  # at which the least divergence of a goal is bounded
 _DIVERGENCE_ROUNDING = 1e-12
@@ -322,8 +325,11 @@ def _lost(lane: _Lane) -> Bool[Array, "*batch"]:
 
 
 def _active(problem: Problem, lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
-    moves = (lane.cruise * lane.pace.share > _AT_REST) | (lane.pace.grows & (lane.cruise > _AT_REST))
-    return _waiting(problem, lane.pending) & moves & ~_lost(lane) & (lane.steps < max_steps)
+    pace, step = lane.pace, lane.cruise
+    stiff = (step * pace.share <= _AT_REST) & (step <= _SHORT)
+    rests = (stiff | (pace.share <= _NOISE * pace.rounding)) & ~pace.grows
+    sound = ~rests & ~_lost(lane) & (step > _AT_REST)
+    return _waiting(problem, lane.pending) & sound & (lane.steps < max_steps)
 
 
 def _inverse_hermite(width: Array, start: tuple[Array, Array], end: tuple[Array, Array]) -> Array:
@@ -466,8 +472,8 @@ def _advance(
     )
 
 
-def _converged(instance: Instance, parameters: Array) -> Bool[Array, ""]:
-    """Whether the policy that the natural gradient still points to is the present one.
+def _converged(instance: Instance, goal: Goal, parameters: Array) -> Bool[Array, " prompts"]:
+    """Whether the policy that the natural gradient still points to is the present one, short of the goal.
 
     For a tabular policy with reverse KL that policy is the optimum itself, in closed form; an output
     that has a tiny probability now and a large one at the optimum is seen, which no gradient norm shows.
@@ -477,9 +483,14 @@ def _converged(instance: Instance, parameters: Array) -> Bool[Array, ""]:
         strength = sum(jax.tree.leaves(instance.regularizer))
     direction = natural_gradient(instance, parameters) / jnp.maximum(strength, _WEAKEST)
     logits = instance.logits(parameters)
-    ahead = logits + instance.policy.pushforward(parameters, direction)
-    distance = jnp.abs(jax.nn.softmax(ahead) - jax.nn.softmax(logits)).sum(-1).max()
-    return distance < _CONVERGED
+    ahead = jax.nn.softmax(logits + instance.policy.pushforward(parameters, direction))
+    distance = jnp.abs(ahead - jax.nn.softmax(logits)).sum(-1).max()
+    # A level this close to what the optimum has may be reached, or not.
+    gap = expected_reward(ahead, goal.values - goal.level[:, None])
+    unsure = (
+        _UNSURE * (1.0 + jnp.abs(jnp.where(ahead > 0, logits, 0.0)).max(-1)) * jnp.abs(goal.values).max(-1)
+    )
+    return (distance < _CONVERGED) & (gap < -unsure)
 
 
 class Done(NamedTuple):
@@ -502,11 +513,11 @@ def stuck(problem: Problem, done: Done) -> Bool[Array, "*batch"]:
     return _waiting(problem, done.pending)
 
 
-def _examine(problem: Problem, done: Done) -> Bool[Array, ""]:
+def _examine(problem: Problem, done: Done) -> Bool[Array, " prompts"]:
     return jax.lax.cond(
         stuck(problem, done) & ~done.lost,
-        lambda: _converged(problem.instance, done.end.parameters),
-        lambda: jnp.zeros((), bool),
+        lambda: _converged(problem.instance, problem.goal, done.end.parameters),
+        lambda: jnp.zeros(problem.goal.level.shape, bool),
     )
 
 
@@ -516,7 +527,7 @@ def run_one(
     """Integrates until every goal is met, the horizon is reached, the flow rests or the steps run out.
 
     Returns:
-        How it ended, and whether the policy has converged there.
+        How it ended, and for every prompt whether the policy has converged there, short of the goal.
     """
     lane = jax.lax.while_loop(
         lambda lane: _active(problem, lane, max_steps),
@@ -593,6 +604,6 @@ def run_many(
     converged = jax.lax.cond(
         stuck(problems, done).any(),
         lambda: jax.lax.map(lambda pair: _examine(*pair), (problems, done)),
-        lambda: jnp.zeros(count, bool),
+        lambda: jnp.zeros(problems.goal.level.shape, bool),
     )
     return done, converged, moves

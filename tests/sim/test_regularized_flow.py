@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 from sim_strategies import stack
 
 from goodteacher.sim.flow import Control, final_policies, final_policy, hitting_time, hitting_times
-from goodteacher.sim.goals import reward_level
-from goodteacher.sim.instance import Instance, Regularizer
+from goodteacher.sim.goals import probability_level, reward_level
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.status import Status
 
 REWARDS = [[1.0, 0.95, 0.9], [1.0, 0.4, -1.0]]
@@ -94,3 +95,39 @@ def test_a_horizon_far_beyond_the_rarest_output_is_reached():
     np.testing.assert_array_equal(end, 1e200)
     # 1 - p is 1 / (4 t) in the end.
     np.testing.assert_allclose(jnp.exp(log_p[:, 0, 1]), 2.5e-201, rtol=1e-8)
+
+
+def time_near_the_optimum(level: float) -> mpmath.mpf:
+    """Of two outputs: the log-odds have ``z' = 2 p (1 - p) (z* - z)``, here from -3 to ``z* = -0.2``."""
+    optimum = 0.8 - mpmath.mpf(1)
+
+    def slowness(log_defect: mpmath.mpf) -> mpmath.mpf:
+        z = optimum - mpmath.exp(-log_defect)
+        return 2 * mpmath.cosh(z / 2) ** 2
+
+    ends = (-mpmath.log(optimum - z) for z in (mpmath.mpf(-3), mpmath.log(level / (1 - mpmath.mpf(level)))))
+    return mpmath.quad(slowness, mpmath.linspace(*ends, 20))
+
+
+def test_levels_close_to_an_optimum_are_reached_below_it_and_never_above():
+    instance = Instance(
+        [0.8, 0.0],
+        start=Parameters([-3.0, 0.0]),
+        reference_policy_logits=[-1.0, 0.0],
+        regularizer=Regularizer(kl=1.0),
+    )
+    optimum = 1 / (1 + np.exp(0.2))
+    defects = np.array([1e-3, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12])
+    levels = optimum + np.concatenate([-defects, defects])
+    instances = stack(*[instance] * len(levels))
+    goals = jax.vmap(lambda i, level: probability_level(i, 0, level))(instances, levels)
+    found = hitting_times(instances, goals)
+    below, above = np.split(np.asarray(found.status[:, 0]), 2)
+    np.testing.assert_array_equal(below, Status.REACHED)
+    np.testing.assert_array_equal(above, Status.OPTIMUM)
+    with mpmath.workdps(40):
+        exact = np.array([float(time_near_the_optimum(level)) for level in levels[: len(defects)]])
+    assert f"{exact[3]:.2f}" == "44.78"
+    # A rounding error of the probability counts relative to what is missing.
+    errors = np.abs(found.time[: len(defects), 0] / exact - 1)
+    assert (errors < 1e-10 + 4e-17 / defects).all(), errors
