@@ -79,9 +79,7 @@ def hits(instances: Instance, goals: Callable[[Instance], Goal], control: Contro
     def of(piece: Instance, real: np.ndarray) -> HittingTime:
         wanted = jax.device_get(goals(piece))
         # What fills a piece up is at its goal from the start, and takes no step.
-        level = np.where(real[:, None], wanted.level, wanted.values.min() - 1.0)
-        wanted = eqx.tree_at(lambda goal: goal.level, wanted, level)
-        return hitting_times(piece, wanted, control)
+        return hitting_times(piece, wanted.lowered(~real[:, None]), control)
 
     found = [jax.device_get(of(piece, real)) for piece, real in _pieces(instances, _PIECE)]
     result: HittingTime = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.goals import Goal, is_possible
+from goodteacher.sim.goals import Goal, excess, is_possible
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.integrator import FIRST_STEP, Done, Problem, prepare, run_many, run_one, stuck
-from goodteacher.sim.objective import expected_reward, gradient, logit_gradient
+from goodteacher.sim.integrator import FIRST_STEP, Done, Problem, centred, prepare, run_many, run_one, stuck
+from goodteacher.sim.objective import gradient, logit_gradient
 from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import Numbers, as_array, is_concrete, namespace
@@ -197,9 +197,9 @@ def _batch(instances: Instance, goals: Goal, control: Control, lanes: int, *, en
     size = _padded(count)
     instances, goals, horizons = jax.tree.map(partial(_extended, size=size), problems)
     surplus = np.arange(size) >= count
-    level = np.where(surplus[:, None], -np.inf, goals.level)
-    goals = eqx.tree_at(lambda g: g.level, goals, level)
-    found = _many(instances, goals, horizons, endless & ~surplus, control, min(lanes, size))
+    found = _many(
+        instances, goals.lowered(surplus[:, None]), horizons, endless & ~surplus, control, min(lanes, size)
+    )
     return found if size == count else jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:count]), found)
 
 
@@ -239,21 +239,23 @@ def trajectory(
         if not (ascending and times[0] >= 0 and np.isfinite(times[-1])):
             raise ValueError("times must be finite, not negative and ascending")
     control = control or Control()
-    return _trajectory(instance, times, control.solver, control.tolerance, int(control.max_steps))
+    moved = _displacements(instance, times, control.solver, control.tolerance, int(control.max_steps))
+    return instance.initial_parameters + moved
 
 
-def _velocity(time: Any, parameters: Any, instance: Any) -> Array:
-    return gradient(instance, parameters)
+def _velocity(time: Any, displacement: Any, instance: Any) -> Array:
+    return gradient(instance, instance.initial_parameters + displacement)
 
 
 @partial(jax.jit, static_argnames=("solver", "max_steps"))
-def _trajectory(
+def _displacements(
     instance: Instance,
     times: Array,
     solver: diffrax.AbstractAdaptiveSolver,
     tolerance: ArrayLike,
     max_steps: int,
 ) -> Array:
+    """By how much the parameters have moved at given times."""
     speed = jnp.abs(gradient(instance, instance.initial_parameters)).max()
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_velocity),
@@ -261,7 +263,7 @@ def _trajectory(
         t0=0.0,
         t1=times[-1],
         dt0=jnp.minimum(FIRST_STEP / jnp.maximum(speed, jnp.finfo(float).tiny), times[-1]),
-        y0=instance.initial_parameters,
+        y0=jnp.zeros_like(instance.initial_parameters),
         args=instance,
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=diffrax.PIDController(rtol=0.0, atol=jnp.asarray(tolerance)),
@@ -338,7 +340,7 @@ def _result(problem: Problem, horizon: ArrayLike, done: Done, converged: Array) 
     instance, goal = problem.instance, problem.goal
     pending, halted = done.pending[:-1], stuck(problem, done)
     time = problem.time_scale * jnp.expm1(done.hit_log_time[:-1])
-    resting = jnp.where(halted, converged, _at_the_best(instance, done.end.parameters))
+    resting = jnp.where(halted, converged, _at_the_best(instance, problem.parameters(done.end)))
     status = jnp.select(
         [
             jnp.isfinite(time),
@@ -421,22 +423,23 @@ def _(
     order = jnp.argsort(jnp.where(reached, time, 0.0))
     times = jnp.where(reached, time, 0.0)[order]
 
-    def excess(problem: tuple[Instance, Goal]) -> tuple[Array, Array]:
+    def missing(problem: tuple[Instance, Goal]) -> tuple[Array, Array]:
         """Each prompt's expectation minus its level at its own, fixed hitting time, and its rate."""
         instance, goal = problem
-        parameters = trajectory(instance, times)[jnp.argsort(order)]
+        instance = centred(instance)
+        moved = _displacements(instance, times, SOLVER, TOLERANCE, MAX_STEPS)[jnp.argsort(order)]
 
-        def gap(parameters: Array) -> Array:
-            return expected_reward(instance.probabilities(parameters), goal.values) - goal.level
+        def gap(displacement: Array) -> Array:
+            return excess(instance, goal, displacement)[0]
 
-        def moving(parameters: Array) -> tuple[Array, Array]:
-            return jax.jvp(gap, (parameters,), (gradient(instance, parameters),))
+        def moving(displacement: Array) -> tuple[Array, Array]:
+            return jax.jvp(gap, (displacement,), (_velocity(None, displacement, instance),))
 
-        gaps, slopes = jax.vmap(moving)(parameters)
+        gaps, slopes = jax.vmap(moving)(moved)
         return jnp.diagonal(gaps), jax.lax.stop_gradient(jnp.diagonal(slopes))
 
     def implicit_time(problem: tuple[Instance, Goal]) -> Array:
-        gaps, slopes = excess(problem)
+        gaps, slopes = missing(problem)
         return -(jnp.where(reached, cotangent / slopes, 0.0) * gaps).sum()
 
     return eqx.filter_grad(implicit_time)(problem)

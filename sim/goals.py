@@ -4,11 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.objective import expected_reward
-from goodteacher.sim.validation import Numbers
+from goodteacher.sim.objective import expected_reward, of_modal
+from goodteacher.sim.validation import Numbers, namespace
+
+_LOW = -1e300  # below every expectation
 
 
 class Goal(eqx.Module):
@@ -17,10 +19,18 @@ class Goal(eqx.Module):
     Attributes:
         values: ``[prompts, outputs]``: rewards, or an indicator of outputs for a probability.
         level: ``[prompts]``.
+        increase: ``[prompts]``: the level less the expectation under the initial policy, where the goal is
+            such an increase; it then counts in the level's place, of which rounding leaves no small one.
     """
 
     values: Float[Array, "prompts outputs"]
     level: Float[Array, " prompts"]
+    increase: Float[Array, " prompts"] | None = None
+
+    def lowered(self, where: Bool[ArrayLike, "..."]) -> "Goal":
+        """The goal that every policy meets where the condition holds, this one elsewhere."""
+        xp = namespace(*jax.tree.leaves(self), where)
+        return jax.tree.map(lambda leaf: leaf if leaf is self.values else xp.where(where, _LOW, leaf), self)
 
 
 def reward_level(instance: Instance, level: Numbers, rewards: Numbers | None = None) -> Goal:
@@ -43,7 +53,7 @@ def reward_increase(instance: Instance, gamma: Numbers, rewards: Numbers | None 
     """
     goal = reward_level(instance, gamma, rewards)
     initial = instance.probabilities(instance.initial_parameters)
-    return Goal(goal.values, expected_reward(initial, goal.values) + goal.level)
+    return Goal(goal.values, expected_reward(initial, goal.values) + goal.level, increase=goal.level)
 
 
 def probability_level(instance: Instance, output: int, level: Numbers) -> Goal:
@@ -75,6 +85,37 @@ def _best_and_initial(instance: Instance, goal: Goal) -> tuple[Array, Array]:
     """The largest value of each prompt, and the expectation under its initial policy."""
     initial = instance.probabilities(instance.initial_parameters)
     return largest_value(instance, goal), expected_reward(initial, goal.values)
+
+
+def excess(
+    instance: Instance, goal: Goal, displacement: Float[Array, "..."]
+) -> tuple[Float[Array, " prompts"], Float[Array, " prompts"]]:
+    """By how much the expectation is beyond its level where the parameters have moved by a displacement.
+
+    Returns:
+        The excess, and the size of its rounding error.
+    """
+    start = instance.initial_parameters
+    logits = instance.logits(start + displacement)
+    probabilities = jax.nn.softmax(logits)
+    unit = jnp.finfo(float).eps
+    if goal.increase is None:
+        # The level is subtracted from every value, not from their expectation, for a level near the maximum.
+        distance = goal.values - goal.level[:, None]
+        # No step is short enough to close a gap that is its own rounding error, or that of the logits.
+        size = jnp.where(probabilities > 0, jnp.abs(distance) * (1.0 + jnp.abs(logits)), 0.0)
+        return expected_reward(probabilities, distance), unit * expected_reward(probabilities, size)
+    initial = instance.probabilities(start)
+    change = instance.policy.displacement(start, displacement)
+    # What has hardly moved has its change from the displacement, not from a difference.
+    ratio = jnp.expm1(jnp.clip(change, -1.0, 1.0))
+    mean = expected_reward(initial, ratio)[:, None]
+    small = initial * (ratio - mean) / (1.0 + mean)
+    moved = jnp.abs(change).max(-1, keepdims=True) > 1.0
+    gain = jnp.where(moved, probabilities - initial, small)
+    relative = goal.values - of_modal(probabilities, goal.values)
+    size = expected_reward(jnp.abs(gain), jnp.abs(relative)) + jnp.abs(goal.increase)
+    return expected_reward(gain, relative) - goal.increase, unit * size
 
 
 def is_possible(instance: Instance, goal: Goal) -> Bool[Array, " prompts"]:

@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.goals import Goal, is_possible
+from goodteacher.sim.goals import Goal, excess, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import (
     advantage,
@@ -50,9 +51,12 @@ _DIVERGENCE_ROUNDING = 1e-12
 
 
 class _State(NamedTuple):
-    """Where the flow is. One :class:`_State` more holds its derivative."""
+    """Where the flow is. One :class:`_State` more holds its derivative.
 
-    parameters: Array
+    The displacement from the initial parameters is small where they are not.
+    """
+
+    displacement: Array
     log_time: Array  # ln(1 + t / time_scale)
 
 
@@ -121,6 +125,10 @@ class Problem(NamedTuple):
     log_horizon: ArrayLike
     limit: _Limit | None
 
+    def parameters(self, state: _State) -> Array:
+        """Those of the policy."""
+        return self.instance.initial_parameters + state.displacement
+
 
 def _norm(vector: Array) -> Array:
     # In units of the largest: squares would underflow from times of 1e154 on.
@@ -139,8 +147,9 @@ def _field(problem: Problem, rate: Array, state: _State) -> _State:
     A stall, where log-probabilities change like ln t, and an escape, where they change like -ln(t* - t),
     both become straight lines; so does ln t in a stall.
     """
-    velocity = gradient(problem.instance, state.parameters)
-    speed = _speed(problem.instance, state.parameters, velocity) * problem.time_scale + rate
+    parameters = problem.parameters(state)
+    velocity = gradient(problem.instance, parameters)
+    speed = _speed(problem.instance, parameters, velocity) * problem.time_scale + rate
     speed = jnp.maximum(speed, jnp.finfo(float).tiny)
     return _State(velocity * (problem.time_scale / speed), jnp.exp(-state.log_time) / speed)
 
@@ -180,30 +189,26 @@ def _start_pace(instance: Instance) -> tuple[Array, Array]:
 
 def _pace(problem: Problem, state: _State, velocity: _State, rate: Array) -> tuple[_Pace, Array]:
     """The pace that suits a point, and the factor from derivatives at the given ``rate`` to those at its."""
-    instance = problem.instance
+    instance, parameters = problem.instance, problem.parameters(state)
     one = jnp.ones(())
     if _straight(instance):
         return _Pace(rate, one, jnp.zeros((), bool), jnp.zeros(())), one
     clock = jnp.exp(-state.log_time) / velocity.log_time  # ds / dt
-    speed = clock * _speed(instance, state.parameters, velocity.parameters)
-    change, grows = _change(instance, state.parameters, velocity.parameters)
+    speed = clock * _speed(instance, parameters, velocity.displacement)
+    change, grows = _change(instance, parameters, velocity.displacement)
     rate = jnp.maximum(change * problem.time_scale - _BEND * speed, 0.0)
     own = jnp.maximum(speed + rate, jnp.finfo(float).tiny)
-    rounding = _rounding(instance, state.parameters) * problem.time_scale / own
+    rounding = _rounding(instance, parameters) * problem.time_scale / own
     return _Pace(rate, speed / own, grows, rounding), clock / own
 
 
 def _point(problem: Problem, state: _State, velocity: _State) -> _Point:
     instance, goal = problem.instance, problem.goal
-    probabilities = instance.probabilities(state.parameters)
-    logit_velocity = instance.policy.pushforward(state.parameters, velocity.parameters)
-    # The level is subtracted from every value, not from their expectation, for a level near the maximum.
-    distance = goal.values - goal.level[:, None]
-    gap = expected_reward(probabilities, distance)
-    # No step is short enough to close a gap that is its own rounding error, or that of the logits.
-    logits = instance.logits(state.parameters)
-    size = jnp.where(probabilities > 0, jnp.abs(distance) * (1.0 + jnp.abs(logits)), 0.0)
-    rounding = jnp.finfo(float).eps * expected_reward(probabilities, size)
+    parameters = problem.parameters(state)
+    probabilities = instance.probabilities(parameters)
+    logit_velocity = instance.policy.pushforward(parameters, velocity.displacement)
+    gap, rounding = excess(instance, goal, state.displacement)
+    # No step is short enough to close a gap that is its own rounding error.
     gap = jnp.where(jnp.abs(gap) <= rounding, 0.0, gap)
     slope = (probabilities * advantage(probabilities, goal.values) * logit_velocity).sum(-1)
     return _Point(
@@ -258,10 +263,21 @@ def prepare(
     instance: Instance, goal: Goal, horizon: ArrayLike, endless: Bool[ArrayLike, ""] = False
 ) -> Problem:
     """The problem in units of the time in which the first unit of the way is travelled."""
+    instance = centred(instance)
     speed, rate = _start_pace(instance)
     time_scale = 1.0 / jnp.where(speed + rate > 0, speed + rate, 1.0)
     log_horizon = jnp.log1p(horizon / time_scale)
     return Problem(instance, goal, jnp.asarray(endless), time_scale, log_horizon, _limit(instance, goal))
+
+
+def centred(instance: Instance) -> Instance:
+    """The same policy with the largest logit zero, where it is free: a constant blurs what is added to it."""
+    if not isinstance(instance.policy, Tabular):
+        return instance
+    start = instance.initial_parameters
+    exists = True if instance.mask is None else instance.mask
+    highest = start.max(-1, keepdims=True, where=exists, initial=-jnp.inf)
+    return eqx.tree_at(lambda i: i.initial_parameters, instance, start - highest)
 
 
 def _limit(instance: Instance, goal: Goal) -> _Limit | None:
@@ -293,7 +309,7 @@ def _limit(instance: Instance, goal: Goal) -> _Limit | None:
 def _start(problem: Problem) -> _Lane:
     instance, goal = problem.instance, problem.goal
     zero = jnp.zeros(())
-    state = _State(instance.initial_parameters, zero)
+    state = _State(jnp.zeros_like(instance.initial_parameters), zero)
     rate = _start_pace(instance)[1] * problem.time_scale
     velocity = _field(problem, rate, state)
     pace, _ = _pace(problem, state, velocity, rate)
@@ -390,7 +406,7 @@ def _advance(
 
     # Error control on logits, where an error is a relative error of a probability, and on ln t; where the
     # velocity changes before they do, relative to it, but to no less than rounding leaves.
-    logit_error = instance.policy.pushforward(start.state.parameters, error.parameters)
+    logit_error = instance.policy.pushforward(problem.parameters(start.state), error.displacement)
     share = jnp.minimum(lane.pace.share, pace.share)
     rounding = jnp.maximum(lane.pace.rounding, pace.rounding)
     allowed = tolerance * share + _UNAVOIDABLE * step * rounding
@@ -425,10 +441,10 @@ def _advance(
     low = (jnp.where(taken, gap1, gap0), jnp.where(taken, slope1, slope0))
     bracketed = jnp.isfinite(bracket.ahead)
     root = _inverse_hermite(bracket.ahead, low, (bracket.gap, bracket.slope))
-    # No closer than what moves the parameters at all, those that do move.
-    fastest = jnp.maximum(jnp.abs(start.velocity.parameters).max(), jnp.finfo(float).tiny)
-    moving = jnp.abs(start.state.parameters * (start.velocity.parameters / fastest)).max() / fastest
-    ulp = jnp.finfo(float).eps * (1.0 + moving)
+    # No closer than what changes the displacement at all, of those that do move.
+    fastest = jnp.maximum(jnp.abs(start.velocity.displacement).max(), jnp.finfo(float).tiny)
+    moving = jnp.abs(start.state.displacement * (start.velocity.displacement / fastest)).max() / fastest
+    ulp = jnp.finfo(float).eps * moving
     near = _ROOT_TOLERANCE * jnp.minimum(jnp.minimum(1.0, cruise), travelled + root)
     close = jnp.maximum(near, 4.0 * ulp)
     at_end = crossed & (gap1 <= slope1 * close)
@@ -438,7 +454,7 @@ def _advance(
     met = found & pending & ((point.gap >= 0) | (point.gap == gap))
     awaited = pending & ~met
     if problem.limit is not None:
-        log_p = instance.log_probabilities(point.state.parameters)
+        log_p = instance.log_probabilities(problem.parameters(point.state))
         divergence = kl_divergence(log_p, problem.limit.log_probabilities)
         hopeless = divergence + _DIVERGENCE_ROUNDING < problem.limit.divergence
         awaited &= ~jnp.append(hopeless, False)
@@ -467,7 +483,9 @@ def _advance(
         bracket=bracket._replace(ahead=jnp.where(found, jnp.inf, bracket.ahead)),
         pending=awaited,
         hit_log_time=jnp.where(met, hit, lane.hit_log_time),
-        hit_logits=jnp.where(followed[:, None], instance.logits(point.state.parameters), lane.hit_logits),
+        hit_logits=jnp.where(
+            followed[:, None], instance.logits(problem.parameters(point.state)), lane.hit_logits
+        ),
         steps=lane.steps + 1,
     )
 
@@ -516,7 +534,7 @@ def stuck(problem: Problem, done: Done) -> Bool[Array, "*batch"]:
 def _examine(problem: Problem, done: Done) -> Bool[Array, " prompts"]:
     return jax.lax.cond(
         stuck(problem, done) & ~done.lost,
-        lambda: _converged(problem.instance, problem.goal, done.end.parameters),
+        lambda: _converged(problem.instance, problem.goal, problem.parameters(done.end)),
         lambda: jnp.zeros(problem.goal.level.shape, bool),
     )
 

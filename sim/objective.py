@@ -17,11 +17,14 @@ def advantage(
     The reward of the modal output is subtracted first; its own term in the expectation is then
     exactly zero, where plain subtraction would cancel catastrophically.
     """
-    relative = rewards - jax.lax.stop_gradient(_of_modal(probabilities, rewards))
+    relative = rewards - jax.lax.stop_gradient(of_modal(probabilities, rewards))
     return relative - (probabilities * relative).sum(-1, keepdims=True)
 
 
-def _of_modal(probabilities: Array, rewards: Array) -> Array:
+def of_modal(
+    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
+) -> Float[Array, "*batch 1"]:
+    """The reward of the most probable output, the highest if there are several."""
     modal = probabilities == probabilities.max(-1, keepdims=True)
     return jnp.where(modal, rewards, -jnp.inf).max(-1, keepdims=True)
 
@@ -114,8 +117,8 @@ def logit_gradient_rounding(
         log_reference = instance.reference_log_probabilities
         size -= instance.regularizer.kl * _log_ratio(log_reference, zero)
         size -= (instance.regularizer.kl + instance.regularizer.entropy) * _log_ratio(log_p, zero)
-    relative = jnp.abs(rewards - _of_modal(probabilities, rewards))
-    size = jnp.where(relative > 0, relative + size + _of_modal(probabilities, size), 0.0)
+    relative = jnp.abs(rewards - of_modal(probabilities, rewards))
+    size = jnp.where(relative > 0, relative + size + of_modal(probabilities, size), 0.0)
     size += expected_reward(probabilities, size)[..., None]
     size += advantages * (1.0 + jnp.where(probabilities > 0, jnp.abs(logits), 0.0))
     size *= probabilities

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 from goodteacher.sim.validation import Numbers, as_array, jax_array, scalar
 
+_GAUSS_NODE = math.sqrt(3.0) / 6.0  # from the middle of an interval of length one
+_LITTLE = 1e-3  # in logits, up to which that rule is exact to rounding
 RANK_TOLERANCE = 1e-10  # relative; weights span 1e12, of which singular values see the root
 
 
@@ -54,6 +56,18 @@ class Policy(eqx.Module):
         """The velocity of the logits when the parameters move with the given velocity."""
         return jax.jvp(self.logits, (parameters,), (velocity,))[1]
 
+    def displacement(
+        self, parameters: Float[Array, "..."], displacement: Float[Array, "..."]
+    ) -> Float[Array, "prompts outputs"]:
+        """By how much the logits change when the parameters move by a displacement, however small."""
+        change = self.logits(parameters + displacement) - self.logits(parameters)
+        # The integral of the velocity on the way, by Gauss's rule of two points, where a difference cancels.
+        halves = [
+            0.5 * self.pushforward(parameters + (0.5 + node) * displacement, displacement)
+            for node in (-_GAUSS_NODE, _GAUSS_NODE)
+        ]
+        return jnp.where(jnp.abs(change).max() > _LITTLE, change, sum(halves))
+
     def natural_direction(
         self,
         parameters: Float[Array, "..."],
@@ -87,6 +101,12 @@ class Tabular(Policy):
     def logits(self, parameters: Float[Array, "prompts outputs"]) -> Float[Array, "prompts outputs"]:
         """The parameters themselves."""
         return parameters
+
+    def displacement(
+        self, parameters: Float[Array, "prompts outputs"], displacement: Float[Array, "prompts outputs"]
+    ) -> Float[Array, "prompts outputs"]:
+        """That of the parameters."""
+        return displacement
 
     def jacobian_norms(self, parameters: Float[Array, "prompts outputs"]) -> Float[Array, "prompts prefixes"]:
         """One."""
@@ -124,6 +144,12 @@ class LinearSoftmax(Policy):
     def logits(self, parameters: Float[Array, " features"]) -> Float[Array, "prompts outputs"]:
         """Inner products of features and parameters over the temperature."""
         return self.features @ parameters / self.temperature
+
+    def displacement(
+        self, parameters: Float[Array, " features"], displacement: Float[Array, " features"]
+    ) -> Float[Array, "prompts outputs"]:
+        """Inner products of features and the displacement over the temperature."""
+        return self.logits(displacement)
 
     def jacobian_norms(self, parameters: Float[Array, " features"]) -> Float[Array, "prompts prefixes"]:
         """Spectral norms of the features over the temperature."""
