@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import diffrax
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
@@ -36,11 +37,14 @@ _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is sh
 _NO_SPEED = 1e-30  # squared, relative: nothing is divided by zero where nothing moves
 _BEND = 4.0  # relative changes of the velocity per logit, up to which the logits alone measure the way
 _LOST = 0.1  # of the velocity: a rounding error that decides where the flow goes
-_UNAVOIDABLE = 8.0  # rounding errors that no step is shortened for
 _BLURRED = 1e-9  # of a time: an error by rounding that makes it unknown
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
+_PATIENCE = 200  # explicit steps before a regularised problem is taken to be stiff
+_COLUMNS = 6  # of the extrapolation table: the order of the implicit method
+_DENSE = 128  # parameters, up to which linear systems are solved for it
 _SHORT = 1e-2  # of the way, a step that is kept short by stability
 _NOISE = 4.0  # rounding errors: a velocity that is no larger is none
+_STILL = 1e-12  # of a velocity, relative to its rate of change: what implicit steps leave of it
 _ROUNDING = 1e-15  # of expected rewards
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
 _WEAKEST = 1e-3  # regularisation strength assumed in the test of convergence when there is less
@@ -259,6 +263,62 @@ def _runge_kutta_step(
     return end, field(end), error
 
 
+class _Method(NamedTuple):
+    """One step from a point: the new state, its velocity, and the error estimate."""
+
+    step: Callable[[Callable[[_State], _State], _Point, Array], tuple[_State, _State, _State]]
+    order: int
+    noise: float  # what a step makes of rounding errors of the velocity, which no step is shortened for
+
+
+def _explicit(solver: diffrax.AbstractAdaptiveSolver) -> _Method:
+    order = solver.order(diffrax.ODETerm(lambda t, y, args: y))
+    assert order is not None
+    return _Method(partial(_runge_kutta_step, solver), order, 8.0)
+
+
+def _extrapolated_euler_step(
+    field: Callable[[_State], _State], start: _Point, step: Array
+) -> tuple[_State, _State, _State]:
+    """One step of the linearly implicit Euler method, extrapolated to its limit of short steps.
+
+    Every column is as many Euler steps, and an order more (Deuflhard 1985); all are stable however stiff the
+    flow is. What is extrapolated is the change of the state, for a state that hardly changes.
+    """
+    state, unflatten = jax.flatten_util.ravel_pytree(start.state)
+
+    def flat(change: Array) -> Array:
+        return jax.flatten_util.ravel_pytree(field(unflatten(state + change)))[0]
+
+    jacobian = jax.jacfwd(flat)(jnp.zeros_like(state))
+
+    def column(count: Array) -> Array:
+        part = step / count
+        inverse = jnp.linalg.inv(jnp.eye(state.size) - part * jacobian)
+
+        def euler(index: Array, change: Array) -> Array:
+            return jnp.where(index < count, change + inverse @ (part * flat(change)), change)
+
+        return jax.lax.fori_loop(0, _COLUMNS, euler, jnp.zeros_like(state))
+
+    table = jax.lax.map(column, jnp.arange(1, _COLUMNS + 1))
+    number = np.arange(1.0, _COLUMNS + 1)
+    coarser = table[-1]
+    for order in range(1, _COLUMNS):
+        coarser = table[-1]
+        ratio = (number[order:] / number[:-order])[:, None]
+        table = table[1:] + (table[1:] - table[:-1]) / (ratio - 1.0)
+    end = unflatten(state + table[-1])
+    return end, field(end), unflatten(table[-1] - coarser)
+
+
+_IMPLICIT = _Method(_extrapolated_euler_step, _COLUMNS, 300.0)
+
+
+def _may_be_stiff(instance: Instance) -> bool:
+    return instance.regularizer is not None and instance.initial_parameters.shape[-1] <= _DENSE
+
+
 def prepare(
     instance: Instance, goal: Goal, horizon: ArrayLike, endless: Bool[ArrayLike, ""] = False
 ) -> Problem:
@@ -342,8 +402,8 @@ def _lost(lane: _Lane) -> Bool[Array, "*batch"]:
 
 def _active(problem: Problem, lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
     pace, step = lane.pace, lane.cruise
-    stiff = (step * pace.share <= _AT_REST) & (step <= _SHORT)
-    rests = (stiff | (pace.share <= _NOISE * pace.rounding)) & ~pace.grows
+    slow = (jnp.minimum(step, 1.0) * pace.share <= _AT_REST) & ((step <= _SHORT) | problem.endless)
+    rests = (slow | (pace.share <= jnp.maximum(_NOISE * pace.rounding, _STILL))) & ~pace.grows
     sound = ~rests & ~_lost(lane) & (step > _AT_REST)
     return _waiting(problem, lane.pending) & sound & (lane.steps < max_steps)
 
@@ -388,19 +448,11 @@ def _leading(point: _Point, pending: Array) -> tuple[Array, Array]:
     return largest, jnp.where(gap == largest, point.slope, -jnp.inf).max()
 
 
-def _order(solver: diffrax.AbstractAdaptiveSolver) -> int:
-    order = solver.order(diffrax.ODETerm(lambda t, y, args: y))
-    assert order is not None
-    return order
-
-
-def _advance(
-    solver: diffrax.AbstractAdaptiveSolver, problem: Problem, lane: _Lane, tolerance: ArrayLike
-) -> _Lane:
+def _advance(method: _Method, problem: Problem, lane: _Lane, tolerance: ArrayLike) -> _Lane:
     """Tries one step: takes it, rejects it, or shortens it for an event inside it."""
     instance = problem.instance
     start, step, pending = lane.point, lane.step, lane.pending
-    state, velocity, error = _runge_kutta_step(solver, partial(_field, problem, lane.pace.rate), start, step)
+    state, velocity, error = method.step(partial(_field, problem, lane.pace.rate), start, step)
     end = _point(problem, state, velocity)
     pace, stretch = _pace(problem, state, velocity, lane.pace.rate)
 
@@ -409,13 +461,13 @@ def _advance(
     logit_error = instance.policy.pushforward(problem.parameters(start.state), error.displacement)
     share = jnp.minimum(lane.pace.share, pace.share)
     rounding = jnp.maximum(lane.pace.rounding, pace.rounding)
-    allowed = tolerance * share + _UNAVOIDABLE * step * rounding
+    allowed = tolerance * share + method.noise * step * rounding
     size = jnp.maximum(
         jnp.abs(logit_error).max() / allowed,
         jnp.abs(error.log_time) / (tolerance * -jnp.expm1(-state.log_time)),
     )
     accurate = size <= 1.0  # false for nan
-    growth = 0.9 * jnp.maximum(size, 1e-30) ** (-1.0 / _order(solver))
+    growth = 0.9 * jnp.maximum(size, 1e-30) ** (-1.0 / method.order)
     asked = step * jnp.where(jnp.isfinite(growth), jnp.clip(growth, 0.2, 8.0), 0.2)
     shortened = accurate & (step < lane.cruise)
     cruise = jnp.where(shortened, jnp.maximum(lane.cruise, asked), asked)
@@ -547,11 +599,19 @@ def run_one(
     Returns:
         How it ended, and for every prompt whether the policy has converged there, short of the goal.
     """
-    lane = jax.lax.while_loop(
-        lambda lane: _active(problem, lane, max_steps),
-        lambda lane: _advance(solver, problem, lane, tolerance),
-        _start(problem),
-    )
+
+    def follow(lane: _Lane, method: _Method, limit: ArrayLike) -> _Lane:
+        return jax.lax.while_loop(
+            lambda lane: _active(problem, lane, limit),
+            lambda lane: _advance(method, problem, lane, tolerance),
+            lane,
+        )
+
+    stiff = _may_be_stiff(problem.instance)
+    patience = jnp.minimum(max_steps, _PATIENCE) if stiff else max_steps
+    lane = follow(_start(problem), _explicit(solver), patience)
+    if stiff:
+        lane = follow(lane, _IMPLICIT, max_steps)
     done = _finished(lane)
     return done, _examine(problem, done)
 
@@ -579,7 +639,20 @@ def run_many(
         ``steps.sum() / (moves * lanes)``.
     """
     count = problems.time_scale.size
-    advance = jax.vmap(partial(_advance, solver), in_axes=(0, 0, None))
+
+    def advance(method: _Method, problem: Problem, lane: _Lane) -> _Lane:
+        return jax.vmap(partial(_advance, method), in_axes=(0, 0, None))(problem, lane, tolerance)
+
+    def step(problem: Problem, lane: _Lane) -> _Lane:
+        moved = advance(_explicit(solver), problem, lane)
+        if not _may_be_stiff(problem.instance):
+            return moved
+        stiff = _active(problem, lane, max_steps) & (lane.steps >= _PATIENCE)
+        return jax.lax.cond(
+            stiff.any(),
+            lambda: _select(stiff, advance(_IMPLICIT, problem, lane), moved),
+            lambda: moved,
+        )
 
     def hand_out(index: Array) -> tuple[Problem, _Lane]:
         problem = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, count - 1)], problems)
@@ -590,8 +663,7 @@ def run_many(
 
     def tick(carry: Any) -> Any:
         problem, lane, index, moves, _ = carry
-        moved = advance(problem, lane, tolerance)
-        lane = _select(_active(problem, lane, max_steps), moved, lane)
+        lane = _select(_active(problem, lane, max_steps), step(problem, lane), lane)
         return problem, lane, index, moves + 1, idle_lanes(problem, lane, index).sum()
 
     def refill(carry: Any) -> Any:

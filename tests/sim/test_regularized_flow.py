@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+import pytest
 from sim_strategies import stack
 
-from goodteacher.sim.flow import Control, final_policies, final_policy, hitting_time, hitting_times
-from goodteacher.sim.goals import probability_level, reward_level
+from goodteacher.sim import integrator
+from goodteacher.sim.flow import HORIZON, Control, final_policies, final_policy, hitting_time, hitting_times
+from goodteacher.sim.goals import Goal, probability_level, reward_level
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
+from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.status import Status
 
 REWARDS = [[1.0, 0.95, 0.9], [1.0, 0.4, -1.0]]
@@ -131,3 +134,38 @@ def test_levels_close_to_an_optimum_are_reached_below_it_and_never_above():
     # A rounding error of the probability counts relative to what is missing.
     errors = np.abs(found.time[: len(defects), 0] / exact - 1)
     assert (errors < 1e-10 + 4e-17 / defects).all(), errors
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.1, 1e-2, 1e-3])
+def test_stiff_flows_take_few_steps_to_their_optimum(strength):
+    """Rare outputs settle 1e-3 to 1e-300 times as fast as the others."""
+    rng = np.random.default_rng(0)
+    rewards, logits = rng.uniform(-1, 1, (64, 1, 5)), 2 * rng.normal(size=(64, 1, 5))
+
+    def build(rewards, logits):
+        return Instance(rewards, start=Parameters(logits), regularizer=Regularizer(kl=strength))
+
+    instances = jax.vmap(build)(rewards, logits)
+    optimum = jax.nn.softmax(instances.reference_log_probabilities + rewards / strength)
+    initial = jnp.exp(instances.reference_log_probabilities)
+    best, start = (expected_reward(p, instances.rewards) for p in (optimum, initial))
+    level = start + (1 - 1e-6) * (best - start)
+    found = hitting_times(instances, jax.vmap(Goal)(instances.rewards, level))
+    np.testing.assert_array_equal(found.status, Status.REACHED)
+    assert found.steps.max() < 1_000
+    log_p, end = final_policies(instances)
+    np.testing.assert_array_equal(end, HORIZON)
+    np.testing.assert_allclose(jnp.exp(log_p), optimum, atol=1e-9)
+
+
+def test_the_implicit_method_takes_up_where_the_explicit_one_left(monkeypatch):
+    """The same times, whenever that is."""
+    instance = weak_kl(slice(1, 2))
+    goal = reward_level(instance, 0.9)
+    expected = hitting_time(instance, goal).time
+    jax.clear_caches()
+    monkeypatch.setattr(integrator, "_PATIENCE", 5)
+    found = hitting_time(instance, goal)
+    jax.clear_caches()
+    assert found.steps > 105
+    np.testing.assert_allclose(found.time, expected, rtol=1e-9)
