@@ -83,14 +83,14 @@ class _Reference(NamedTuple):
 def _followed(case: _Case, way: float, by_time: bool) -> _Reference | None:
     """Integrates by the distance that the logits travel or, if ``by_time``, by the time."""
     calls = 0
-    scale = 1.0 / max(np.linalg.norm(_flow(case, case.start)[2]), 1e-300)
+    scale = 1.0 / max(float(np.linalg.norm(_flow(case, case.start)[2])), 1e-300)
 
     def field(_: float, state: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
         if calls > _EVALUATIONS:
             raise TimeoutError
-        _, velocity, moving = _flow(case, case.start + state[:-1])
+        velocity, moving = _flow(case, case.start + state[:-1])[1:]
         if by_time:
             return np.append(velocity, 1.0)
         speed = np.linalg.norm(moving)
@@ -358,7 +358,8 @@ def _near_optimum(count: int, rng: np.random.Generator) -> tuple[Any, ...]:
             return 2 * mpmath.cosh((optimum - mpmath.exp(-log_defect)) / 2) ** 2 / mpmath.mpf(strength)
 
         ends = -mpmath.log(optimum - start), -mpmath.log(optimum - end)
-        return float(mpmath.quad(slowness, mpmath.linspace(*ends, 12)))
+        integral: Any = mpmath.quad(slowness, mpmath.linspace(*ends, 12))
+        return float(integral)
 
     with mpmath.workdps(30):
         problems = zip(*(x.tolist() for x in (start, reference, strength, level)), strict=True)

@@ -302,8 +302,13 @@ def _is_none(leaf: Any) -> bool:
 
 def _together(found: HittingTime) -> HittingTime:
     """The results of the prompts of a problem as one."""
-    rows = jax.tree.map(lambda leaf: leaf[:, 0], (found.time, found.status, found.log_probabilities))
-    return HittingTime(*rows, found.end.max(), found.steps.sum())
+    return HittingTime(
+        time=found.time[:, 0],
+        status=found.status[:, 0],
+        log_probabilities=found.log_probabilities[:, 0],
+        end=found.end.max(),
+        steps=found.steps.sum(),
+    )
 
 
 @jax.jit

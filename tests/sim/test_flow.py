@@ -507,7 +507,7 @@ def test_derivative_of_the_hitting_time():
 
         difference = (moved(1e-5) - moved(-1e-5)) / 2e-5
         np.testing.assert_allclose((slope * direction).sum(), difference, rtol=1e-5)
-        # Nothing leaves the time alone but the ground truth and the level, which an increase does not ask for.
+        # Only the ground truth and the level leave the time alone: this goal asks for an increase.
         idle = leaf is instance.ground_truth_rewards or leaf is goal.level
         assert (abs(difference) > 1e-3) == (not idle)
 
