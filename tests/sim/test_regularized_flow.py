@@ -52,7 +52,7 @@ def test_a_prompt_at_rest_does_not_hold_up_another():
     for batched, horizon in zip(log_p, horizons, strict=True):
         together, end = final_policy(both, Control(horizon=horizon))
         assert end == horizon
-        np.testing.assert_allclose(batched, together, rtol=1e-12)
+        np.testing.assert_allclose(batched, together, atol=1e-9)  # at rest to 1e-10
         for x, (instance, weight) in enumerate(zip(alone, weights, strict=True)):
             single, _ = final_policy(instance, Control(horizon=horizon * weight))
             np.testing.assert_allclose(together[x], single[0], atol=1e-8)
