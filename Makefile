@@ -2,6 +2,8 @@
 # Another interpreter (to change, delete .venv first): make test PYTHON=/path/to/python3.12
 
 PYTHON =
+COUNT = 2000
+SEED = 0
 RUN = .venv/bin/python
 
 help:
@@ -10,6 +12,7 @@ help:
 	@echo 'make verify    check every statement of theory/ on many random instances'
 	@echo 'make tightest  search for the least favourable instance of every bound, for figures/tightness'
 	@echo 'make bench     measure speed and accuracy beside the alternatives'
+	@echo 'make audit     search for wrong hitting times on random problems (COUNT=, SEED=)'
 	@echo 'make lint      check style and types'
 
 figures: .venv/installed
@@ -28,6 +31,9 @@ tightest: .venv/installed
 
 bench: .venv/installed
 	$(RUN) -m benchmarks
+
+audit: .venv/installed
+	$(RUN) -m benchmarks.audit $(COUNT) $(SEED)
 
 lint: .venv/installed
 	$(RUN) -m ruff check .
@@ -51,4 +57,4 @@ lint: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
-.PHONY: help figures test verify tightest bench lint
+.PHONY: help figures test verify tightest bench audit lint

@@ -84,7 +84,7 @@ def hitting_times(
         ValueError: if there is no problem or no lane, or a number of horizons that fits neither.
     """
 
-    def run(instances: Instance, goals: Goal, horizons: Array, control: Control, lanes: int) -> HittingTime:
+    def run(instances: Instance, goals: Goal, horizons: Any, control: Control, lanes: int) -> HittingTime:
         if is_solvable(instances):
             return _solved(instances, goals, horizons)
         return integrated.hitting_times(instances, goals, horizons, control, lanes)
@@ -121,7 +121,7 @@ def final_policies(
     """
 
     def run(
-        instances: Instance, goals: Goal | None, horizons: Array, control: Control, lanes: int
+        instances: Instance, goals: Goal | None, horizons: Any, control: Control, lanes: int
     ) -> tuple[Array, Array]:
         if is_solvable(instances):
             return _look(instances, horizons), jnp.asarray(horizons)
@@ -159,7 +159,7 @@ def trajectory(
     return integrated.trajectory(instance, times, control or Control())
 
 
-def _solved(instances: Instance, goals: Goal, horizons: Array) -> HittingTime:
+def _solved(instances: Instance, goals: Goal, horizons: Any) -> HittingTime:
     found = _solve(instances, goals, horizons)
     late = found.status == Status.NOT_REACHED
     if is_concrete(late) and not np.asarray(late).any():

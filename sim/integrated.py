@@ -39,20 +39,22 @@ def hitting_time(instance: Instance, goal: Goal, control: Control) -> HittingTim
 
 
 def hitting_times(
-    instances: Instance, goals: Goal, horizons: Array, control: Control, lanes: int
+    instances: Instance, goals: Goal, horizons: Any, control: Control, lanes: int
 ) -> HittingTime:
     """As :func:`goodteacher.sim.flow.hitting_times`, with horizons of their own."""
     return _many(instances, goals, horizons, np.asarray(False), _without_horizon(control), lanes)
 
 
-def final_policy(instance: Instance, control: Control) -> tuple[Float[Array, "prompts outputs"], Float[Array, ""]]:
+def final_policy(
+    instance: Instance, control: Control
+) -> tuple[Float[Array, "prompts outputs"], Float[Array, ""]]:
     """As :func:`goodteacher.sim.flow.final_policy`."""
     result = _one(instance, _nothing(instance), np.asarray(True), _explicit(control))
     return result.log_probabilities, result.end
 
 
 def final_policies(
-    instances: Instance, horizons: Array, control: Control, lanes: int
+    instances: Instance, horizons: Any, control: Control, lanes: int
 ) -> tuple[Float[Array, "batch prompts outputs"], Float[Array, " batch"]]:
     """As :func:`goodteacher.sim.flow.final_policies`, with horizons of their own."""
     result = _many(
@@ -61,7 +63,7 @@ def final_policies(
     return result.log_probabilities, result.end
 
 
-def trajectory(instance: Instance, times: Array, control: Control) -> Float[Array, "times ..."]:
+def trajectory(instance: Instance, times: Any, control: Control) -> Float[Array, "times ..."]:
     """As :func:`goodteacher.sim.flow.trajectory`."""
     moved = _displacements(instance, times, control.solver, control.tolerance, int(control.max_steps))
     return instance.initial_parameters + moved
@@ -139,8 +141,14 @@ def _is_none(leaf: Any) -> bool:
 
 def _together(found: HittingTime) -> HittingTime:
     """The results of the prompts of a problem as one."""
-    rows = jax.tree.map(lambda leaf: leaf[:, 0], (found.time, found.status, found.log_probabilities))
-    return HittingTime(*rows, found.end.max(), found.solved.all(), found.steps.sum())
+    return HittingTime(
+        time=found.time[:, 0],
+        status=found.status[:, 0],
+        log_probabilities=found.log_probabilities[:, 0],
+        end=found.end.max(),
+        solved=found.solved.all(),
+        steps=found.steps.sum(),
+    )
 
 
 @jax.jit

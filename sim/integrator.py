@@ -402,8 +402,11 @@ def _lost(lane: _Lane) -> Bool[Array, "*batch"]:
 
 def _active(problem: Problem, lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
     pace, step = lane.pace, lane.cruise
-    slow = (jnp.minimum(step, 1.0) * pace.share <= _AT_REST) & ((step <= _SHORT) | problem.endless)
-    rests = (slow | (pace.share <= jnp.maximum(_NOISE * pace.rounding, _STILL))) & ~pace.grows
+    implicit = _may_be_stiff(problem.instance) & (lane.steps >= _PATIENCE)
+    short = (step <= _SHORT) | (problem.endless & implicit)
+    slow = short & (jnp.minimum(step, 1.0) * pace.share <= _AT_REST)
+    still = jnp.maximum(_NOISE * pace.rounding, jnp.where(implicit, _STILL, 0.0))
+    rests = (slow | (pace.share <= still)) & ~pace.grows
     sound = ~rests & ~_lost(lane) & (step > _AT_REST)
     return _waiting(problem, lane.pending) & sound & (lane.steps < max_steps)
 

@@ -99,7 +99,9 @@ def lines(logits: Float[Array, "outputs n"], rewards: Float[Array, "outputs n"])
     def follow(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         modal, tau = carry
         rise = rewards - _pick(rewards, modal)
-        crossing = jnp.where(rise > 0, _height(logits, normalizer, modal) / jnp.where(rise > 0, rise, 1.0), jnp.inf)
+        crossing = jnp.where(
+            rise > 0, _height(logits, normalizer, modal) / jnp.where(rise > 0, rise, 1.0), jnp.inf
+        )
         first = crossing.min(0)
         follower = jnp.where(crossing == first, rewards, -jnp.inf).argmax(0)
         found = first < _LARGEST
@@ -320,7 +322,9 @@ def time(flow: Lines, position: Position) -> Float[Array, " n"]:
         begun = jax.tree.map(lambda leaf: leaf[owner], start)
         its = jax.tree.map(lambda leaf: leaf[owner], place)
         number = item - (ends - pieces)[owner]
-        extra = number - 2 * its.segment  # of the last segment: up to the middle, all from there, less the rest
+        extra = (
+            number - 2 * its.segment
+        )  # of the last segment: up to the middle, all from there, less the rest
         segment = jnp.where(extra < 0, number // 2, its.segment)
         second = jnp.where(extra < 0, number % 2 == 1, extra > 0)
         left = _pick(own.breakpoints, segment)

@@ -434,7 +434,7 @@ def test_what_is_declared_unreachable_is():
     expected, all_steps = follow(problems._replace(limit=None))
     np.testing.assert_array_equal(found, expected)
     assert steps.max() < 2_000
-    assert steps.mean() < 0.5 * all_steps.mean()
+    assert steps.mean() < 0.7 * all_steps.mean()  # those to an optimum are few
     assert (~expected).sum() > 50
     assert (expected & (offsets > 0)).sum() > 50
     rash = eqx.tree_at(lambda p: p.limit.divergence, problems, replace_fn=lambda bound: 100.0 * bound)
@@ -507,8 +507,9 @@ def test_derivative_of_the_hitting_time():
 
         difference = (moved(1e-5) - moved(-1e-5)) / 2e-5
         np.testing.assert_allclose((slope * direction).sum(), difference, rtol=1e-5)
-        # Nothing but the ground truth, which this goal does not ask for, leaves the time alone.
-        assert (abs(difference) > 1e-3) == (leaf is not instance.ground_truth_rewards)
+        # Only the ground truth and the level leave the time alone: this goal asks for an increase.
+        idle = leaf is instance.ground_truth_rewards or leaf is goal.level
+        assert (abs(difference) > 1e-3) == (not idle)
 
 
 # Trajectories

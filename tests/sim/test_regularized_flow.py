@@ -1,5 +1,7 @@
 """Tabular flows with KL or an entropy bonus: their prompts, their optima, and how stiff they are."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -50,7 +52,7 @@ def test_a_prompt_at_rest_does_not_hold_up_another():
     for batched, horizon in zip(log_p, horizons, strict=True):
         together, end = final_policy(both, Control(horizon=horizon))
         assert end == horizon
-        np.testing.assert_allclose(batched, together, rtol=1e-12)
+        np.testing.assert_allclose(batched, together, atol=1e-9)  # at rest to 1e-10
         for x, (instance, weight) in enumerate(zip(alone, weights, strict=True)):
             single, _ = final_policy(instance, Control(horizon=horizon * weight))
             np.testing.assert_allclose(together[x], single[0], atol=1e-8)
@@ -100,7 +102,7 @@ def test_a_horizon_far_beyond_the_rarest_output_is_reached():
     np.testing.assert_allclose(jnp.exp(log_p[:, 0, 1]), 2.5e-201, rtol=1e-8)
 
 
-def time_near_the_optimum(level: float) -> mpmath.mpf:
+def time_near_the_optimum(level: float) -> Any:
     """Of two outputs: the log-odds have ``z' = 2 p (1 - p) (z* - z)``, here from -3 to ``z* = -0.2``."""
     optimum = 0.8 - mpmath.mpf(1)
 

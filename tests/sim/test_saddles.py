@@ -1,6 +1,7 @@
 """Flows that start next to a stationary point, and leave it exponentially."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def two_layers(start: float) -> Instance:
     return Instance([1.0, 0.0], start=Parameters(start * PARAMETERS), policy=TWO_LAYERS)
 
 
-def time_of_two_layers(start: float) -> mpmath.mpf:
+def time_of_two_layers(start: float) -> Any:
     """Until the good output has 0.9: the log-odds ``z = a b`` have ``z' = 2 z p (1 - p)``."""
 
     def slowness(log_z: mpmath.mpf) -> mpmath.mpf:
@@ -49,7 +50,7 @@ def opposite_features(start: float) -> Instance:
     )
 
 
-def time_of_opposite_features(start: float) -> mpmath.mpf:
+def time_of_opposite_features(start: float) -> Any:
     """Until the expected reward is 0.9."""
 
     def slowness(log_theta: mpmath.mpf) -> mpmath.mpf:
@@ -85,6 +86,21 @@ def test_a_network_leaves_a_saddle_when_it_should():
     log_p, end = final_policies(instances, Control(horizon=exact))
     np.testing.assert_allclose(jnp.exp(log_p[:, 0, 0]), 0.9, rtol=1e-9)
     np.testing.assert_array_equal(end, exact)
+
+
+def test_a_network_that_slows_down_at_first_leaves_a_saddle_all_the_same():
+    """With ``a = 1`` and ``b = -0.9`` times next to nothing the speed falls until both are positive."""
+    sizes = np.array([1e-3, 1e-6, 1e-9, 1e-12])
+    starts = jax.vmap(
+        lambda size: Instance([1.0, 0.0], start=Parameters(size * jnp.array([1.0, -0.9])), policy=TWO_LAYERS)
+    )(sizes)
+    found = hitting_times(starts, jax.vmap(partial(reward_level, level=0.9))(starts))
+    np.testing.assert_array_equal(found.status[:, 0], Status.REACHED)
+    # (a + b) grows like exp(t / 4), and (a - b) falls so: the start is left when (a + b) / 2 is of order one.
+    passed = np.diff(found.time[:, 0])
+    np.testing.assert_allclose(passed, 4 * np.log(1e3), rtol=1e-5)
+    _, end = final_policies(starts, Control(horizon=found.time[:, 0]))
+    np.testing.assert_array_equal(end, found.time[:, 0])
 
 
 def test_features_leave_a_saddle_when_they_should_or_it_is_said_that_it_is_unknown():
@@ -136,8 +152,8 @@ def test_short_times_are_as_exact_as_long_ones():
     with mpmath.workdps(DIGITS):
         end = mpmath.acosh((1 + mpmath.mpf(level)) / (1 - mpmath.mpf(level)) / 2)
 
-        def slowness(theta: mpmath.mpf) -> mpmath.mpf:
+        def slowness(theta: Any) -> Any:
             return (1 + 2 * mpmath.cosh(theta)) ** 2 / (4 * mpmath.sinh(theta))
 
-        exact = mpmath.quad(slowness, [1, end])
+        exact: Any = mpmath.quad(slowness, [1, end])
     np.testing.assert_allclose(found.time[0], float(exact), rtol=1e-9)
