@@ -1,7 +1,7 @@
 """Gradient flow ``d theta / dt = grad phi``: hitting times, final policies and trajectories.
 
-Solved by one root and one quadrature where that is possible (:mod:`goodteacher.sim.solved`: tabular policies that
-nothing regularises), and integrated elsewhere (:mod:`goodteacher.sim.integrated`).
+Solved by one root and one quadrature where that is possible (:mod:`goodteacher.sim.solved`: tabular policies
+that nothing regularises), and integrated elsewhere (:mod:`goodteacher.sim.integrated`).
 """
 
 from collections.abc import Callable
@@ -45,9 +45,9 @@ _LARGE = 1 << 12  # problems, up to which their number is filled up to a power o
 def hitting_time(instance: Instance, goal: Goal, control: Control | None = None) -> HittingTime:
     """First time at which each prompt's goal is met along the gradient flow from the initial policy.
 
-    May be jitted and vmapped (but see :func:`hitting_times` for many). ``time`` is differentiable by everything in
-    the instance and the goal: in both modes and twice where the flow is solved, in reverse mode where it is
-    integrated. The derivative is zero where the goal is not reached, or met at the start.
+    May be jitted and vmapped (but see :func:`hitting_times` for many). ``time`` is differentiable by
+    everything in the instance and the goal: in both modes and twice where the flow is solved, in reverse mode
+    where it is integrated. The derivative is zero where the goal is not reached, or met at the start.
 
     Args:
         instance: the problem.

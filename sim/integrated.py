@@ -58,7 +58,7 @@ def final_policies(
 ) -> tuple[Float[Array, "batch prompts outputs"], Float[Array, " batch"]]:
     """As :func:`goodteacher.sim.flow.final_policies`, with horizons of their own."""
     result = _many(
-        instances, _nothing(instances), horizons, np.asarray(True), _without_horizon(control), lanes
+        instances, jax.vmap(_nothing)(instances), horizons, np.asarray(True), _without_horizon(control), lanes
     )
     return result.log_probabilities, result.end
 
@@ -82,7 +82,7 @@ def _without_horizon(control: Control) -> Control:
 
 
 def _nothing(instance: Instance) -> Goal:
-    """The goal of a flow, or of a batch, that waits for the horizon alone."""
+    """The goal of a flow that waits for the horizon alone."""
     shape = instance.rewards.shape
     return Goal(jnp.asarray(np.zeros(shape)), jnp.asarray(np.ones(shape[:-1])))
 

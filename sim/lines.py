@@ -5,9 +5,9 @@ reciprocals ``x_y = 1 / E_y`` move along straight lines but for one common shift
 
     x_y(tau) = 1 / p_y - r_y tau + W(tau),    prod_y x_y = prod_y 1 / p_y,    t = integral of Z d tau,
 
-because ``d theta_y / d tau = E_y (r_y - V)`` and the flow conserves the sum of the logits. At each ``tau`` one
-scalar equation gives the smallest ``x``; the rest is explicit. The output whose line ``1 / p_y - r_y tau`` is
-lowest is the modal one: the lower envelope of the lines is the itinerary of the flow, and its breakpoints
+because ``d theta_y / d tau = E_y (r_y - V)`` and the flow conserves the sum of the logits. At each ``tau``
+one scalar equation gives the smallest ``x``; the rest is explicit. The output whose line is lowest,
+``1 / p_y - r_y tau``, is the modal one: the lower envelope of the lines is the itinerary of the flow, and its breakpoints
 are where one output takes over from another. ``dV / d tau > 0`` and every ``x_y`` is convex in ``tau``.
 
 Everything here is of one prompt of weight one, for many problems at a time; arrays have the outputs first and
@@ -23,9 +23,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 _RAREST = -700.0  # log-probability; what is rarer comes up after all times that are numbers
-_NODES = 32  # of the Gauss rule of a half segment
-_GRADING = 4  # power by which nodes crowd towards a breakpoint, where the integrand bends
+_NODES = 40  # of the Gauss rule of a half segment
+_GRADING = 4.0  # highest power by which nodes crowd towards a breakpoint
 _LARGEST = 1e303
+_ROUNDING = 4.0 * np.finfo(float).eps
 _CLOSE = 1e-4  # step after which a method of third order is right to rounding
 _MOST_STEPS = 60
 _WARMING = 5  # passes, of two steps each, to find the smallest x at a first node
@@ -78,7 +79,7 @@ class _Product(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """What the smallest ``x`` is improved with: ``ln prod p x``, and sums of ``s = x_min / x`` and of squares."""
+    """What improves the smallest ``x``: ``ln prod p x``, and the sums of ``s = x_min / x`` and of squares."""
 
     excess: Array
     first: Array
@@ -131,10 +132,16 @@ def _base(flow: Lines, anchor: Array) -> _Base:
     tau = _pick(flow.breakpoints, anchor)
     tau = jnp.where(tau < jnp.inf, tau, 0.0)
     ahead = flow.rewards - _pick(flow.rewards, new)
-    gaps = jnp.maximum(_height(flow.logits, flow.normalizer, new) - ahead * tau, 0.0)
+    behind = jnp.where(anchor > 0, flow.rewards - _pick(flow.rewards, old), ahead)
+    # Over the line of the one to which it is closer: nothing that is equal to one of the two cancels.
+    over_new = _height(flow.logits, flow.normalizer, new)
+    over_old = jnp.where(anchor > 0, _height(flow.logits, flow.normalizer, old), over_new)
+    closer = jnp.abs(over_old) < jnp.abs(over_new)
+    height = jnp.where(closer, over_old, over_new)
+    gaps = height - jnp.where(closer, behind, ahead) * tau
+    gaps = jnp.where(gaps > _ROUNDING * jnp.abs(height), gaps, 0.0)
     output = jnp.arange(len(gaps))[:, None]
     meet = (output == new) | (output == old) & (anchor > 0)
-    behind = jnp.where(anchor > 0, flow.rewards - _pick(flow.rewards, old), ahead)
     return _Base(jnp.where(meet, 0.0, gaps), ahead, behind, tau)
 
 
@@ -208,19 +215,19 @@ def _upper(gaps: Array, start: _Product) -> Array:
 
 
 class _Rule(NamedTuple):
-    """A Gauss rule on (0, 1), and how ``ln x`` gets from each node to the next.
+    """A Gauss rule on (0, 1), and how a function of the logarithm gets from each node to the next.
 
-    Nodes crowd towards 0. The first one comes several times, for the smallest ``x`` to be found there; after the
-    last comes 1; these have no weight.
+    The first node comes several times, for the smallest ``x`` to be found there; after the last comes 1;
+    these have no weight.
 
     Attributes:
-        node: ``[nodes]``.
-        weight: ``[nodes]``.
-        ahead: ``[nodes, 3]``, weights of the slopes of ``ln x`` by the logarithm of the offset at the three
-            nodes before: of the integral of the parabola through them.
+        log_node: ``[nodes]``.
+        weight: ``[nodes]``, by the logarithm of the node.
+        ahead: ``[nodes, 3]``, weights of the function's slopes at the three nodes before: of the integral of
+            the parabola through them.
     """
 
-    node: np.ndarray
+    log_node: np.ndarray
     weight: np.ndarray
     ahead: np.ndarray
 
@@ -228,8 +235,7 @@ class _Rule(NamedTuple):
 def _rule() -> _Rule:
     points, weights = np.polynomial.legendre.leggauss(_NODES)
     points = np.append((points + 1.0) / 2.0, 1.0)
-    weights = np.append(weights, 0.0) / 2.0 * _GRADING * points ** (_GRADING - 1)
-    logs = _GRADING * np.log(points)
+    logs, weights = np.log(points), np.append(weights, 0.0) / 2.0 / points
     ahead = np.zeros((len(points), 3))
     for i in range(1, len(points)):
         known = logs[max(i - 3, 0) : i][::-1] - logs[i - 1]
@@ -238,10 +244,26 @@ def _rule() -> _Rule:
         ahead[i, : len(known)] = np.linalg.solve(known[None] ** powers[:, None], integrals)
     before = np.zeros(_WARMING)
     return _Rule(
-        np.append(before + points[0], points) ** _GRADING,
+        np.append(before + logs[0], logs),
         np.append(before, weights),
         np.append(before[:, None] + np.zeros(3), ahead, axis=0),
     )
+
+
+def _grading(end: Array, start: _Product, way: Array) -> Array:
+    """The power by which nodes crowd towards a breakpoint, where the integrand bends.
+
+    In between it is a polynomial, of a degree that many outputs make large: the less of it is near the
+    breakpoint, and the lower the power has to be for the rule to be exact.
+
+    Args:
+        end: gaps at the far end.
+        start: of the product.
+        way: by how much the gaps have changed since the breakpoint.
+    """
+    degree = (jnp.abs(way) / (end + _upper(end, start))).sum(0)
+    # A whole number, for else the integrand has a root at the breakpoint.
+    return jnp.clip(jnp.floor(_NODES / (1.0 + degree)), 1.0, _GRADING)
 
 
 class _Piece(NamedTuple):
@@ -252,7 +274,7 @@ class _Piece(NamedTuple):
 
 
 def _piece(flow: Lines, start: _Product, anchor: Array, sign: Array, length: Array) -> _Piece:
-    """From a breakpoint on (or, with sign -1, up to it) within one segment: the integral of the mass ``Z``."""
+    """From a breakpoint on (with sign -1: up to it) within one segment: the integral of the mass ``Z``."""
     rule = jax.tree.map(jnp.asarray, _rule())
     base = _base(flow, anchor)
     rise = sign * jnp.where(sign > 0, base.ahead, base.behind)
@@ -260,24 +282,27 @@ def _piece(flow: Lines, start: _Product, anchor: Array, sign: Array, length: Arr
     def gaps(offset: Array) -> Array:
         return jnp.maximum(base.gaps - offset * rise, 0.0)
 
+    power = _grading(gaps(length), start, length * rise)
+
     def node(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, slopes, total = carry
-        offset = length * rule.node[i]
+        share = jnp.exp(power * rule.log_node[i])
+        offset = length * share
         here = gaps(offset)
-        x = x * jnp.exp(jnp.clip(rule.ahead[i] @ slopes, -30.0, 30.0))
+        x = x * jnp.exp(jnp.clip(power * (rule.ahead[i] @ slopes), -30.0, 30.0))
         x = _improved(x, _sums(here, start, x))
         sums = _sums(here, start, x)
         # The mass where the excess vanishes, to the order of the method of Halley.
         bend = 0.5 * sums.excess * sums.second / sums.first**2
         mass = sums.first / x * (1.0 + bend) / (1.0 - bend)
         slope = offset * (rise * sums.shares).sum(0) / (sums.first * x)
-        total = total + jnp.where(rule.weight[i] > 0, rule.weight[i] * mass, 0.0)
+        total = total + jnp.where(rule.weight[i] > 0, rule.weight[i] * share * mass, 0.0)
         return _improved(x, sums), jnp.stack([slope, slopes[0], slopes[1]]), total
 
     none = jnp.zeros(length.shape)
-    first = _upper(gaps(length * rule.node[0]), start)
-    x, _, total = jax.lax.fori_loop(0, len(rule.node), node, (first, jnp.zeros((3, *none.shape)), none))
-    return _Piece(length * total, x + gaps(length))
+    first = _upper(gaps(length * jnp.exp(power * rule.log_node[0])), start)
+    x, _, total = jax.lax.fori_loop(0, len(rule.weight), node, (first, jnp.zeros((3, *none.shape)), none))
+    return _Piece(length * power * total, x + gaps(length))
 
 
 class _Place(NamedTuple):
@@ -382,6 +407,7 @@ def _state(base: _Base, start: _Product, offset: Array) -> _State:
 def _width(base: _Base, start: _Product) -> Array:
     """About the unit of tau at a breakpoint: that of a logit at the largest of their speeds."""
     least = _upper(base.gaps, start)
+    least = _improved(least, _sums(base.gaps, start, least))
     x = least + base.gaps
     shares = least / x
     value = (shares * base.ahead).sum(0) / shares.sum(0)
@@ -393,7 +419,7 @@ def _width(base: _Base, start: _Product) -> Array:
 _QUADRATIC = 1e-8  # step after which Newton's method is right to rounding
 _SMALL = 1e-3  # change of a logit, in which nothing hides
 _SHORTEST = 1e-13
-_MOST_TRIALS = 5000
+_MOST_TRIALS = 2000
 
 
 class _Odds(NamedTuple):
@@ -464,7 +490,7 @@ def _small_way(flow: Lines, values: Array, increase: Array, tau: Array) -> Array
 
 
 def _peak(width: Array, before: _Odds, after: _Odds) -> Array:
-    """At which share of a step the cubic through both ends has a maximum above zero; inf without one inside."""
+    """At which share of a step the cubic through both ends has a maximum above zero; inf without one."""
     a, b, climb = before.slope * width, after.slope * width, after.log - before.log
     cubic, square = a + b - 2.0 * climb, 3.0 * climb - 2.0 * a - b
     share = a / (jnp.sqrt(square**2 - 3.0 * cubic * a) - square)
@@ -484,12 +510,14 @@ class Crossing(NamedTuple):
         log_masses: ``ln E`` there.
         found: whether there is one.
         never: whether it is known that there is none.
+        lost: whether the search failed. Where none of the three holds it went as far as numbers go.
     """
 
     position: Position
     log_masses: Float[Array, "outputs n"]
     found: Bool[Array, " n"]
     never: Bool[Array, " n"]
+    lost: Bool[Array, " n"]
 
 
 class _Search(NamedTuple):
@@ -505,16 +533,18 @@ class _Search(NamedTuple):
     close: Array  # whether the next trial is the crossing to rounding
     found: Array
     never: Array
+    lost: Array
+    ended: Array
     trials: Array
 
 
 def crossing(flow: Lines, distance: Float[Array, "outputs n"], trained: Bool[Array, " n"]) -> Crossing:
     """The first point at which the expectation of any values reaches a level that it is below at the start.
 
-    Every ``x`` is convex along a flow: between two points it is below the larger end and above the tangent. That
-    bounds what is above the level, and what is below; a step is taken where the one stays less than the other,
-    and else quartered, until no logit changes by more than a thousandth. Expectations of the rewards that are
-    trained on only rise, and cross near the breakpoint where an output above the level becomes modal.
+    Every ``x`` is convex along a flow: between two points it is below the larger end and above the tangent.
+    That bounds what is above the level, and what is below; a step is taken where the one stays less than the
+    other, and else quartered, until no logit changes by more than a thousandth. Expectations of the rewards
+    that are trained on only rise, and cross near the breakpoint where an output above the level comes up.
 
     Then by Newton's method for the logarithm of what is above over what is below, which is nearly linear in
     ``asinh(offset / width)``.
@@ -537,7 +567,7 @@ def crossing(flow: Lines, distance: Float[Array, "outputs n"], trained: Bool[Arr
         return (half == 2 * last) & (highest < jnp.where(best, below / state.x, 0.0).sum(0))
 
     def waiting(search: _Search) -> Array:
-        return ~(search.found | search.never) & (search.trials < _MOST_TRIALS)
+        return ~(search.found | search.never | search.lost | search.ended)
 
     def attempt(search: _Search) -> _Search:
         segment, second = search.half // 2, search.half % 2 == 1
@@ -573,17 +603,19 @@ def crossing(flow: Lines, distance: Float[Array, "outputs n"], trained: Bool[Arr
         at_end = passed & (z >= end)
         on = at_end & (search.half < 2 * last)
         tried = z - low
-        lost = ~bracketed & ~passed & ~reached & (tried < _SHORTEST * (1.0 + jnp.abs(low)))
+        shrunk = ~bracketed & ~passed & ~reached & (tried < _SHORTEST * (1.0 + jnp.abs(low)))
         step = jnp.where(on, jnp.inf, jnp.where(hidden, share, jnp.where(passed, 4.0, 0.25)) * tried)
 
         # Bracketed, now or before.
         inside = bracketed | reached
         lower = bracketed & new.sound & (odds.log < 0)
-        high = jnp.where(inside & new.sound & (odds.log >= 0), z, search.high)
+        # What is no number is too far.
+        high = jnp.where(inside & ~(odds.log < 0), z, search.high)
         z_low = jnp.where(passed | lower, z, low)
         move = -odds.log / (odds.slope * width * jnp.cosh(z))
         root = z + jnp.clip(move, -5.0, 5.0 + 0.5 * jnp.abs(z))
-        within = new.sound & (root >= z_low) & (root <= high)
+        near = jnp.abs(root - z) <= _QUADRATIC * (1.0 + jnp.abs(z))
+        within = new.sound & (((root > z_low) & (root < high)) | near)
         root = jnp.where(within, root, 0.5 * (z_low + jnp.minimum(high, far)))
         found = search.close & bracketed & new.sound
         moved = passed | lower | found
@@ -595,9 +627,11 @@ def crossing(flow: Lines, distance: Float[Array, "outputs n"], trained: Bool[Arr
             state=_chosen(moved, new, old),
             step=jnp.where(inside, root - z_low, step),
             high=high,
-            close=inside & (jnp.abs(root - z) <= _QUADRATIC * (1.0 + jnp.abs(z))),
+            close=inside & (near | (high - z_low <= _QUADRATIC * _QUADRATIC * (1.0 + jnp.abs(z)))),
             found=found,
-            never=(passed & forever(new, base, search.half)) | lost | (at_end & ~on),
+            never=passed & forever(new, base, search.half),
+            lost=(shrunk & new.sound) | (~found & (search.trials >= _MOST_TRIALS)),
+            ended=(at_end & ~on) | (~new.sound & (shrunk | (search.close & bracketed))),
             trials=search.trials + 1,
         )
 
@@ -618,6 +652,8 @@ def crossing(flow: Lines, distance: Float[Array, "outputs n"], trained: Bool[Arr
         close=no,
         found=no,
         never=no,
+        lost=no,
+        ended=no,
         trials=zeros.astype(int),
     )
     search = jax.lax.while_loop(
@@ -627,7 +663,7 @@ def crossing(flow: Lines, distance: Float[Array, "outputs n"], trained: Bool[Arr
     )
     segment, second = search.half // 2, search.half % 2
     position = Position(jnp.minimum(segment + second, outputs - 1), search.offset)
-    return Crossing(position, -jnp.log(search.state.x), search.found, search.never)
+    return Crossing(position, -jnp.log(search.state.x), search.found, search.never, search.lost)
 
 
 # Positions at given times --------------------------------------------------------------
@@ -733,9 +769,9 @@ def at_time(flow: Lines, time: Float[Array, " n"]) -> tuple[Position, Float[Arra
 
 # Derivatives -----------------------------------------------------------------------------
 #
-# What follows is not how positions and times are found but how they change with the problem: from values that are
-# held fixed, one step of Halley's method, or two of Newton's, have the first and second derivatives of what they
-# converge to. The nodes of the integral move with the breakpoints, about which the mass bends.
+# What follows is not how positions and times are found but how they change with the problem: from values
+# that are held fixed, one step of Halley's method, or two of Newton's, have the first and second derivatives
+# of what they converge to. The nodes of the integral move with the breakpoints, about which the mass bends.
 
 
 def _fixed(tree: Any) -> Any:
@@ -766,18 +802,21 @@ def _smooth_time(flow: Lines, position: Position) -> Array:
     """:func:`time`, by all halves of all segments, those with nothing to add too."""
     start, place = _fixed(_start(flow)), _place(flow, position)
     rule = _rule()
-    nodes, weights = (jnp.asarray(of[_WARMING:-1]) for of in (rule.node, rule.weight))
+    logs, weights = (jnp.asarray(of[_WARMING:-1]) for of in (rule.log_node, rule.weight))
     last = len(flow.modal) - 1
 
     def piece(anchor: Array, sign: Array, length: Array) -> Array:
         base = _base(flow, anchor)
+        end = _fixed(sign * length)
+        power = _fixed(_grading(_gaps(base, end), start, end * _rise(base, end)))
 
         def node(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-            point, weight = at
-            state = _smooth_state(flow, base, start, sign * length * point)
-            return total + weight * (1.0 / state.x).sum(0), None
+            log, weight = at
+            share = jnp.exp(power * log)
+            state = _smooth_state(flow, base, start, sign * length * share)
+            return total + weight * share * (1.0 / state.x).sum(0), None
 
-        return length * jax.lax.scan(node, jnp.zeros(length.shape), (nodes, weights))[0]
+        return length * power * jax.lax.scan(node, jnp.zeros(length.shape), (logs, weights))[0]
 
     def add(total: Array, number: Array) -> tuple[Array, None]:
         before = number // 2

@@ -1,7 +1,7 @@
 """Gradient flow where it is solved (:mod:`goodteacher.sim.lines`): tabular policies that nothing regularises.
 
-Every prompt is a problem by itself, whose clock runs with its weight. Functions take a batch: every array of an
-instance and of a goal has a leading axis.
+Every prompt is a problem by itself, whose clock runs with its weight. Functions take a batch: every array of
+an instance and of a goal has a leading axis.
 """
 
 from collections.abc import Callable
@@ -71,8 +71,7 @@ def hitting_times(instances: Instance, goals: Goal, horizons: Float[Array, " n"]
 
 def policies(instances: Instance, horizons: Float[Array, " n"]) -> Float[Array, "n prompts outputs"]:
     """Log-probabilities at given times, one for each problem. Differentiable."""
-    count, prompts, _ = instances.rewards.shape
-    lanes = (_lanes(instances), jnp.repeat(horizons, prompts))
+    lanes = (_lanes(instances), jnp.repeat(horizons, instances.rewards.shape[1]))
     masses = _by_blocks(lambda lane, time: lines.path(_flow(lane), time * lane.weight), lanes)
     return _log_probabilities(instances, masses)
 
@@ -118,7 +117,12 @@ def _lanes(instances: Instance) -> _Lane:
         exists = instances.mask
         least = rewards.min(-1, keepdims=True, where=exists, initial=jnp.inf)
         logits, rewards = jnp.where(exists, logits, _ABSENT), jnp.where(exists, rewards, least)
-    return _Lane(*map(_outputs_first, (logits, rewards, exists)), instances.prompt_weights.ravel())
+    return _Lane(
+        _outputs_first(logits),
+        _outputs_first(rewards),
+        _outputs_first(exists),
+        instances.prompt_weights.ravel(),
+    )
 
 
 def _by_blocks(of: Callable[..., Any], lanes: Any) -> Any:
@@ -165,7 +169,7 @@ def _hit(
         jax.lax.stop_gradient, (flow, distance, values, increase)
     )
     trained = (~lane.exists | (values_ == lane.rewards)).all(0)
-    position, masses, found, never = lines.crossing(flow_, distance_, trained & sought)
+    position, masses, found, never, lost = lines.crossing(flow_, distance_, trained & sought)
     slight, small = lines.small_increase(flow_, values_, jnp.where(jnp.isnan(increase_), -1.0, increase_))
     small &= sought
     start = Position(jnp.zeros(found.shape, int), jnp.zeros(found.shape))
@@ -175,19 +179,25 @@ def _hit(
         slight,
         start,
     )
-    found, never = sought & (found | small), sought & never & ~small
+    found, never, lost = sought & (found | small), sought & never & ~small, sought & lost & ~small
     position, found, small = jax.tree.map(jax.lax.stop_gradient, (position, found, small))
 
     target = Target(distance, values, jnp.where(small, increase, 0.0), small)
     weight = jnp.where(lane.weight > 0, lane.weight, 1.0)
     spent = lines.crossing_time(flow, target, position, found) / weight
     reached = found & (spent <= horizon)
-    time = jnp.where(met, 0.0, jnp.where(reached, spent, jnp.inf))
+    time = jnp.where(met, 0.0, jnp.where(reached, spent, jnp.where(lost, jnp.nan, jnp.inf)))
     status = jnp.select(
-        [met | reached, ~possible, ~signal, never],
+        [met | reached, ~possible, ~signal, never, lost],
         [
             jnp.asarray(int(status))
-            for status in (Status.REACHED, Status.OUT_OF_REACH, Status.NO_SIGNAL, Status.OPTIMUM)
+            for status in (
+                Status.REACHED,
+                Status.OUT_OF_REACH,
+                Status.NO_SIGNAL,
+                Status.OPTIMUM,
+                Status.NOT_CONVERGED,
+            )
         ],
         int(Status.NOT_REACHED),
     )

@@ -6,6 +6,9 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
+from goodteacher.sim import integrated
+from goodteacher.sim.flow import Control, HittingTime
+from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters
 
 PROMPTS, OUTPUTS, FEATURES = 3, 5, 4
@@ -114,3 +117,20 @@ def instance_dictionaries(draw: st.DrawFn) -> dict[str, Any]:
         if draw(st.booleans()):
             data[key] = draw(strategy)
     return data
+
+
+# Integrated, whether the flow can be solved or not
+
+
+def integrated_time(instance: Instance, goal: Goal, control: Control | None = None) -> HittingTime:
+    """As ``hitting_time``."""
+    return integrated.hitting_time(instance, goal, control or Control())
+
+
+def integrated_times(
+    instances: Instance, goals: Goal, control: Control | None = None, *, lanes: int = 128
+) -> HittingTime:
+    """As ``hitting_times``."""
+    control = control or Control()
+    horizons = np.broadcast_to(control.horizon, len(instances.rewards))
+    return integrated.hitting_times(instances, goals, horizons, control, min(lanes, len(horizons)))

@@ -9,9 +9,15 @@ import mpmath
 import numpy as np
 import pytest
 from jaxtyping import Array
-from sim_strategies import beneficial_errors, random_data, random_tabular, stack
+from sim_strategies import (
+    beneficial_errors,
+    integrated_time,
+    random_data,
+    random_tabular,
+    stack,
+)
 
-from goodteacher.sim import flow
+from goodteacher.sim import flow, integrated
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.flow import (
     HORIZON,
@@ -171,13 +177,13 @@ def test_prompts_of_a_tabular_policy_are_independent():
 @pytest.mark.parametrize("batched", [False, True])
 def test_arrays_made_of_plain_numbers_compile_nothing_anew(monkeypatch, batched):
     """jnp.where(x, 1.0, 0.0) is weakly typed, which to jit is another type."""
-    strong = Instance([1.0, 0.0, 0.0])
+    strong = Instance([1.0, 0.0, 0.0], regularizer=Regularizer(kl=0.01))
     rewards = jnp.where(strong.rewards > 0, 1.0, 0.0)
     weak = eqx.tree_at(lambda i: i.rewards, strong, rewards)
     assert weak.rewards.weak_type
     assert not strong.rewards.weak_type
     assert not Instance(rewards).rewards.weak_type
-    find, compiled = (hitting_times, flow._many) if batched else (hitting_time, flow._one)
+    find, compiled = (hitting_times, integrated._many) if batched else (hitting_time, integrated._one)
 
     def compilations(instance: Instance) -> int:
         """Of the integrator, after a hitting time of this instance."""
@@ -348,7 +354,7 @@ def test_a_level_that_is_met_at_the_start():
 
 def test_steps_that_run_out_are_not_called_unreached():
     instance = beneficial_errors()
-    found = hitting_time(instance, probability_level(instance, 0, 0.9), Control(max_steps=10))
+    found = integrated_time(instance, probability_level(instance, 0, 0.9), Control(max_steps=10))
     assert np.isnan(found.time[0])
     assert found.status[0] == NOT_CONVERGED
     assert found.steps == 10
@@ -384,7 +390,7 @@ def test_final_policies_of_a_batch_are_those_of_each():
         alone, _ = final_policy(beneficial_errors(start), Control(horizon=horizon))
         np.testing.assert_allclose(log_p, alone, atol=1e-9)
     np.testing.assert_array_equal(times, horizons)
-    _, early = final_policies(instances, Control(horizon=horizons, max_steps=3))
+    _, early = integrated.final_policies(instances, horizons, Control(max_steps=3), lanes=2)
     assert (early < horizons).all()
     inside = jax.eval_shape(lambda i: final_policies(i, Control(horizon=9.0), lanes=2), instances)
     assert [leaf.shape for leaf in inside] == [found.shape, times.shape]
@@ -572,7 +578,8 @@ def test_the_objective_rises_at_the_squared_norm_of_the_gradient():
 
 
 def test_steps_that_run_out_leave_the_trajectory_nan():
-    path = trajectory(beneficial_errors(), [1e-3, 1e6], Control(solver=diffrax.Tsit5(), max_steps=5))
+    control = Control(solver=diffrax.Tsit5(), max_steps=5)
+    path = integrated.trajectory(beneficial_errors(), np.array([1e-3, 1e6]), control)
     assert jnp.isfinite(path[0]).all()
     assert jnp.isnan(path[1]).all()
 
@@ -597,7 +604,7 @@ def test_bad_control_is_refused(control, message):
 
 
 def test_an_implicit_solver_is_refused_where_there_are_events():
-    instance = beneficial_errors()
+    instance = beneficial_errors(regularizer=Regularizer(kl=0.1))
     with pytest.raises(ValueError, match="solver is Kvaerno5; give an explicit Runge-Kutta method"):
         hitting_time(instance, reward_level(instance, 0.5), Control(diffrax.Kvaerno5()))
 
