@@ -4,6 +4,7 @@ from .sim.files import read_instance, write_instance
 from .sim.flow import Control, final_policy, hitting_time, hitting_times, trajectory
 from .sim.goals import Goal, probability_level, reward_increase, reward_level
 from .sim.instance import Instance, Parameters, Probabilities, Regularizer
+from .sim.itineraries import Itinerary, itineraries
 from .sim.learning import learn
 from .sim.metrics import measure
 from .sim.policies import LinearSoftmax
@@ -14,6 +15,7 @@ __all__ = [
     "Control",
     "Goal",
     "Instance",
+    "Itinerary",
     "LinearSoftmax",
     "Parameters",
     "Probabilities",
@@ -24,6 +26,7 @@ __all__ = [
     "final_policy",
     "hitting_time",
     "hitting_times",
+    "itineraries",
     "learn",
     "measure",
     "open_store",

@@ -1,7 +1,7 @@
 """Gradient flow ``d theta / dt = grad phi``: hitting times, final policies and trajectories.
 
-Solved by one root and one quadrature where that is possible (:mod:`goodteacher.sim.solved`: tabular policies
-that nothing regularises), and integrated elsewhere (:mod:`goodteacher.sim.integrated`).
+Solved by one root and one quadrature where each output has a logit of its own and nothing is regularised
+(:mod:`goodteacher.sim.solved`), and integrated elsewhere (:mod:`goodteacher.sim.integrated`).
 """
 
 from collections.abc import Callable

@@ -7,8 +7,9 @@ reciprocals ``x_y = 1 / E_y`` move along straight lines but for one common shift
 
 because ``d theta_y / d tau = E_y (r_y - V)`` and the flow conserves the sum of the logits. At each ``tau``
 one scalar equation gives the smallest ``x``; the rest is explicit. The output whose line is lowest,
-``1 / p_y - r_y tau``, is the modal one: the lower envelope of the lines is the itinerary of the flow, and its breakpoints
-are where one output takes over from another. ``dV / d tau > 0`` and every ``x_y`` is convex in ``tau``.
+``1 / p_y - r_y tau``, is the modal one: the lower envelope of the lines is the itinerary of the flow, and its
+breakpoints are where one output takes over from another. ``dV / d tau > 0`` and every ``x_y`` is convex in
+``tau``.
 
 Everything here is of one prompt of weight one, for many problems at a time; arrays have the outputs first and
 the problems last. :mod:`goodteacher.sim.solved` brings problems to this form.
@@ -475,7 +476,7 @@ def _small_way(flow: Lines, values: Array, increase: Array, tau: Array) -> Array
     speed = (p**2 * lift * rise).sum(0)
     speed = jnp.where(speed > 0, speed, 1.0)
 
-    def closer(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def closer(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         tau, shift = carry
         # Of x = 1 / p + shift - rise tau, of which the product stays, in relative changes.
         for _ in range(2):

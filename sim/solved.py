@@ -1,30 +1,60 @@
-"""Gradient flow where it is solved (:mod:`goodteacher.sim.lines`): tabular policies that nothing regularises.
+"""Gradient flow where it is solved (:mod:`goodteacher.sim.lines`): each output has a logit of its own.
+
+These are tabular policies, and linear ones of orthogonal features, those of a prompt of one norm, that
+nothing regularises.
 
 Every prompt is a problem by itself, whose clock runs with its weight. Functions take a batch: every array of
 an instance and of a goal has a leading axis.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from goodteacher.sim import lines
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Lines, Position, Target
-from goodteacher.sim.policies import Tabular
+from goodteacher.sim.policies import LinearSoftmax, Tabular
 from goodteacher.sim.status import Status
+from goodteacher.sim.validation import is_concrete
 
 _BLOCK = 256  # problems side by side: what a core's nearest memory holds
 _ABSENT = -1e4  # logit of an output that does not exist, under the largest
 
 
 def is_solvable(instance: Instance) -> bool:
-    """Whether the flow of an instance, or of a batch, has a solution by quadrature."""
-    return isinstance(instance.policy, Tabular) and instance.regularizer is None
+    """Whether the flow of an instance, or of a batch, has a solution by quadrature.
+
+    Of features that are traced it is not known.
+    """
+    if instance.regularizer is not None:
+        return False
+    match instance.policy:
+        case Tabular():
+            return True
+        case LinearSoftmax(features=features):
+            return is_concrete(features, instance.mask) and _orthogonal(
+                np.asarray(features), None if instance.mask is None else np.asarray(instance.mask)
+            )
+        case _:
+            return False
+
+
+def _orthogonal(features: np.ndarray, mask: np.ndarray | None) -> bool:
+    """Whether all features are orthogonal, those of a prompt of one norm: then each has a logit of its own."""
+    rows = features.reshape(*features.shape[:-3], -1, features.shape[-1])
+    products = rows @ np.swapaxes(rows, -1, -2)
+    apart = products * (1.0 - np.eye(rows.shape[-2]))
+    norms = (features**2).sum(-1)
+    exists = np.ones(norms.shape, bool) if mask is None else mask
+    largest = norms.max(-1, keepdims=True)
+    return bool((apart == 0.0).all() and (largest > 0).all() and (norms == largest)[exists].all())
 
 
 class Found(NamedTuple):
@@ -36,7 +66,7 @@ class Found(NamedTuple):
     end: Float[Array, " n"]
 
 
-class _Lane(NamedTuple):
+class Lane(NamedTuple):
     """Prompts, one by one: outputs first, prompts last."""
 
     logits: Float[Array, "outputs n"]
@@ -52,15 +82,15 @@ def hitting_times(instances: Instance, goals: Goal, horizons: Float[Array, " n"]
     if increase is None:
         increase = jnp.full(goals.level.shape, jnp.nan)
     possible = jax.vmap(is_possible)(instances, goals)
-    lanes = (
-        _lanes(instances),
+    problems = (
+        lanes(instances),
         _outputs_first(goals.values),
         goals.level.ravel(),
         increase.ravel(),
         possible.ravel(),
         jnp.repeat(horizons, prompts),
     )
-    time, status, end, masses = _by_blocks(_hit, lanes)
+    time, status, end, masses = _by_blocks(_hit, problems)
     return Found(
         time.reshape(count, prompts),
         status.reshape(count, prompts),
@@ -71,8 +101,8 @@ def hitting_times(instances: Instance, goals: Goal, horizons: Float[Array, " n"]
 
 def policies(instances: Instance, horizons: Float[Array, " n"]) -> Float[Array, "n prompts outputs"]:
     """Log-probabilities at given times, one for each problem. Differentiable."""
-    lanes = (_lanes(instances), jnp.repeat(horizons, instances.rewards.shape[1]))
-    masses = _by_blocks(lambda lane, time: lines.path(_flow(lane), time * lane.weight), lanes)
+    problems = (lanes(instances), jnp.repeat(horizons, instances.rewards.shape[1]))
+    masses = _by_blocks(lambda lane, time: lines.path(_flow(lane), time * lane.weight), problems)
     return _log_probabilities(instances, masses)
 
 
@@ -82,13 +112,15 @@ def trajectory(instance: Instance, times: Float[Array, " times"]) -> Float[Array
     each = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), instance)
     prompts = len(instance.rewards)
 
-    def follow(lane: _Lane, time: Array) -> Array:
+    def follow(lane: Lane, time: Array) -> Array:
         flow = _flow(lane)
         return lines.path(flow, time * lane.weight) + flow.normalizer
 
-    moved = _prompts_first(_by_blocks(follow, (_lanes(each), jnp.repeat(times, prompts))), count)
-    moved = moved + _offset(instance)[:, None]
-    return moved if instance.mask is None else jnp.where(instance.mask, moved, instance.initial_parameters)
+    logits = _prompts_first(_by_blocks(follow, (lanes(each), jnp.repeat(times, prompts))), count)
+    logits = logits + _offset(instance)[:, None]
+    if instance.mask is not None:
+        logits = jnp.where(instance.mask, logits, _logits(instance))
+    return jax.vmap(partial(_parameters, instance))(logits)
 
 
 # Lanes -------------------------------------------------------------------------------
@@ -102,34 +134,56 @@ def _prompts_first(of: Array, count: int) -> Array:
     return of.T.reshape(count, -1, len(of))
 
 
+def _logits(instance: Instance) -> Array:
+    """Where the flow starts, finite for outputs that do not exist."""
+    return instance.policy.logits(instance.initial_parameters)
+
+
 def _offset(instance: Instance) -> Array:
     """A constant for each prompt to take off its logits that leaves their differences as they are."""
-    logits = instance.initial_parameters
-    if instance.mask is not None:
-        logits = jnp.where(instance.mask, logits, -jnp.inf)
+    logits = instance.logits(instance.initial_parameters)
     return jax.lax.stop_gradient(jnp.round(logits.max(-1)))
 
 
-def _lanes(instances: Instance) -> _Lane:
-    logits = instances.initial_parameters - jax.vmap(_offset)(instances)[..., None]
+def _clock(instance: Instance) -> Array:
+    """The speed of each prompt's flow over that of a tabular policy alone."""
+    if not isinstance(instance.policy, LinearSoftmax):
+        return instance.prompt_weights
+    norm = (instance.policy.features**2).sum(-1).max(-1)
+    return instance.prompt_weights * norm / instance.policy.temperature**2
+
+
+def _parameters(instance: Instance, logits: Array) -> Array:
+    """Parameters of logits that the flow comes to."""
+    if not isinstance(instance.policy, LinearSoftmax):
+        return logits
+    features = instance.policy.features
+    norm = (features**2).sum(-1).max(-1)[:, None]
+    moved = instance.policy.temperature * (logits - _logits(instance)) / norm
+    return instance.initial_parameters + jnp.einsum("xy,xyd->d", moved, features)
+
+
+def lanes(instances: Instance) -> Lane:
+    """All prompts of all problems of a batch."""
+    logits = jax.vmap(lambda i: _logits(i) - _offset(i)[:, None])(instances)
     rewards, exists = instances.rewards, jnp.ones(logits.shape, bool)
     if instances.mask is not None:
         exists = instances.mask
         least = rewards.min(-1, keepdims=True, where=exists, initial=jnp.inf)
         logits, rewards = jnp.where(exists, logits, _ABSENT), jnp.where(exists, rewards, least)
-    return _Lane(
+    return Lane(
         _outputs_first(logits),
         _outputs_first(rewards),
         _outputs_first(exists),
-        instances.prompt_weights.ravel(),
+        jax.vmap(_clock)(instances).ravel(),
     )
 
 
-def _by_blocks(of: Callable[..., Any], lanes: Any) -> Any:
+def _by_blocks(of: Callable[..., Any], problems: Any) -> Any:
     """A function of lanes, of so many at a time."""
-    count = jax.tree.leaves(lanes)[-1].shape[-1]
+    count = jax.tree.leaves(problems)[-1].shape[-1]
     if count <= _BLOCK:
-        return of(*lanes)
+        return of(*problems)
     blocks = -(-count // _BLOCK)
 
     def split(leaf: Array) -> Array:
@@ -139,10 +193,10 @@ def _by_blocks(of: Callable[..., Any], lanes: Any) -> Any:
     def join(leaf: Array) -> Array:
         return jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :count]
 
-    return jax.tree.map(join, jax.lax.map(lambda block: of(*block), jax.tree.map(split, lanes)))
+    return jax.tree.map(join, jax.lax.map(lambda block: of(*block), jax.tree.map(split, problems)))
 
 
-def _flow(lane: _Lane) -> Lines:
+def _flow(lane: Lane) -> Lines:
     return lines.lines(lane.logits, lane.rewards)
 
 
@@ -154,7 +208,7 @@ def _log_probabilities(instances: Instance, masses: Array) -> Array:
 
 
 def _hit(
-    lane: _Lane, values: Array, level: Array, increase: Array, possible: Array, horizon: Array
+    lane: Lane, values: Array, level: Array, increase: Array, possible: Array, horizon: Array
 ) -> tuple[Array, Array, Array, Array]:
     flow = _flow(lane)
     distance = jnp.where(lane.exists, values - level, 0.0)

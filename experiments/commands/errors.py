@@ -30,6 +30,7 @@ def errors(
     from goodteacher.experiments.compilation import keep_compiled
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.reports import error_table
+    from goodteacher.experiments.reports.simulation import on_the_way
     from goodteacher.theory.error_kinds import Thresholds
 
     keep_compiled()
@@ -40,5 +41,7 @@ def errors(
         report = interruptible(lambda: error_table.report(instance, gamma, thresholds))
     result.write(report)
     console().print(error_table.table(report))
+    if way := on_the_way(report):
+        print(way)
     print(error_table.summary(report))
     return 0

@@ -56,6 +56,8 @@ def run(
     aim = "" if gamma is None else f", ground truth reward to rise by {gamma:g}"
     print(f"{source.file}: {followed.title}{aim}: {report['status']}")
     console().print(simulation.table(report))
+    if way := simulation.on_the_way(report):
+        print(way)
     if note := simulation.note(report):
         print(note)
     return 0

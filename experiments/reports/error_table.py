@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from goodteacher.experiments.reports.best_outputs import best_outputs, existing, several_best
-from goodteacher.experiments.reports.simulation import increase
+from goodteacher.experiments.reports.simulation import increase, stops
 from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.instance import Instance
 from goodteacher.theory.error_kinds import (
@@ -75,6 +75,7 @@ def report(instance: Instance, gamma: float | None, thresholds: Thresholds) -> d
             None if each is None else {name: plain(value) for name, value in each._asdict().items()}
             for each in of_prompt
         ],
+        "itinerary": stops(instance),
     }
 
 

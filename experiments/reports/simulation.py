@@ -13,9 +13,10 @@ from rich import box
 from rich.table import Table
 
 from goodteacher.experiments.text import digits, plain, reward_text
-from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time
+from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time, is_solvable
 from goodteacher.sim.goals import Goal, check_reachable, reward_increase
 from goodteacher.sim.instance import Instance, Regularizer
+from goodteacher.sim.itineraries import itineraries
 from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_variance
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.status import Status
@@ -200,7 +201,34 @@ def report(instance: Instance, outcome: Outcome) -> dict[str, Any]:
         "hitting_time_lower_bound": plain(outcome.lower_bound),
         "initial": _state(instance, initial),
         "final": _state(instance, outcome.probabilities),
+        "itinerary": stops(instance),
     }
+
+
+def stops(instance: Instance) -> list[list[dict[str, Any]]] | None:
+    """Which outputs hold each prompt's flow up, in their order; ``None`` where that is not known."""
+    if not is_solvable(instance):
+        return None
+    return [
+        [
+            {"output": stop.output, "from": plain(stop.start), "to": plain(stop.end)}
+            for stop in itinerary.stops
+        ]
+        for itinerary in itineraries(instance)
+    ]
+
+
+def on_the_way(result: Mapping[str, Any]) -> str:
+    """The itineraries of a report in words, a line for each prompt; empty where they are not known."""
+    lines = []
+    for prompt, row in enumerate(result["itinerary"] or []):
+        way = ", ".join(
+            f"{stop['output']}"
+            + (f" (from t = {digits(stop['from'], 4)})" if stop["from"] else " (at the start)")
+            for stop in row
+        )
+        lines.append(f"prompt {prompt}: most probable in turn are outputs {way}")
+    return "\n".join(lines)
 
 
 def _state(instance: Instance, probabilities: ArrayLike) -> dict[str, list[Any]]:

@@ -1,0 +1,101 @@
+"""Which outputs hold a flow up, in which order, from when to when.
+
+Where the flow is solved (:mod:`goodteacher.sim.lines`), the modal output at each ``tau`` is, in the limit of
+rare outputs, the one whose line ``1 / p_y - r_y tau`` is lowest: the lower envelope of the lines is the way
+that the flow takes. An output whose line never touches it never holds anything up.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from goodteacher.sim import lines
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.solved import is_solvable, lanes
+
+
+@dataclass(frozen=True)
+class Stop:
+    """An output that is modal for a while.
+
+    Attributes:
+        output: its number.
+        reward: what it is trained on.
+        start: the time at which it takes over; 0 for the first.
+        end: the time at which the next one takes over; ``inf`` for the last.
+    """
+
+    output: int
+    reward: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Itinerary:
+    """The stops of the flow of one prompt, in their order; rewards ascend.
+
+    Attributes:
+        stops: at least one.
+        breakpoints: of the lower envelope: the ``tau`` at which each stop begins.
+    """
+
+    stops: tuple[Stop, ...]
+    breakpoints: Float[np.ndarray, " stops"]
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Those that are modal, in their order."""
+        return tuple(stop.output for stop in self.stops)
+
+
+def itineraries(instance: Instance) -> list[Itinerary]:
+    """The itinerary of every prompt.
+
+    Exact in the limit of rare outputs, and a guide elsewhere: where the lines of two outputs cross, their
+    probabilities are the same.
+
+    Raises:
+        ValueError: if the flow is not one that is solved.
+    """
+    if not is_solvable(instance):
+        raise ValueError(
+            "the instance has a regulariser, tokens, or features that are not orthogonal and of one norm, and "
+            "its flow no itinerary; give a tabular policy without KL coefficient and without entropy bonus"
+        )
+    taus, modal, times = jax.device_get(_envelopes(instance))
+    found = []
+    for prompt, rewards in enumerate(np.asarray(instance.rewards)):
+        stops = np.flatnonzero(np.isfinite(taus[:, prompt]))
+        starts = times[stops, prompt]
+        ends = np.append(starts[1:], np.inf)
+        outputs = modal[stops, prompt]
+        found.append(
+            Itinerary(
+                tuple(
+                    Stop(int(output), float(rewards[output]), float(start), float(end))
+                    for output, start, end in zip(outputs, starts, ends, strict=True)
+                ),
+                taus[stops, prompt],
+            )
+        )
+    return found
+
+
+@jax.jit
+def _envelopes(instance: Instance) -> tuple[Array, Array, Array]:
+    """Breakpoints, modal outputs and times of the breakpoints: ``[outputs, prompts]`` each."""
+    lane = lanes(jax.tree.map(lambda leaf: leaf[None], instance))
+    flow = lines.lines(lane.logits, lane.rewards)
+
+    def reached(number: Array, tau: Array) -> Array:
+        anchor = jnp.full(tau.shape, number)
+        known = jnp.where(tau < jnp.inf, anchor, 0)
+        return lines.time(flow, lines.Position(known, jnp.zeros(tau.shape)))
+
+    count = jnp.arange(len(flow.breakpoints))
+    times = jax.lax.map(lambda of: reached(*of), (count, flow.breakpoints))
+    return flow.breakpoints, flow.modal, times / lane.weight
