@@ -61,9 +61,8 @@ def hitting_time(instance: Instance, goal: Goal, control: Control | None = None)
     instance, goal = _strong((instance, goal))
     if not is_solvable(instance):
         return integrated.hitting_time(instance, goal, control)
-    batch, goals = jax.tree.map(lambda leaf: leaf[None], (instance, goal))
-    found = _solved(batch, goals, jnp.asarray(control.horizon)[None])
-    return jax.tree.map(lambda leaf: leaf[0], found)
+    found = _solve_one(instance, goal, control.horizon)
+    return _with_late(found, lambda: _look_one(instance, control.horizon))
 
 
 def hitting_times(
@@ -86,7 +85,8 @@ def hitting_times(
 
     def run(instances: Instance, goals: Goal, horizons: Any, control: Control, lanes: int) -> HittingTime:
         if is_solvable(instances):
-            return _solved(instances, goals, horizons)
+            found = _solve(instances, goals, horizons)
+            return _with_late(found, lambda: _look(instances, horizons))
         return integrated.hitting_times(instances, goals, horizons, control, lanes)
 
     return _batch(run, instances, goals, control, lanes)
@@ -107,9 +107,7 @@ def final_policy(
     instance = _strong(instance)
     if not is_solvable(instance):
         return integrated.final_policy(instance, control)
-    batch = jax.tree.map(lambda leaf: leaf[None], instance)
-    horizon = jnp.asarray(control.horizon)
-    return _look(batch, horizon[None])[0], horizon
+    return _look_one(instance, control.horizon), jnp.asarray(control.horizon)
 
 
 def final_policies(
@@ -159,13 +157,27 @@ def trajectory(
     return integrated.trajectory(instance, times, control or Control())
 
 
-def _solved(instances: Instance, goals: Goal, horizons: Any) -> HittingTime:
-    found = _solve(instances, goals, horizons)
-    late = found.status == Status.NOT_REACHED
-    if is_concrete(late) and not np.asarray(late).any():
+def _with_late(found: HittingTime, look: Callable[[], Array]) -> HittingTime:
+    """With the policies at the horizon of those that have not reached their goals by then."""
+    if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
         return found
-    policies = jnp.where(late[..., None], _look(instances, horizons), found.log_probabilities)
+    policies = _where_late(found.status, look(), found.log_probabilities)
     return eqx.tree_at(lambda f: f.log_probabilities, found, policies)
+
+
+@jax.jit
+def _where_late(status: Array, late: Array, other: Array) -> Array:
+    return jnp.where((status == Status.NOT_REACHED)[..., None], late, other)
+
+
+def _alone(of: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a batch as one of a problem."""
+
+    def one(*problem: Any) -> Any:
+        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], problem)
+        return jax.tree.map(lambda leaf: leaf[0], of(*batch))
+
+    return jax.jit(one)
 
 
 @jax.jit
@@ -175,7 +187,9 @@ def _solve(instances: Instance, goals: Goal, horizons: Array) -> HittingTime:
     return HittingTime(*found, solved=yes, steps=jnp.zeros(horizons.shape, int))
 
 
+_solve_one = _alone(_solve)
 _look = jax.jit(solved.policies)
+_look_one = _alone(solved.policies)
 _follow = jax.jit(solved.trajectory)
 
 

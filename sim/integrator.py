@@ -26,7 +26,9 @@ from goodteacher.sim.objective import (
     advantage,
     expected_reward,
     gradient,
+    gradient_along,
     kl_divergence,
+    log_ratio_along,
     logit_gradient_rounding,
     natural_gradient,
 )
@@ -152,7 +154,7 @@ def _field(problem: Problem, rate: Array, state: _State) -> _State:
     both become straight lines; so does ln t in a stall.
     """
     parameters = problem.parameters(state)
-    velocity = gradient(problem.instance, parameters)
+    velocity = gradient_along(problem.instance, state.displacement)
     speed = _speed(problem.instance, parameters, velocity) * problem.time_scale + rate
     speed = jnp.maximum(speed, jnp.finfo(float).tiny)
     return _State(velocity * (problem.time_scale / speed), jnp.exp(-state.log_time) / speed)
@@ -163,20 +165,22 @@ def _straight(instance: Instance) -> bool:
     return isinstance(instance.policy, Tabular) and instance.regularizer is None
 
 
-def _change(instance: Instance, parameters: Array, velocity: Array) -> tuple[Array, Bool[Array, ""]]:
+def _change(instance: Instance, displacement: Array, velocity: Array) -> tuple[Array, Bool[Array, ""]]:
     """The relative rate at which the velocity changes along the flow, and whether it grows."""
     direction = velocity / jnp.maximum(_norm(velocity), jnp.finfo(float).tiny)
-    change = jax.jvp(partial(gradient, instance), (parameters,), (direction,))[1]
+    change = jax.jvp(partial(gradient_along, instance), (displacement,), (direction,))[1]
     return _norm(change), (direction * change).sum() > 0
 
 
-def _rounding(instance: Instance, parameters: Array) -> Array:
+def _rounding(instance: Instance, displacement: Array) -> Array:
     """The size of the rounding error of the logits' velocity.
 
     That of every logit's gradient, with fixed random factors, goes the way of the gradient itself: what
     cancels in the sum of the gradient does not cancel there.
     """
-    error = logit_gradient_rounding(instance, instance.logits(parameters))
+    parameters = instance.initial_parameters + displacement
+    ratio = log_ratio_along(instance, displacement)
+    error = logit_gradient_rounding(instance, instance.logits(parameters), ratio)
     error *= np.random.default_rng(0).normal(size=error.shape)
     return _speed(instance, parameters, instance.policy.pullback(parameters, error))
 
@@ -188,7 +192,7 @@ def _start_pace(instance: Instance) -> tuple[Array, Array]:
     speed = _speed(instance, start, velocity)
     if _straight(instance):
         return speed, jnp.zeros(())
-    return speed, jnp.maximum(_change(instance, start, velocity)[0] - _BEND * speed, 0.0)
+    return speed, jnp.maximum(_change(instance, jnp.zeros_like(start), velocity)[0] - _BEND * speed, 0.0)
 
 
 def _pace(problem: Problem, state: _State, velocity: _State, rate: Array) -> tuple[_Pace, Array]:
@@ -199,10 +203,10 @@ def _pace(problem: Problem, state: _State, velocity: _State, rate: Array) -> tup
         return _Pace(rate, one, jnp.zeros((), bool), jnp.zeros(())), one
     clock = jnp.exp(-state.log_time) / velocity.log_time  # ds / dt
     speed = clock * _speed(instance, parameters, velocity.displacement)
-    change, grows = _change(instance, parameters, velocity.displacement)
+    change, grows = _change(instance, state.displacement, velocity.displacement)
     rate = jnp.maximum(change * problem.time_scale - _BEND * speed, 0.0)
     own = jnp.maximum(speed + rate, jnp.finfo(float).tiny)
-    rounding = _rounding(instance, parameters) * problem.time_scale / own
+    rounding = _rounding(instance, state.displacement) * problem.time_scale / own
     return _Pace(rate, speed / own, grows, rounding), clock / own
 
 

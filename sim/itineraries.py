@@ -63,8 +63,8 @@ def itineraries(instance: Instance) -> list[Itinerary]:
     """
     if not is_solvable(instance):
         raise ValueError(
-            "the instance has a regulariser, tokens, or features that are not orthogonal and of one norm, and "
-            "its flow no itinerary; give a tabular policy without KL coefficient and without entropy bonus"
+            "the instance has a regulariser, tokens, or features that are not orthogonal and of one norm: "
+            "its flow has no itinerary; give a tabular policy without KL coefficient and entropy bonus"
         )
     taus, modal, times = jax.device_get(_envelopes(instance))
     found = []

@@ -68,32 +68,68 @@ def objective(instance: Instance, parameters: Float[Array, "..."]) -> Float[Arra
     return (instance.prompt_weights * value).sum()
 
 
+def log_ratio_along(instance: Instance, displacement: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:
+    """``ln(pi / ref)`` where the parameters have moved by a displacement, however small, from the start.
+
+    As a difference of the two logarithms it has their rounding errors, which near a reference that the policy
+    starts from are more than the ratio.
+    """
+    start = instance.initial_parameters
+    log_start = instance.log_probabilities(start)
+    change = instance.policy.displacement(start, displacement)
+    present = jnp.isfinite(log_start)
+    change = jnp.where(present, change, 0.0)
+    little = jnp.abs(change).max(-1, keepdims=True) < 1.0
+    growth = jnp.expm1(jnp.where(little, change, 0.0))
+    small = change - jnp.log1p(expected_reward(jnp.exp(log_start), growth))[..., None]
+    large = _log_ratio(instance.log_probabilities(start + displacement), log_start)
+    moved = jnp.where(present, jnp.where(little, small, large), 0.0)
+    return moved + _log_ratio(log_start, instance.reference_log_probabilities)
+
+
 def regularized_advantage(
-    instance: Instance, logits: Float[Array, "prompts outputs"]
+    instance: Instance,
+    logits: Float[Array, "prompts outputs"],
+    log_ratio: Float[Array, "prompts outputs"] | None = None,
 ) -> Float[Array, "prompts outputs"]:
     """Advantage of the reward minus ``lambda ln(pi / ref)`` minus ``beta ln pi``.
 
     The forward divergence is no expectation under the policy and enters in :func:`logit_gradient`.
+
+    Args:
+        instance: the problem.
+        logits: of the policy.
+        log_ratio: ``ln(pi / ref)``, if it is known better than as a difference.
     """
-    return advantage(jax.nn.softmax(logits), _regularized_rewards(instance, jax.nn.log_softmax(logits)))
+    rewards = _regularized_rewards(instance, jax.nn.log_softmax(logits), log_ratio)
+    return advantage(jax.nn.softmax(logits), rewards)
 
 
-def _regularized_rewards(instance: Instance, log_p: Array) -> Array:
+def _regularized_rewards(instance: Instance, log_p: Array, log_ratio: Array | None) -> Array:
     if instance.regularizer is None:
         return instance.rewards
+    if log_ratio is None:
+        log_ratio = _log_ratio(log_p, instance.reference_log_probabilities)
+    # Over that of the modal output, for the regularisation not to be rounded to the rewards.
+    rewards = instance.rewards - jax.lax.stop_gradient(of_modal(jnp.exp(log_p), instance.rewards))
     return (
-        instance.rewards
-        - instance.regularizer.kl * _log_ratio(log_p, instance.reference_log_probabilities)
+        rewards
+        - instance.regularizer.kl * log_ratio
         - instance.regularizer.entropy * _log_ratio(log_p, jnp.zeros_like(log_p))
     )
 
 
 def logit_gradient(
-    instance: Instance, logits: Float[Array, "prompts outputs"]
+    instance: Instance,
+    logits: Float[Array, "prompts outputs"],
+    log_ratio: Float[Array, "prompts outputs"] | None = None,
 ) -> Float[Array, "prompts outputs"]:
-    """Gradient of the objective by the logits: ``w(x) pi(y) A(y)`` (arXiv:2503.15477, Lemma 7)."""
+    """Gradient of the objective by the logits: ``w(x) pi(y) A(y)`` (arXiv:2503.15477, Lemma 7).
+
+    Args as for :func:`regularized_advantage`.
+    """
     probabilities = jax.nn.softmax(logits)
-    gradient = probabilities * regularized_advantage(instance, logits)
+    gradient = probabilities * regularized_advantage(instance, logits, log_ratio)
     if instance.regularizer is not None:
         reference = jnp.exp(instance.reference_log_probabilities)
         gradient += instance.regularizer.forward_kl * (reference - probabilities)
@@ -101,7 +137,9 @@ def logit_gradient(
 
 
 def logit_gradient_rounding(
-    instance: Instance, logits: Float[Array, "prompts outputs"]
+    instance: Instance,
+    logits: Float[Array, "prompts outputs"],
+    log_ratio: Float[Array, "prompts outputs"],
 ) -> Float[Array, "prompts outputs"]:
     """How large the rounding error of :func:`logit_gradient` is, about.
 
@@ -109,14 +147,16 @@ def logit_gradient_rounding(
     """
     log_p = jax.nn.log_softmax(logits)
     probabilities = jnp.exp(log_p)
-    rewards = _regularized_rewards(instance, log_p)
+    rewards = _regularized_rewards(instance, log_p, log_ratio)
     advantages = jnp.abs(advantage(probabilities, rewards))
     size = jnp.zeros_like(log_p)
     if instance.regularizer is not None:
         zero = jnp.zeros_like(log_p)
+        # Of a ratio that is large, that of the two logarithms.
         log_reference = instance.reference_log_probabilities
-        size -= instance.regularizer.kl * _log_ratio(log_reference, zero)
-        size -= (instance.regularizer.kl + instance.regularizer.entropy) * _log_ratio(log_p, zero)
+        logarithms = -_log_ratio(log_reference, zero) - _log_ratio(log_p, zero)
+        size += instance.regularizer.kl * jnp.minimum(jnp.abs(log_ratio), 1.0) * logarithms
+        size -= instance.regularizer.entropy * _log_ratio(log_p, zero)
     relative = jnp.abs(rewards - of_modal(probabilities, rewards))
     size = jnp.where(relative > 0, relative + size + of_modal(probabilities, size), 0.0)
     size += expected_reward(probabilities, size)[..., None]
@@ -126,6 +166,15 @@ def logit_gradient_rounding(
         reference = jnp.exp(instance.reference_log_probabilities)
         size += instance.regularizer.forward_kl * jnp.maximum(probabilities, reference)
     return jnp.finfo(float).eps * instance.prompt_weights[:, None] * size
+
+
+def gradient_along(instance: Instance, displacement: Float[Array, "..."]) -> Float[Array, "..."]:
+    """:func:`gradient` where the parameters have moved by a displacement, however small, from the start."""
+    parameters = instance.initial_parameters + displacement
+    log_ratio = None if instance.regularizer is None else log_ratio_along(instance, displacement)
+    return instance.policy.pullback(
+        parameters, logit_gradient(instance, instance.logits(parameters), log_ratio)
+    )
 
 
 def gradient(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -47,7 +47,7 @@ def is_solvable(instance: Instance) -> bool:
 
 
 def _orthogonal(features: np.ndarray, mask: np.ndarray | None) -> bool:
-    """Whether all features are orthogonal, those of a prompt of one norm: then each has a logit of its own."""
+    """Whether all features are orthogonal, and those of a prompt of one norm."""
     rows = features.reshape(*features.shape[:-3], -1, features.shape[-1])
     products = rows @ np.swapaxes(rows, -1, -2)
     apart = products * (1.0 - np.eye(rows.shape[-2]))
@@ -106,7 +106,7 @@ def policies(instances: Instance, horizons: Float[Array, " n"]) -> Float[Array, 
     return _log_probabilities(instances, masses)
 
 
-def trajectory(instance: Instance, times: Float[Array, " times"]) -> Float[Array, "times prompts outputs"]:
+def trajectory(instance: Instance, times: Float[Array, " times"]) -> Float[Array, "times ..."]:
     """Parameters of one problem at given times. Differentiable."""
     count = len(times)
     each = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), instance)

@@ -8,7 +8,19 @@ from matplotlib.figure import Figure
 
 from goodteacher.experiments.datasets import Data, listed, variable
 from goodteacher.experiments.experiment import Experiment
-from goodteacher.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, RED, SKY, letter, paper
+from goodteacher.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    RED,
+    SKY,
+    label_right,
+    letter,
+    paper,
+)
 from goodteacher.sim.flow import trajectory
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.itineraries import itineraries
@@ -84,8 +96,7 @@ def figure(data: Data, settings: Settings) -> Figure:
     tau = paths["tau"].values
     lowest = paths["line"].min("output")
     for output, color in zip(paths["output"].values, _COLORS, strict=True):
-        label = f"output {output}, $r={settings.rewards[output]:g}$"
-        above.plot(tau, paths["line"][output], color=color, lw=1.0, label=label)
+        above.plot(tau, paths["line"][output], color=color, lw=1.0)
         below.plot(tau, paths["probability"][output], color=color, lw=1.4)
     above.plot(tau, lowest, color=BLACK, lw=2.4, alpha=0.35, zorder=0)
     for ax in axes:
@@ -96,7 +107,12 @@ def figure(data: Data, settings: Settings) -> Figure:
         ylabel=r"$1/\pi_0(y)-r(y)\,\tau$", ylim=(low - 0.05 * (high - low), 1.08 * high), xlim=(0, tau[-1])
     )
     below.set(ylabel="Probability", xlabel=r"$\tau$ (time counted by $d\tau=dt/Z$)", ylim=(-0.03, 1.03))
-    above.legend(loc="upper right", ncols=2)
+    label_right(
+        above,
+        [float(value) for value in paths["line"][:, -1]],
+        [f"output {output}, $r={reward:g}$" for output, reward in enumerate(settings.rewards)],
+        _COLORS,
+    )
     for number in stops["stop"].values[1:]:
         below.annotate(
             f"$t={float(stops['time'][number]):.3g}$",

@@ -119,6 +119,7 @@ def test_output_file(output):
         "hitting_time_lower_bound",
         "initial",
         "final",
+        "itinerary",
     ]
     measures = [
         "probabilities",
@@ -184,7 +185,8 @@ def test_a_prompt_that_nothing_is_learned_on_says_so(output, write, capsys):
     result = run(write(rewards=rewards, kl_coefficient=0.0), "--gamma", 0.1, output=output)
     assert result["prompt_status"] == ["reached", "never: no signal"]
     printed = capsys.readouterr().out
-    assert printed.splitlines()[-3].split()[-6:] == ["none", "none", "-", "never:", "no", "signal"]
+    row = next(line for line in printed.splitlines() if "never: no signal" in line)
+    assert row.split()[-6:] == ["none", "none", "-", "never:", "no", "signal"]
     assert "Prompt 1: the objective does not change with the policy" in printed
     before, after = (result[state]["probabilities"][1] for state in ("initial", "final"))
     np.testing.assert_allclose(before, after, rtol=1e-14)
@@ -670,7 +672,7 @@ HEAVY = ["diffrax", "matplotlib", "optax", "pandas", "scipy", "xarray", "zarr"]
     [
         (["--version"], []),
         (["run", str(EXAMPLES / "ground_truth.json"), "--horizon", "1"], ["diffrax"]),
-        (["errors", str(EXAMPLES / "proxy.json")], ["diffrax", "scipy"]),
+        (["errors", str(EXAMPLES / "proxy.json")], ["diffrax"]),
         (["metrics", str(EXAMPLES / "proxy.json")], []),
     ],
     ids=lambda value: value[0] if value else "",

@@ -68,7 +68,8 @@ def test_what_fails_is_a_status_and_never_a_number(swept):
 
 
 def test_steps_that_run_out_are_recorded(tmp_path):
-    chosen = specify("random", {"seed": "range:0:3"}, ["increase_time:0.1"], dynamics=Flow(max_steps=2))
+    axes = {"seed": "range:0:3", "kl_coefficient": "0.1"}
+    chosen = specify("random", axes, ["increase_time:0.1"], dynamics=Flow(max_steps=2))
     outcome = runner.run(chosen, tmp_path / "s")
     assert outcome.statuses == {"increase_time": {"not_converged": 3}}
     assert outcome.complete(chosen)

@@ -1,0 +1,177 @@
+"""The solved flow against an independent quadrature, the integrator and closed forms."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sim_strategies import beneficial_errors, integrated_time, integrated_times, stack
+
+from goodteacher.sim import integrated
+from goodteacher.sim.flow import (
+    HORIZON,
+    Control,
+    final_policy,
+    hitting_time,
+    hitting_times,
+    is_solvable,
+    trajectory,
+)
+from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
+from goodteacher.sim.instance import Instance, Parameters, Regularizer
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.sim.status import Status
+
+REFERENCE = json.loads((Path(__file__).parent / "solved_times.json").read_text(encoding="utf-8"))["problems"]
+
+
+def errors(shift: float = 0.0) -> np.ndarray:
+    """Relative errors of all times; levels may be shifted by a share of their distance from the best reward."""
+    width = max(len(problem["rewards"]) for problem in REFERENCE)
+
+    def wide(name: str, fill: float) -> np.ndarray:
+        return np.array([[*problem[name], *[fill] * (width - len(problem[name]))] for problem in REFERENCE])
+
+    exists = np.isfinite(wide("rewards", np.nan))
+    rewards = wide("rewards", 0.0)
+    levels = np.array([problem["level"] for problem in REFERENCE])
+    levels = levels - shift * (wide("rewards", -np.inf).max(-1) - levels)
+    rows = zip(rewards, wide("logits", 0.0), exists, strict=True)
+    instances = stack(*[Instance(r, start=Parameters(logits), mask=mask) for r, logits, mask in rows])
+    found = hitting_times(
+        instances, jax.vmap(Goal)(jnp.asarray(rewards)[:, None], jnp.asarray(levels)[:, None])
+    )
+    exact = np.array([float(problem["time"]) for problem in REFERENCE])
+    late = exact > HORIZON
+    assert (found.status[late, 0] != Status.REACHED).all()
+    return np.abs(found.time[~late, 0] / exact[~late] - 1)
+
+
+def test_times_are_those_of_an_independent_quadrature():
+    """Two to eight outputs, probabilities down to 1e-300, rewards as close as 1e-15, ties, times to 1e300."""
+    assert len(REFERENCE) > 40
+    assert errors().max() < 1e-10
+
+
+def test_the_check_catches_a_level_that_is_a_little_lower():
+    assert (errors(1e-6) > 1e-10).mean() > 0.5
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Problems of three prompts with outputs that do not exist, and goals of other rewards."""
+    rng = np.random.default_rng(5)
+    problems = []
+    for _ in range(40):
+        logits = rng.normal(size=(3, 6)) * rng.choice([1.0, 4.0, 12.0])
+        rewards, truth = rng.uniform(-1, 1, (2, 3, 6))
+        mask = np.ones((3, 6), bool)
+        mask[1, 4:] = False
+        weights = rng.uniform(0.1, 1.0, 3)
+        problems.append(Instance(rewards, truth, Parameters(logits), prompt_weights=weights, mask=mask))
+    return stack(*problems)
+
+
+def test_first_crossings_of_any_rewards_are_those_of_the_integrator(many):
+    goals = jax.vmap(lambda i: reward_increase(i, 0.15))(many)
+    solved, found = hitting_times(many, goals), integrated_times(many, goals)
+    assert solved.solved.all()
+    assert not found.solved.any()
+    np.testing.assert_array_equal(np.isfinite(solved.time), np.isfinite(found.time))
+    reached = np.isfinite(found.time)
+    assert 20 < reached.sum() < reached.size - 20
+    np.testing.assert_allclose(solved.time[reached], found.time[reached], rtol=1e-9)
+    np.testing.assert_array_equal(solved.status[reached], found.status[reached])
+    at = np.exp(solved.log_probabilities)[reached], np.exp(found.log_probabilities)[reached]
+    np.testing.assert_allclose(*at, atol=1e-9)
+
+
+def test_a_rise_that_does_not_last_is_found():
+    """The expectation of what is middling rises and falls again, and only just reaches its level."""
+    instance = Instance([1.0, 0.2, -1.0], start=[1e-6, 0.1, 0.9 - 1e-6])
+    times = np.geomspace(1e-2, 1e15, 4000)
+    path = jax.nn.softmax(trajectory(instance, times))[:, 0, 1]
+    peak = float(path.max())
+    assert 0.9 < peak < 1.0
+    below = hitting_time(instance, probability_level(instance, 1, peak - 1e-9))
+    assert below.status[0] == Status.REACHED
+    assert below.time[0] < times[path.argmax()]
+    above = hitting_time(instance, probability_level(instance, 1, 0.5 * (1 + peak)))
+    assert above.status[0] == Status.OPTIMUM
+
+
+def test_trajectories_and_final_policies_are_those_of_the_integrator(many):
+    one = jax.tree.map(lambda leaf: leaf[3], many)
+    times = np.array([0.0, 0.1, 2.0, 50.0])
+    exact = integrated.trajectory(one, times, Control(tolerance=1e-12))
+    np.testing.assert_allclose(trajectory(one, times), exact, atol=1e-9)
+    last, end = final_policy(one, Control(horizon=50.0))
+    assert end == 50.0
+    np.testing.assert_allclose(np.exp(last), one.probabilities(exact[-1]), atol=1e-9)
+
+
+def test_what_is_not_reached_by_the_horizon_is_seen_at_the_horizon():
+    instance = beneficial_errors(0.01)
+    goal = probability_level(instance, 0, 0.9)
+    found = hitting_time(instance, goal, Control(horizon=100.0))
+    assert found.status[0] == Status.NOT_REACHED
+    assert found.end == 100.0
+    last, _ = final_policy(instance, Control(horizon=100.0))
+    np.testing.assert_allclose(found.log_probabilities, last, rtol=1e-12)
+
+
+def test_first_and_second_derivatives():
+    """Of a time in a stall by the rewards, against differences."""
+    start = jnp.log(jnp.array([0.02, 0.5, 0.2, 0.28]))
+    rewards = jnp.array([1.0, 0.4, -0.3, -0.8])
+
+    @jax.jit
+    def time(rewards):
+        instance = Instance(rewards, start=Parameters(start))
+        return jnp.log(hitting_time(instance, reward_level(instance, 0.8, rewards)).time[0])
+
+    slope, curvature = jax.jit(jax.grad(time)), jax.jit(jax.hessian(time))(rewards)
+    for y in range(4):
+        step = 1e-4 * jnp.eye(4)[y]
+        first = (time(rewards + step) - time(rewards - step)) / 2e-4
+        second = (slope(rewards + step) - slope(rewards - step)) / 2e-4
+        np.testing.assert_allclose(slope(rewards)[y], first, rtol=1e-5)
+        np.testing.assert_allclose(curvature[y], second, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(curvature, curvature.T, rtol=1e-8)
+
+
+def test_orthogonal_features_move_like_a_table_with_another_clock():
+    features = np.eye(4)[None] * 3.0
+    probabilities = [0.05, 0.5, 0.2, 0.25]
+    rewards = [1.0, 0.3, -0.5, -1.0]
+    linear = Instance(
+        rewards, start=Parameters(np.log(probabilities) / 3.0 * 2.0), policy=LinearSoftmax(features, 2.0)
+    )
+    table = Instance(rewards, start=probabilities)
+    assert is_solvable(linear)
+    by_features = hitting_time(linear, reward_level(linear, 0.8))
+    assert by_features.solved
+    by_table = hitting_time(table, reward_level(table, 0.8))
+    assert float(by_features.time[0]) == pytest.approx(float(by_table.time[0]) / (3.0 / 2.0) ** 2, rel=1e-12)
+    exact = integrated_time(linear, reward_level(linear, 0.8))
+    assert float(by_features.time[0]) == pytest.approx(float(exact.time[0]), rel=1e-9)
+    times = np.array([1.0, 10.0])
+    path = integrated.trajectory(linear, times, Control())
+    np.testing.assert_allclose(trajectory(linear, times), path, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [
+        Instance([1.0, 0.0], regularizer=Regularizer(kl=0.1)),
+        Instance([1.0, 0.0], start=Parameters([0.0]), policy=LinearSoftmax([[[1.0], [-1.0]]])),
+        Instance([1.0, 0.0], start=Parameters([0.0, 0.0]), policy=LinearSoftmax([[[1.0, 0.0], [0.0, 2.0]]])),
+    ],
+    ids=["regularised", "shared features", "norms"],
+)
+def test_other_structures_are_integrated(instance):
+    assert not is_solvable(instance)
+    goal = Goal(instance.rewards, jnp.array([0.7]))
+    assert not hitting_time(instance, goal).solved
