@@ -49,7 +49,7 @@ def final_policy(
     instance: Instance, control: Control
 ) -> tuple[Float[Array, "prompts outputs"], Float[Array, ""]]:
     """As :func:`goodteacher.sim.flow.final_policy`."""
-    result = _one(instance, _nothing(instance), np.asarray(True), _explicit(control))
+    result = _one(instance, None, np.asarray(True), _explicit(control))
     return result.log_probabilities, result.end
 
 
@@ -57,9 +57,7 @@ def final_policies(
     instances: Instance, horizons: Any, control: Control, lanes: int
 ) -> tuple[Float[Array, "batch prompts outputs"], Float[Array, " batch"]]:
     """As :func:`goodteacher.sim.flow.final_policies`, with horizons of their own."""
-    result = _many(
-        instances, jax.vmap(_nothing)(instances), horizons, np.asarray(True), _without_horizon(control), lanes
-    )
+    result = _many(instances, None, horizons, np.asarray(True), _without_horizon(control), lanes)
     return result.log_probabilities, result.end
 
 
@@ -152,7 +150,8 @@ def _together(found: HittingTime) -> HittingTime:
 
 
 @jax.jit
-def _one(instance: Instance, goal: Goal, endless: Array, control: Control) -> HittingTime:
+def _one(instance: Instance, goal: Goal | None, endless: Array, control: Control) -> HittingTime:
+    goal = goal or _nothing(instance)
     if _separable(instance):
         one = jax.vmap(_one, in_axes=(0, 0, None, None))
         return _together(one(*_apart(instance, goal), endless, control))
@@ -163,8 +162,9 @@ def _one(instance: Instance, goal: Goal, endless: Array, control: Control) -> Hi
 
 @partial(jax.jit, static_argnames="lanes")
 def _many(
-    instances: Instance, goals: Goal, horizons: Array, endless: Array, control: Control, lanes: int
+    instances: Instance, goals: Goal | None, horizons: Array, endless: Array, control: Control, lanes: int
 ) -> HittingTime:
+    goals = goals or jax.vmap(_nothing)(instances)
     endless = jnp.broadcast_to(endless, horizons.shape)
     if _separable(instances):
         count, prompts = goals.level.shape
@@ -239,6 +239,7 @@ def _at_the_best(instance: Instance, parameters: Array) -> Bool[Array, " prompts
     return probabilities.sum(-1, where=~best) < _ARRIVED
 
 
+@jax.jit
 def _differentiable(problem: tuple[Instance, Goal], time: Array) -> Array:
     """The hitting times as a differentiable function of the problem."""
     if not _separable(problem[0]):

@@ -28,7 +28,7 @@ REFERENCE = json.loads((Path(__file__).parent / "solved_times.json").read_text(e
 
 
 def errors(shift: float = 0.0) -> np.ndarray:
-    """Relative errors of all times; levels may be shifted by a share of their distance from the best reward."""
+    """Relative errors of all times; levels may be lower by a share of their distance from the best."""
     width = max(len(problem["rewards"]) for problem in REFERENCE)
 
     def wide(name: str, fill: float) -> np.ndarray:

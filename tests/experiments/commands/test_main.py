@@ -185,7 +185,7 @@ def test_a_prompt_that_nothing_is_learned_on_says_so(output, write, capsys):
     result = run(write(rewards=rewards, kl_coefficient=0.0), "--gamma", 0.1, output=output)
     assert result["prompt_status"] == ["reached", "never: no signal"]
     printed = capsys.readouterr().out
-    row = next(line for line in printed.splitlines() if "never: no signal" in line)
+    row = [line for line in printed.splitlines() if "never: no signal" in line][-1]
     assert row.split()[-6:] == ["none", "none", "-", "never:", "no", "signal"]
     assert "Prompt 1: the objective does not change with the policy" in printed
     before, after = (result[state]["probabilities"][1] for state in ("initial", "final"))
