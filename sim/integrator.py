@@ -267,18 +267,22 @@ def _runge_kutta_step(
     return end, field(end), error
 
 
-class _Method(NamedTuple):
-    """One step from a point: the new state, its velocity, and the error estimate."""
+class _Trial(NamedTuple):
+    """One step from a point by one of the two methods."""
 
-    step: Callable[[Callable[[_State], _State], _Point, Array], tuple[_State, _State, _State]]
-    order: int
-    noise: float  # what a step makes of rounding errors of the velocity, which no step is shortened for
+    state: _State
+    velocity: _State
+    error: _State
+    order: Array
+    noise: Array  # what a step makes of rounding errors of the velocity, which no step is shortened for
 
 
-def _explicit(solver: diffrax.AbstractAdaptiveSolver) -> _Method:
+def _explicit(solver: diffrax.AbstractAdaptiveSolver, problem: Problem, lane: _Lane) -> _Trial:
     order = solver.order(diffrax.ODETerm(lambda t, y, args: y))
     assert order is not None
-    return _Method(partial(_runge_kutta_step, solver), order, 8.0)
+    field = partial(_field, problem, lane.pace.rate)
+    step = _runge_kutta_step(solver, field, lane.point, lane.step)
+    return _Trial(*step, jnp.asarray(float(order)), jnp.asarray(8.0))
 
 
 def _extrapolated_euler_step(
@@ -316,7 +320,9 @@ def _extrapolated_euler_step(
     return end, field(end), unflatten(table[-1] - coarser)
 
 
-_IMPLICIT = _Method(_extrapolated_euler_step, _COLUMNS, 300.0)
+def _implicit(problem: Problem, lane: _Lane) -> _Trial:
+    step = _extrapolated_euler_step(partial(_field, problem, lane.pace.rate), lane.point, lane.step)
+    return _Trial(*step, jnp.asarray(float(_COLUMNS)), jnp.asarray(300.0))
 
 
 def _may_be_stiff(instance: Instance) -> bool:
@@ -455,11 +461,11 @@ def _leading(point: _Point, pending: Array) -> tuple[Array, Array]:
     return largest, jnp.where(gap == largest, point.slope, -jnp.inf).max()
 
 
-def _advance(method: _Method, problem: Problem, lane: _Lane, tolerance: ArrayLike) -> _Lane:
-    """Tries one step: takes it, rejects it, or shortens it for an event inside it."""
+def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike) -> _Lane:
+    """Takes a step that was tried, rejects it, or shortens it for an event inside it."""
     instance = problem.instance
     start, step, pending = lane.point, lane.step, lane.pending
-    state, velocity, error = method.step(partial(_field, problem, lane.pace.rate), start, step)
+    state, velocity, error, order, noise = trial
     end = _point(problem, state, velocity)
     pace, stretch = _pace(problem, state, velocity, lane.pace.rate)
 
@@ -468,13 +474,13 @@ def _advance(method: _Method, problem: Problem, lane: _Lane, tolerance: ArrayLik
     logit_error = instance.policy.pushforward(problem.parameters(start.state), error.displacement)
     share = jnp.minimum(lane.pace.share, pace.share)
     rounding = jnp.maximum(lane.pace.rounding, pace.rounding)
-    allowed = tolerance * share + method.noise * step * rounding
+    allowed = tolerance * share + noise * step * rounding
     size = jnp.maximum(
         jnp.abs(logit_error).max() / allowed,
         jnp.abs(error.log_time) / (tolerance * -jnp.expm1(-state.log_time)),
     )
     accurate = size <= 1.0  # false for nan
-    growth = 0.9 * jnp.maximum(size, 1e-30) ** (-1.0 / method.order)
+    growth = 0.9 * jnp.maximum(size, 1e-30) ** (-1.0 / order)
     asked = step * jnp.where(jnp.isfinite(growth), jnp.clip(growth, 0.2, 8.0), 0.2)
     shortened = accurate & (step < lane.cruise)
     cruise = jnp.where(shortened, jnp.maximum(lane.cruise, asked), asked)
@@ -599,7 +605,10 @@ def _examine(problem: Problem, done: Done) -> Bool[Array, " prompts"]:
 
 
 def run_one(
-    problem: Problem, solver: diffrax.AbstractAdaptiveSolver, tolerance: ArrayLike, max_steps: ArrayLike
+    problem: Problem,
+    solver: diffrax.AbstractAdaptiveSolver,
+    tolerance: ArrayLike,
+    max_steps: ArrayLike,
 ) -> tuple[Done, Bool[Array, "..."]]:
     """Integrates until every goal is met, the horizon is reached, the flow rests or the steps run out.
 
@@ -607,18 +616,15 @@ def run_one(
         How it ended, and for every prompt whether the policy has converged there, short of the goal.
     """
 
-    def follow(lane: _Lane, method: _Method, limit: ArrayLike) -> _Lane:
-        return jax.lax.while_loop(
-            lambda lane: _active(problem, lane, limit),
-            lambda lane: _advance(method, problem, lane, tolerance),
-            lane,
-        )
+    def advance(lane: _Lane) -> _Lane:
+        explicit, implicit = partial(_explicit, solver, problem), partial(_implicit, problem)
+        if _may_be_stiff(problem.instance):
+            trial = jax.lax.cond(lane.steps >= _PATIENCE, implicit, explicit, lane)
+        else:
+            trial = explicit(lane)
+        return _advance(problem, lane, trial, tolerance)
 
-    stiff = _may_be_stiff(problem.instance)
-    patience = jnp.minimum(max_steps, _PATIENCE) if stiff else max_steps
-    lane = follow(_start(problem), _explicit(solver), patience)
-    if stiff:
-        lane = follow(lane, _IMPLICIT, max_steps)
+    lane = jax.lax.while_loop(lambda lane: _active(problem, lane, max_steps), advance, _start(problem))
     done = _finished(lane)
     return done, _examine(problem, done)
 
@@ -647,19 +653,16 @@ def run_many(
     """
     count = problems.time_scale.size
 
-    def advance(method: _Method, problem: Problem, lane: _Lane) -> _Lane:
-        return jax.vmap(partial(_advance, method), in_axes=(0, 0, None))(problem, lane, tolerance)
-
     def step(problem: Problem, lane: _Lane) -> _Lane:
-        moved = advance(_explicit(solver), problem, lane)
-        if not _may_be_stiff(problem.instance):
-            return moved
-        stiff = _active(problem, lane, max_steps) & (lane.steps >= _PATIENCE)
-        return jax.lax.cond(
-            stiff.any(),
-            lambda: _select(stiff, advance(_IMPLICIT, problem, lane), moved),
-            lambda: moved,
-        )
+        trial = jax.vmap(partial(_explicit, solver))(problem, lane)
+        if _may_be_stiff(problem.instance):
+            late = _active(problem, lane, max_steps) & (lane.steps >= _PATIENCE)
+            trial = jax.lax.cond(
+                late.any(),
+                lambda: _select(late, jax.vmap(_implicit)(problem, lane), trial),
+                lambda: trial,
+            )
+        return jax.vmap(_advance, in_axes=(0, 0, 0, None))(problem, lane, trial, tolerance)
 
     def hand_out(index: Array) -> tuple[Problem, _Lane]:
         problem = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, count - 1)], problems)
