@@ -20,7 +20,7 @@ from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.solved import is_solvable
 from goodteacher.sim.status import Status
-from goodteacher.sim.validation import Numbers, as_array, is_concrete, namespace
+from goodteacher.sim.validation import AnyArray, Numbers, as_array, is_concrete, namespace
 
 __all__ = [
     "HORIZON",
@@ -61,8 +61,7 @@ def hitting_time(instance: Instance, goal: Goal, control: Control | None = None)
     instance, goal = _strong((instance, goal))
     if not is_solvable(instance):
         return integrated.hitting_time(instance, goal, control)
-    found = _solve_one(instance, goal, control.horizon)
-    return _with_late(found, lambda: _look_one(instance, control.horizon))
+    return _only(_solve(*_as_batch((instance, goal, control.horizon))))
 
 
 def hitting_times(
@@ -83,13 +82,12 @@ def hitting_times(
         ValueError: if there is no problem or no lane, or a number of horizons that fits neither.
     """
 
-    def run(instances: Instance, goals: Goal, horizons: Any, control: Control, lanes: int) -> HittingTime:
-        if is_solvable(instances):
-            found = _solve(instances, goals, horizons)
-            return _with_late(found, lambda: _look(instances, horizons))
-        return integrated.hitting_times(instances, goals, horizons, control, lanes)
-
-    return _batch(run, instances, goals, control, lanes)
+    instances, goals, horizons, control = _batch(instances, goals, control, lanes)
+    if is_solvable(instances):
+        return _solve(instances, goals, horizons)
+    return _filled(
+        partial(integrated.hitting_times, control=control, lanes=lanes), instances, goals, horizons
+    )
 
 
 def final_policy(
@@ -107,7 +105,7 @@ def final_policy(
     instance = _strong(instance)
     if not is_solvable(instance):
         return integrated.final_policy(instance, control)
-    return _look_one(instance, control.horizon), jnp.asarray(control.horizon)
+    return _only(_look(*_as_batch((instance, control.horizon)))), jnp.asarray(control.horizon)
 
 
 def final_policies(
@@ -118,14 +116,14 @@ def final_policies(
     Args and errors as for :func:`hitting_times`.
     """
 
-    def run(
-        instances: Instance, goals: Goal | None, horizons: Any, control: Control, lanes: int
-    ) -> tuple[Array, Array]:
-        if is_solvable(instances):
-            return _look(instances, horizons), jnp.asarray(horizons)
+    instances, _, horizons, control = _batch(instances, None, control, lanes)
+    if is_solvable(instances):
+        return _look(instances, horizons), jnp.asarray(horizons)
+
+    def run(instances: Instance, goals: None, horizons: Array) -> tuple[Array, Array]:
         return integrated.final_policies(instances, horizons, control, lanes)
 
-    return _batch(run, instances, None, control, lanes)
+    return _filled(run, instances, None, horizons)
 
 
 def trajectory(
@@ -152,54 +150,92 @@ def trajectory(
         ascending = np.all(np.diff(times) >= 0)
         if not (ascending and times[0] >= 0 and np.isfinite(times[-1])):
             raise ValueError("times must be finite, not negative and ascending")
-    if is_solvable(instance):
-        return _follow(_strong(instance), jnp.asarray(times))
-    return integrated.trajectory(instance, times, control or Control())
+    if not is_solvable(instance):
+        return integrated.trajectory(instance, times, control or Control())
+    return _follow(_strong(instance), times)
 
 
-def _with_late(found: HittingTime, look: Callable[[], Array]) -> HittingTime:
-    """With the policies at the horizon of those that have not reached their goals by then."""
+# Where flows are solved ------------------------------------------------------------------
+
+_FEW = 1 << 12  # outputs of all prompts of all problems, up to which NumPy is done before a compiler
+
+
+def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
+    trained = bool(
+        is_concrete(goals.values, instances.rewards)
+        and np.array_equal(np.asarray(goals.values), np.asarray(instances.rewards))
+    )
+    if _few(instances, goals, horizons):
+        found = _plain(solved.hitting_times, (instances, goals, horizons), solved.sharing(instances), trained)
+    else:
+
+        def run(instances: Instance, goals: Goal, horizons: AnyArray) -> Any:
+            return _hitting_times(instances, goals, horizons, solved.sharing(instances), trained)
+
+        found = _filled(run, instances, goals, horizons)
+    yes, none = np.ones(horizons.shape, bool), np.zeros(horizons.shape, int)
+    found = HittingTime(*found, solved=jnp.asarray(yes), steps=jnp.asarray(none))
     if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
         return found
-    policies = _where_late(found.status, look(), found.log_probabilities)
+    policies = _where_late(found.status, _look(instances, horizons), found.log_probabilities)
     return eqx.tree_at(lambda f: f.log_probabilities, found, policies)
 
 
 @jax.jit
-def _where_late(status: Array, late: Array, other: Array) -> Array:
+def _where_late(status: AnyArray, late: AnyArray, other: AnyArray) -> AnyArray:
+    """Those that have not reached their goals by the horizon have their policies there."""
     return jnp.where((status == Status.NOT_REACHED)[..., None], late, other)
 
 
-def _alone(of: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a batch as one of a problem."""
+def _look(instances: Instance, horizons: AnyArray) -> AnyArray:
+    if _few(instances, horizons):
+        return _plain(solved.policies, (instances, horizons), solved.sharing(instances))
 
-    def one(*problem: Any) -> Any:
-        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], problem)
-        return jax.tree.map(lambda leaf: leaf[0], of(*batch))
+    def run(instances: Instance, goals: None, horizons: AnyArray) -> AnyArray:
+        return _policies(instances, horizons, solved.sharing(instances))
 
-    return jax.jit(one)
-
-
-@jax.jit
-def _solve(instances: Instance, goals: Goal, horizons: Array) -> HittingTime:
-    found = solved.hitting_times(instances, goals, horizons)
-    yes = jnp.ones(horizons.shape, bool)
-    return HittingTime(*found, solved=yes, steps=jnp.zeros(horizons.shape, int))
+    return _filled(run, instances, None, horizons)
 
 
-_solve_one = _alone(_solve)
-_look = jax.jit(solved.policies)
-_look_one = _alone(solved.policies)
-_follow = jax.jit(solved.trajectory)
+def _follow(instance: Instance, times: AnyArray) -> AnyArray:
+    batch = _as_batch(instance)
+    shared = jax.tree.map(lambda leaf: leaf[0], solved.sharing(batch))
+    if _few(batch, times) and len(times) * instance.rewards.size <= _FEW:
+        return _plain(_along, (instance, times), shared)
+    return _trajectory(instance, times, shared)
+
+
+def _along(instance: Instance, times: AnyArray, shared: solved.Sharing | None) -> AnyArray:
+    xp = namespace(*jax.tree.leaves((instance, times)))
+
+    def every(leaf: AnyArray) -> AnyArray:
+        return xp.broadcast_to(leaf, (len(times), *leaf.shape))
+
+    instances, shared = jax.tree.map(every, (instance, shared))
+    return solved.trajectories(instances, times, shared)
+
+
+_hitting_times = jax.jit(solved.hitting_times, static_argnums=4)
+_policies = jax.jit(solved.policies)
+_trajectory = jax.jit(_along)
+
+
+def _few(instances: Instance, *others: Any) -> bool:
+    """Whether nothing is traced, and it is too little to compile anything for."""
+    return is_concrete(*jax.tree.leaves((instances, others))) and instances.rewards.size <= _FEW
+
+
+def _plain(of: Callable[..., Any], problems: Any, *others: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return jax.tree.map(jnp.asarray, of(*jax.tree.map(np.asarray, problems), *others))
+
+
+# Batches ---------------------------------------------------------------------------------
 
 
 def _batch(
-    run: Callable[..., Any],
-    instances: Instance,
-    goals: Goal | None,
-    control: Control | None,
-    lanes: int,
-) -> Any:
+    instances: Instance, goals: Goal | None, control: Control | None, lanes: int
+) -> tuple[Instance, Any, AnyArray, Control]:
     control = control or Control()
     if lanes < 1:
         raise ValueError(f"lanes is {lanes}; give at least 1")
@@ -209,27 +245,35 @@ def _batch(
     if control.horizon.shape not in ((), (count,)):
         raise ValueError(f"horizon has shape {list(control.horizon.shape)}; give one number, or {count}")
     horizons = namespace(control.horizon).broadcast_to(control.horizon, (count,))
-    problems = (*_strong((instances, goals)), horizons)
-    if not is_concrete(*jax.tree.leaves(problems)):
-        return run(*problems, control, min(lanes, count))
-    # One compilation serves many sizes: surplus problems repeat the last.
-    size = _padded(count)
+    instances, goals = _strong((instances, goals))
+    return instances, goals, horizons, control
+
+
+def _filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, horizons: AnyArray) -> Any:
+    """A function of a batch, compiled once for many sizes: surplus problems repeat the last."""
+    problems, count = (instances, goals, horizons), len(horizons)
+    size = min(1 << (count - 1).bit_length(), -(-count // _LARGE) * _LARGE)
+    if size == count or not is_concrete(*jax.tree.leaves(problems)):
+        return run(*problems)
     instances, goals, horizons = jax.tree.map(partial(_extended, size=size), problems)
     if goals is not None:  # of those that are met at once
         goals = goals.lowered((np.arange(size) >= count)[:, None])
-    found = run(instances, goals, horizons, control, min(lanes, size))
-    return found if size == count else jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:count]), found)
-
-
-def _padded(count: int) -> int:
-    """The next power of two, or multiple of a large one."""
-    return min(1 << (count - 1).bit_length(), -(-count // _LARGE) * _LARGE)
+    found = run(instances, goals, horizons)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:count]), found)
 
 
 def _extended(leaf: Any, size: int) -> Any:
-    if len(leaf) == size:
-        return leaf
     return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), size - len(leaf), axis=0)])
+
+
+def _as_batch(tree: Any) -> Any:
+    """A batch of one problem."""
+    return jax.tree.map(lambda leaf: namespace(leaf).asarray(leaf)[None], tree)
+
+
+def _only(batch: Any) -> Any:
+    """The problem of a batch of one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(namespace(leaf).asarray(leaf)[0]), batch)
 
 
 def _strong(tree: Any) -> Any:

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import expected_reward, of_modal
-from goodteacher.sim.validation import Numbers, namespace
+from goodteacher.sim.validation import AnyArray, Numbers, namespace
 
 _LOW = -1e300  # below every expectation
 
@@ -118,14 +118,15 @@ def excess(
     return expected_reward(gain, relative) - goal.increase, unit * size
 
 
-def is_possible(instance: Instance, goal: Goal) -> Bool[Array, " prompts"]:
+def is_possible(instance: Instance, goal: Goal) -> Bool[AnyArray, "*batch prompts"]:
     """Whether a level is below the value of the best output, which no policy's expectation attains."""
     return goal.level < largest_value(instance, goal)
 
 
-def largest_value(instance: Instance, goal: Goal) -> Float[Array, " prompts"]:
+def largest_value(instance: Instance, goal: Goal) -> Float[AnyArray, "*batch prompts"]:
     """The value of the best output of each prompt, which no policy's expectation attains."""
     values = goal.values
     if instance.mask is not None:
-        values = jnp.where(instance.mask, values, -jnp.inf)
+        xp = namespace(values, instance.mask)
+        values = xp.where(instance.mask, values, -xp.inf)
     return values.max(-1)

@@ -42,7 +42,9 @@ def hitting_times(
     instances: Instance, goals: Goal, horizons: Any, control: Control, lanes: int
 ) -> HittingTime:
     """As :func:`goodteacher.sim.flow.hitting_times`, with horizons of their own."""
-    return _many(instances, goals, horizons, np.asarray(False), _without_horizon(control), lanes)
+    return _many(
+        instances, goals, horizons, np.asarray(False), _without_horizon(control), min(lanes, len(horizons))
+    )
 
 
 def final_policy(
@@ -57,7 +59,9 @@ def final_policies(
     instances: Instance, horizons: Any, control: Control, lanes: int
 ) -> tuple[Float[Array, "batch prompts outputs"], Float[Array, " batch"]]:
     """As :func:`goodteacher.sim.flow.final_policies`, with horizons of their own."""
-    result = _many(instances, None, horizons, np.asarray(True), _without_horizon(control), lanes)
+    result = _many(
+        instances, None, horizons, np.asarray(True), _without_horizon(control), min(lanes, len(horizons))
+    )
     return result.log_probabilities, result.end
 
 

@@ -8,13 +8,13 @@ that the flow takes. An output whose line never touches it never holds anything 
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from goodteacher.sim import lines
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.solved import is_solvable, lanes
+from goodteacher.sim.lines import Lines, Position
+from goodteacher.sim.quadrature import time
+from goodteacher.sim.solved import Prompts, envelopes, is_solvable, separate, sharing
 
 
 @dataclass(frozen=True)
@@ -66,36 +66,32 @@ def itineraries(instance: Instance) -> list[Itinerary]:
             "the instance has a regulariser, tokens, or features that are not orthogonal and of one norm: "
             "its flow has no itinerary; give a tabular policy without KL coefficient and entropy bonus"
         )
-    taus, modal, times = jax.device_get(_envelopes(instance))
+    with np.errstate(all="ignore"):
+        prompts, flow, times = _envelopes(jax.tree.map(lambda leaf: np.asarray(leaf)[None], instance))
     found = []
-    for prompt, rewards in enumerate(np.asarray(instance.rewards)):
-        stops = np.flatnonzero(np.isfinite(taus[:, prompt]))
+    for prompt in range(len(instance.rewards)):
+        taus, modal, rewards = (of[:, prompt] for of in (flow.breakpoints, flow.modal, prompts.rewards))
+        stops = np.flatnonzero(np.isfinite(taus))
         starts = times[stops, prompt]
         ends = np.append(starts[1:], np.inf)
-        outputs = modal[stops, prompt]
+        outputs = modal[stops]
         found.append(
             Itinerary(
                 tuple(
                     Stop(int(output), float(rewards[output]), float(start), float(end))
                     for output, start, end in zip(outputs, starts, ends, strict=True)
                 ),
-                taus[stops, prompt],
+                taus[stops],
             )
         )
     return found
 
 
-@jax.jit
-def _envelopes(instance: Instance) -> tuple[Array, Array, Array]:
-    """Breakpoints, modal outputs and times of the breakpoints: ``[outputs, prompts]`` each."""
-    lane = lanes(jax.tree.map(lambda leaf: leaf[None], instance))
-    flow = lines.lines(lane.logits, lane.rewards)
-
-    def reached(number: Array, tau: Array) -> Array:
-        anchor = jnp.full(tau.shape, number)
-        known = jnp.where(tau < jnp.inf, anchor, 0)
-        return lines.time(flow, lines.Position(known, jnp.zeros(tau.shape)))
-
-    count = jnp.arange(len(flow.breakpoints))
-    times = jax.lax.map(lambda of: reached(*of), (count, flow.breakpoints))
-    return flow.breakpoints, flow.modal, times / lane.weight
+def _envelopes(instances: Instance) -> tuple[Prompts, Lines, np.ndarray]:
+    """The prompts as lines, and the times of the breakpoints, ``[outputs, prompts]``."""
+    prompts = separate(instances, sharing(instances))
+    flow = envelopes(prompts)
+    none = np.zeros(prompts.weight.shape)
+    known = np.where(np.isfinite(flow.breakpoints), np.arange(len(flow.modal))[:, None], 0)
+    times = np.stack([time(flow, Position(anchor, none)) for anchor in known])
+    return prompts, flow, times / prompts.weight

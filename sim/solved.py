@@ -1,31 +1,50 @@
 """Gradient flow where it is solved (:mod:`goodteacher.sim.lines`): each output has a logit of its own.
 
-These are tabular policies, and linear ones of orthogonal features, those of a prompt of one norm, that
-nothing regularises.
+These are tabular policies, and linear ones of features that are orthogonal, but for outputs of a prompt that
+share one; nothing regularises them.
 
 Every prompt is a problem by itself, whose clock runs with its weight. Functions take a batch: every array of
-an instance and of a goal has a leading axis.
+an instance and of a goal has a leading axis. Given NumPy's arrays they compile nothing.
 """
 
 from collections.abc import Callable
-from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
-from goodteacher.sim import lines
+from goodteacher.sim.crossings import crossing, small_increase, trained_crossing
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.lines import Lines, Position, Target
+from goodteacher.sim.lines import Lines, Position, chosen, lines
 from goodteacher.sim.policies import LinearSoftmax, Tabular
+from goodteacher.sim.sensitivities import Target, crossing_time, fixed, path
 from goodteacher.sim.status import Status
-from goodteacher.sim.validation import is_concrete
+from goodteacher.sim.validation import AnyArray, is_concrete, namespace
 
 _BLOCK = 256  # problems side by side: what a core's nearest memory holds
 _ABSENT = -1e4  # logit of an output that does not exist, under the largest
+_MOST_UNEQUAL = 16.0  # squared norms, up to which the quadrature is right to 1e-10
+
+
+class Sharing(NamedTuple):
+    """How outputs of linear policies share orthogonal features: as one output that has their mass.
+
+    Attributes:
+        same: whether two outputs of a prompt have one feature.
+        first: the first output with the same feature; no output that does not exist.
+        largest: squared norm of the longest feature of each prompt.
+        inertia: that over those of all features; ``None`` if they are the same.
+    """
+
+    same: Bool[np.ndarray, "n prompts outputs outputs"]
+    first: Int[np.ndarray, "n prompts outputs"]
+    largest: Float[np.ndarray, "n prompts"]
+    inertia: Float[np.ndarray, "n prompts outputs"] | None
 
 
 def is_solvable(instance: Instance) -> bool:
@@ -39,222 +58,292 @@ def is_solvable(instance: Instance) -> bool:
         case Tabular():
             return True
         case LinearSoftmax(features=features):
-            return is_concrete(features, instance.mask) and _orthogonal(
-                np.asarray(features), None if instance.mask is None else np.asarray(instance.mask)
-            )
+            return is_concrete(features, instance.mask) and _orthogonal(instance)
         case _:
             return False
 
 
-def _orthogonal(features: np.ndarray, mask: np.ndarray | None) -> bool:
-    """Whether all features are orthogonal, and those of a prompt of one norm."""
+def _orthogonal(instance: Instance) -> bool:
+    """Whether features of a prompt are orthogonal or the same, of similar norms, and those of two apart."""
+    sharing = _sharing(instance)
+    features = np.asarray(instance.policy.features)
     rows = features.reshape(*features.shape[:-3], -1, features.shape[-1])
-    products = rows @ np.swapaxes(rows, -1, -2)
-    apart = products * (1.0 - np.eye(rows.shape[-2]))
-    norms = (features**2).sum(-1)
-    exists = np.ones(norms.shape, bool) if mask is None else mask
-    largest = norms.max(-1, keepdims=True)
-    return bool((apart == 0.0).all() and (largest > 0).all() and (norms == largest)[exists].all())
+    products = np.abs(rows @ np.swapaxes(rows, -1, -2))
+    *batch, prompts, outputs, _ = features.shape
+    blocks = products.reshape(*batch, prompts, outputs, prompts, outputs)
+    for prompt in range(prompts):
+        blocks[..., prompt, :, prompt, :][sharing.same[..., prompt, :, :]] = 0.0
+    similar = sharing.inertia is None or (sharing.inertia <= _MOST_UNEQUAL).all()
+    return bool((products == 0.0).all() and (sharing.largest > 0).all() and similar)
+
+
+def sharing(instances: Instance) -> Sharing | None:
+    """How a batch of solvable instances shares features; ``None`` if it has none."""
+    if not isinstance(instances.policy, LinearSoftmax):
+        return None
+    return _sharing(instances)
+
+
+def _sharing(instance: Instance) -> Sharing:
+    assert isinstance(instance.policy, LinearSoftmax)
+    features = np.asarray(instance.policy.features)
+    exists = np.ones(features.shape[:-1], bool) if instance.mask is None else np.asarray(instance.mask)
+    same = (features[..., :, None, :] == features[..., None, :, :]).all(-1)
+    same &= exists[..., :, None] & exists[..., None, :]
+    same |= np.eye(features.shape[-2], dtype=bool)
+    squares = (features**2).sum(-1)
+    largest = squares.max(-1, keepdims=True, where=exists, initial=0.0)
+    with np.errstate(all="ignore"):
+        inertia = np.where(exists, largest / squares, 1.0)
+    return Sharing(same, same.argmax(-1), largest[..., 0], None if (inertia == 1.0).all() else inertia)
+
+
+class Prompts(NamedTuple):
+    """Prompts of all problems, one by one: outputs first, prompts last.
+
+    Attributes:
+        logits: as in :class:`goodteacher.sim.lines.Lines`.
+        rewards: likewise.
+        inertia: likewise.
+        exists: whether there is such an output.
+        weight: the speed of the prompt's clock.
+    """
+
+    logits: Float[AnyArray, "outputs n"]
+    rewards: Float[AnyArray, "outputs n"]
+    inertia: Float[AnyArray, "outputs n"] | None
+    exists: Bool[AnyArray, "outputs n"]
+    weight: Float[AnyArray, " n"]
 
 
 class Found(NamedTuple):
     """What became of goals; see :class:`goodteacher.sim.flow.HittingTime`."""
 
-    time: Float[Array, "n prompts"]
-    status: Int[Array, "n prompts"]
-    log_probabilities: Float[Array, "n prompts outputs"]
-    end: Float[Array, " n"]
+    time: Float[AnyArray, "n prompts"]
+    status: Int[AnyArray, "n prompts"]
+    log_probabilities: Float[AnyArray, "n prompts outputs"]
+    end: Float[AnyArray, " n"]
 
 
-class Lane(NamedTuple):
-    """Prompts, one by one: outputs first, prompts last."""
+def hitting_times(
+    instances: Instance,
+    goals: Goal,
+    horizons: Float[AnyArray, " n"],
+    shared: Sharing | None,
+    only_trained: bool = False,
+) -> Found:
+    """When goals are met. Differentiable, in both modes and twice.
 
-    logits: Float[Array, "outputs n"]
-    rewards: Float[Array, "outputs n"]
-    exists: Bool[Array, "outputs n"]
-    weight: Float[Array, " n"]
-
-
-def hitting_times(instances: Instance, goals: Goal, horizons: Float[Array, " n"]) -> Found:
-    """When goals are met. Differentiable, in both modes and twice."""
+    Args:
+        instances: the problems.
+        goals: of each.
+        horizons: of each.
+        shared: what :func:`sharing` says.
+        only_trained: whether all goals are known to be of the rewards that are trained on.
+    """
     count, prompts, _ = instances.rewards.shape
-    increase = goals.increase
-    if increase is None:
-        increase = jnp.full(goals.level.shape, jnp.nan)
-    possible = jax.vmap(is_possible)(instances, goals)
+    xp = namespace(*jax.tree.leaves((instances, goals, horizons)))
+    goals = eqx.tree_at(lambda goal: goal.values, goals, _together(goals.values, shared))
+    increase = xp.full(goals.level.shape, xp.nan) if goals.increase is None else goals.increase
     problems = (
-        lanes(instances),
+        separate(instances, shared),
         _outputs_first(goals.values),
         goals.level.ravel(),
         increase.ravel(),
-        possible.ravel(),
-        jnp.repeat(horizons, prompts),
+        is_possible(instances, goals).ravel(),
+        xp.repeat(horizons, prompts),
     )
-    time, status, end, masses = _by_blocks(_hit, problems)
+
+    def hit(*problems: Any) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
+        return _hit(*problems, only_trained)
+
+    time, status, end, masses = _by_blocks(xp, hit, problems)
     return Found(
         time.reshape(count, prompts),
         status.reshape(count, prompts),
-        _log_probabilities(instances, masses),
+        _log_probabilities(instances, masses, shared),
         end.reshape(count, prompts).max(-1),
     )
 
 
-def policies(instances: Instance, horizons: Float[Array, " n"]) -> Float[Array, "n prompts outputs"]:
-    """Log-probabilities at given times, one for each problem. Differentiable."""
-    problems = (lanes(instances), jnp.repeat(horizons, instances.rewards.shape[1]))
-    masses = _by_blocks(lambda lane, time: lines.path(_flow(lane), time * lane.weight), problems)
-    return _log_probabilities(instances, masses)
+def policies(
+    instances: Instance, horizons: Float[AnyArray, " n"], shared: Sharing | None
+) -> Float[AnyArray, "n prompts outputs"]:
+    """Log-probabilities at given times, one for each problem. Differentiable. Args as above."""
+    xp = namespace(*jax.tree.leaves((instances, horizons)))
+    problems = separate(instances, shared), xp.repeat(horizons, instances.rewards.shape[1])
+    masses = _by_blocks(xp, lambda prompts, time: path(envelopes(prompts), time * prompts.weight), problems)
+    return _log_probabilities(instances, masses, shared)
 
 
-def trajectory(instance: Instance, times: Float[Array, " times"]) -> Float[Array, "times ..."]:
-    """Parameters of one problem at given times. Differentiable."""
-    count = len(times)
-    each = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), instance)
-    prompts = len(instance.rewards)
+def trajectories(
+    instances: Instance, times: Float[AnyArray, " n"], shared: Sharing | None
+) -> Float[AnyArray, "n ..."]:
+    """Parameters at given times, one for each problem. Differentiable. Args as above."""
+    xp = namespace(*jax.tree.leaves((instances, times)))
 
-    def follow(lane: Lane, time: Array) -> Array:
-        flow = _flow(lane)
-        return lines.path(flow, time * lane.weight) + flow.normalizer
+    def follow(prompts: Prompts, time: AnyArray) -> AnyArray:
+        flow = envelopes(prompts)
+        return path(flow, time * prompts.weight) + flow.normalizer
 
-    logits = _prompts_first(_by_blocks(follow, (lanes(each), jnp.repeat(times, prompts))), count)
-    logits = logits + _offset(instance)[:, None]
-    if instance.mask is not None:
-        logits = jnp.where(instance.mask, logits, _logits(instance))
-    return jax.vmap(partial(_parameters, instance))(logits)
+    problems = separate(instances, shared), xp.repeat(times, instances.rewards.shape[1])
+    masses = _prompts_first(_by_blocks(xp, follow, problems), len(times))
+    logits = _each(masses, shared) + _offset(instances)[..., None]
+    start = _logits(instances)
+    if instances.mask is not None:
+        logits = xp.where(instances.mask, logits, start)
+    if shared is None:
+        return logits
+    length = shared.largest[..., None] * shared.same.sum(-1)
+    moved = instances.policy.temperature[:, None, None] * (logits - start) / length
+    moved = moved if shared.inertia is None else moved * shared.inertia
+    return instances.initial_parameters + xp.einsum("nxy,nxyd->nd", moved, instances.policy.features)
 
 
-# Lanes -------------------------------------------------------------------------------
+def envelopes(prompts: Prompts) -> Lines:
+    """Their flows as lines."""
+    return lines(prompts.logits, prompts.rewards, prompts.inertia)
 
 
-def _outputs_first(of: Array) -> Array:
+# Prompts one by one ----------------------------------------------------------------------
+
+
+def _outputs_first(of: AnyArray) -> AnyArray:
     return of.reshape(-1, of.shape[-1]).T
 
 
-def _prompts_first(of: Array, count: int) -> Array:
+def _prompts_first(of: AnyArray, count: int) -> AnyArray:
     return of.T.reshape(count, -1, len(of))
 
 
-def _logits(instance: Instance) -> Array:
-    """Where the flow starts, finite for outputs that do not exist."""
-    return instance.policy.logits(instance.initial_parameters)
+def _logits(instances: Instance) -> AnyArray:
+    """Where the flows start, finite for outputs that do not exist."""
+    policy, parameters = instances.policy, instances.initial_parameters
+    if not isinstance(policy, LinearSoftmax):
+        return parameters
+    xp = namespace(policy.features, parameters)
+    return xp.einsum("nxyd,nd->nxy", policy.features, parameters) / policy.temperature[:, None, None]
 
 
-def _offset(instance: Instance) -> Array:
+def _offset(instances: Instance) -> AnyArray:
     """A constant for each prompt to take off its logits that leaves their differences as they are."""
-    logits = instance.logits(instance.initial_parameters)
-    return jax.lax.stop_gradient(jnp.round(logits.max(-1)))
-
-
-def _clock(instance: Instance) -> Array:
-    """The speed of each prompt's flow over that of a tabular policy alone."""
-    if not isinstance(instance.policy, LinearSoftmax):
-        return instance.prompt_weights
-    norm = (instance.policy.features**2).sum(-1).max(-1)
-    return instance.prompt_weights * norm / instance.policy.temperature**2
-
-
-def _parameters(instance: Instance, logits: Array) -> Array:
-    """Parameters of logits that the flow comes to."""
-    if not isinstance(instance.policy, LinearSoftmax):
-        return logits
-    features = instance.policy.features
-    norm = (features**2).sum(-1).max(-1)[:, None]
-    moved = instance.policy.temperature * (logits - _logits(instance)) / norm
-    return instance.initial_parameters + jnp.einsum("xy,xyd->d", moved, features)
-
-
-def lanes(instances: Instance) -> Lane:
-    """All prompts of all problems of a batch."""
-    logits = jax.vmap(lambda i: _logits(i) - _offset(i)[:, None])(instances)
-    rewards, exists = instances.rewards, jnp.ones(logits.shape, bool)
+    logits = _logits(instances)
+    xp = namespace(logits, instances.mask)
     if instances.mask is not None:
-        exists = instances.mask
-        least = rewards.min(-1, keepdims=True, where=exists, initial=jnp.inf)
-        logits, rewards = jnp.where(exists, logits, _ABSENT), jnp.where(exists, rewards, least)
-    return Lane(
-        _outputs_first(logits),
-        _outputs_first(rewards),
+        logits = xp.where(instances.mask, logits, -xp.inf)
+    return fixed(xp.round(logits.max(-1)))
+
+
+def _together(values: AnyArray, shared: Sharing | None) -> AnyArray:
+    """The mean of outputs that share a feature."""
+    if shared is None:
+        return values
+    xp = namespace(values)
+    return xp.einsum("nxyz,nxz->nxy", shared.same * 1.0, values) / shared.same.sum(-1)
+
+
+def _each(masses: AnyArray, shared: Sharing | None) -> AnyArray:
+    """The logarithm of the mass of each of the outputs that share a feature, from that of all of them."""
+    if shared is None:
+        return masses
+    xp = namespace(masses)
+    return xp.take_along_axis(masses, shared.first, -1) - xp.log(shared.same.sum(-1) * 1.0)
+
+
+def separate(instances: Instance, shared: Sharing | None) -> Prompts:
+    """All prompts of all problems of a batch."""
+    xp = namespace(*jax.tree.leaves(instances))
+    logits = _logits(instances) - _offset(instances)[..., None]
+    exists = xp.ones(logits.shape, bool) if instances.mask is None else instances.mask
+    rewards, weight, inertia = _together(instances.rewards, shared), instances.prompt_weights, None
+    if shared is not None:
+        exists = exists & (shared.first == np.arange(logits.shape[-1]))
+        logits = logits + xp.log(shared.same.sum(-1) * 1.0)
+        weight = weight * shared.largest / instances.policy.temperature[:, None] ** 2
+        inertia = None if shared.inertia is None else _outputs_first(shared.inertia)
+    least = rewards.min(-1, keepdims=True, where=exists, initial=xp.inf)
+    return Prompts(
+        _outputs_first(xp.where(exists, logits, _ABSENT)),
+        _outputs_first(xp.where(exists, rewards, least)),
+        inertia,
         _outputs_first(exists),
-        jax.vmap(_clock)(instances).ravel(),
+        weight.ravel(),
     )
 
 
-def _by_blocks(of: Callable[..., Any], problems: Any) -> Any:
-    """A function of lanes, of so many at a time."""
+def _by_blocks(xp: ModuleType, of: Callable[..., Any], problems: Any) -> Any:
+    """A function of prompts, of so many at a time."""
     count = jax.tree.leaves(problems)[-1].shape[-1]
-    if count <= _BLOCK:
+    if count <= _BLOCK or xp is np:
         return of(*problems)
     blocks = -(-count // _BLOCK)
 
-    def split(leaf: Array) -> Array:
+    def split(leaf: AnyArray) -> AnyArray:
         pad = [(0, 0)] * (leaf.ndim - 1) + [(0, blocks * _BLOCK - count)]
         return jnp.moveaxis(jnp.pad(leaf, pad, mode="edge").reshape(*leaf.shape[:-1], blocks, _BLOCK), -2, 0)
 
-    def join(leaf: Array) -> Array:
+    def join(leaf: AnyArray) -> AnyArray:
         return jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :count]
 
     return jax.tree.map(join, jax.lax.map(lambda block: of(*block), jax.tree.map(split, problems)))
 
 
-def _flow(lane: Lane) -> Lines:
-    return lines.lines(lane.logits, lane.rewards)
-
-
-def _log_probabilities(instances: Instance, masses: Array) -> Array:
-    logits = _prompts_first(masses, len(instances.rewards))
+def _log_probabilities(instances: Instance, masses: AnyArray, shared: Sharing | None) -> AnyArray:
+    logits = _each(_prompts_first(masses, len(instances.rewards)), shared)
+    xp = namespace(logits, instances.mask)
     if instances.mask is not None:
-        logits = jnp.where(instances.mask, logits, -jnp.inf)
-    return jax.nn.log_softmax(logits)
+        logits = xp.where(instances.mask, logits, -xp.inf)
+    logits = logits - fixed(logits.max(-1, keepdims=True))
+    return logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
 
 
 def _hit(
-    lane: Lane, values: Array, level: Array, increase: Array, possible: Array, horizon: Array
-) -> tuple[Array, Array, Array, Array]:
-    flow = _flow(lane)
-    distance = jnp.where(lane.exists, values - level, 0.0)
-    p = jnp.exp(flow.logits - flow.normalizer)
+    prompts: Prompts,
+    values: AnyArray,
+    level: AnyArray,
+    increase: AnyArray,
+    possible: AnyArray,
+    horizon: AnyArray,
+    only_trained: bool,
+) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
+    xp = namespace(*jax.tree.leaves((prompts, values, level, increase, horizon)))
+    flow = envelopes(prompts)
+    distance = xp.where(prompts.exists, values - level, 0.0)
+    p = xp.exp(flow.logits - flow.normalizer)
     # An expectation of which the difference from the level is rounding has reached it.
-    missing, rounding = (p * distance).sum(0), jnp.finfo(float).eps * (p * jnp.abs(distance)).sum(0)
-    met = jnp.where(jnp.isnan(increase), missing >= -rounding, increase <= 0)
-    signal = (lane.rewards != lane.rewards[0]).any(0) & (lane.weight > 0)
+    missing, rounding = (p * distance).sum(0), np.finfo(float).eps * (p * xp.abs(distance)).sum(0)
+    met = xp.where(xp.isnan(increase), missing >= -rounding, increase <= 0)
+    signal = (prompts.rewards != prompts.rewards[0]).any(0) & (prompts.weight > 0)
     sought = ~met & possible & signal
 
-    flow_, distance_, values_, increase_ = jax.tree.map(
-        jax.lax.stop_gradient, (flow, distance, values, increase)
-    )
-    trained = (~lane.exists | (values_ == lane.rewards)).all(0)
-    position, masses, found, never, lost = lines.crossing(flow_, distance_, trained & sought)
-    slight, small = lines.small_increase(flow_, values_, jnp.where(jnp.isnan(increase_), -1.0, increase_))
-    small &= sought
-    start = Position(jnp.zeros(found.shape, int), jnp.zeros(found.shape))
-    position = jax.tree.map(
-        lambda at, small_at, at_start: jnp.where(small, small_at, jnp.where(sought, at, at_start)),
-        position,
-        slight,
-        start,
-    )
-    found, never, lost = sought & (found | small), sought & never & ~small, sought & lost & ~small
-    position, found, small = jax.tree.map(jax.lax.stop_gradient, (position, found, small))
+    flow_, distance_, values_, increase_ = fixed((flow, distance, values, increase))
+    slight, small = small_increase(flow_, values_, xp.where(xp.isnan(increase_), -1.0, increase_))
+    small = small & sought
+    trained = (~prompts.exists | (values_ == prompts.rewards)).all(0)
+    point = trained_crossing(flow_, distance_, sought & ~small & trained)
+    if not only_trained:
+        other = crossing(flow_, distance_, sought & ~small & ~trained)
+        point = chosen(trained, point, other)
+    start = Position(xp.zeros(met.shape, int), xp.zeros(met.shape))
+    position = chosen(small, slight, chosen(sought, point.position, start))
+    found, never, lost = sought & (point.found | small), sought & point.never, sought & point.lost
+    position, found, small = fixed((position, found, small))
 
-    target = Target(distance, values, jnp.where(small, increase, 0.0), small)
-    weight = jnp.where(lane.weight > 0, lane.weight, 1.0)
-    spent = lines.crossing_time(flow, target, position, found) / weight
+    target = Target(distance, values, xp.where(small, increase, 0.0), small)
+    weight = xp.where(prompts.weight > 0, prompts.weight, 1.0)
+    spent = crossing_time(flow, target, position, found) / weight
     reached = found & (spent <= horizon)
-    time = jnp.where(met, 0.0, jnp.where(reached, spent, jnp.where(lost, jnp.nan, jnp.inf)))
-    status = jnp.select(
-        [met | reached, ~possible, ~signal, never, lost],
-        [
-            jnp.asarray(int(status))
-            for status in (
-                Status.REACHED,
-                Status.OUT_OF_REACH,
-                Status.NO_SIGNAL,
-                Status.OPTIMUM,
-                Status.NOT_CONVERGED,
-            )
-        ],
-        int(Status.NOT_REACHED),
-    )
-    end = jax.lax.stop_gradient(jnp.where(spent <= horizon, spent, horizon))
-    masses = jnp.where(sought & ~small, masses, flow_.logits)
+    time = xp.where(met, 0.0, xp.where(reached, spent, xp.where(lost, xp.nan, xp.inf)))
+    statuses = {
+        Status.REACHED: met | reached,
+        Status.OUT_OF_REACH: ~possible,
+        Status.NO_SIGNAL: ~signal,
+        Status.OPTIMUM: never,
+        Status.NOT_CONVERGED: lost,
+    }
+    # Of one type: NumPy's select takes no scalars beside JAX's arrays.
+    numbers = [xp.full(met.shape, int(status)) for status in statuses]
+    status = xp.select(list(statuses.values()), numbers, int(Status.NOT_REACHED))
+    end = fixed(xp.where(spent <= horizon, spent, horizon))
+    masses = xp.where(sought & ~small, point.log_masses, flow_.logits)
     return time, status, end, masses

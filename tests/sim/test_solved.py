@@ -162,14 +162,63 @@ def test_orthogonal_features_move_like_a_table_with_another_clock():
     np.testing.assert_allclose(trajectory(linear, times), path, atol=1e-8)
 
 
+def orthogonal(norms: np.ndarray, owner: list[int]) -> LinearSoftmax:
+    """Outputs of one prompt with one of some orthogonal features each."""
+    return LinearSoftmax((np.eye(len(norms)) * norms)[None, owner], 1.5)
+
+
+@pytest.mark.parametrize("start", [0.3, -4.0])
+def test_orthogonal_features_of_other_norms_that_outputs_share(start):
+    """Two features for four outputs, and norms up to a factor of four: with a stall, and without."""
+    linear = Instance(
+        [1.0, 0.2, 0.6, -1.0, 0.1],
+        start=Parameters([start, 0.7, 0.5, 0.1]),
+        policy=orthogonal(np.array([1.0, 2.0, 0.5, 1.3]), [0, 1, 2, 2, 3]),
+    )
+    assert is_solvable(linear)
+    goal = reward_level(linear, 0.8)
+    found, exact = hitting_time(linear, goal), integrated_time(linear, goal)
+    np.testing.assert_allclose(found.time, exact.time, rtol=1e-9)
+    np.testing.assert_allclose(found.log_probabilities, exact.log_probabilities, atol=1e-8)
+    times = np.array([0.1, 1.0]) * found.time
+    early, there = trajectory(linear, times)
+    np.testing.assert_allclose(early, integrated.trajectory(linear, times[:1], Control())[0], atol=1e-7)
+    np.testing.assert_allclose(linear.log_probabilities(there), found.log_probabilities, atol=1e-8)
+
+
+def test_outputs_that_share_a_feature_have_the_mean_of_their_rewards():
+    policy = orthogonal(np.array([1.0, 1.0]), [0, 1, 1])
+    instance = Instance([0.0, 1.0, -0.4], start=Parameters([0.0, 0.0]), policy=policy)
+    assert reachable(instance, 0.29)
+    assert not reachable(instance, 0.31)
+
+
+def reachable(instance: Instance, level: float) -> bool:
+    """Whether the solved flow gets there: outputs that share a feature have the mean of their rewards."""
+    status = hitting_time(instance, reward_level(instance, level)).status
+    assert status[0] in (Status.REACHED, Status.OUT_OF_REACH)
+    return bool(status[0] == Status.REACHED)
+
+
+def test_a_compiler_and_numpy_agree():
+    """Of rewards that are trained on and others; few problems are not compiled for."""
+    instance = beneficial_errors()
+    for goal in (reward_level(instance, 0.9), reward_level(instance, 0.1, instance.rewards)):
+        found, compiled = hitting_time(instance, goal), jax.jit(hitting_time)(instance, goal)
+        assert found.status == compiled.status
+        np.testing.assert_allclose(found.time, compiled.time, rtol=1e-13)
+        np.testing.assert_allclose(found.log_probabilities, compiled.log_probabilities, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "instance",
     [
         Instance([1.0, 0.0], regularizer=Regularizer(kl=0.1)),
         Instance([1.0, 0.0], start=Parameters([0.0]), policy=LinearSoftmax([[[1.0], [-1.0]]])),
-        Instance([1.0, 0.0], start=Parameters([0.0, 0.0]), policy=LinearSoftmax([[[1.0, 0.0], [0.0, 2.0]]])),
+        Instance([1.0, 0.0], start=Parameters([0.0, 0.0]), policy=LinearSoftmax([[[1.0, 0.0], [0.0, 9.0]]])),
+        Instance([1.0, 0.0], start=Parameters([0.0, 0.0]), policy=LinearSoftmax([[[1.0, 0.0], [0.0, 0.0]]])),
     ],
-    ids=["regularised", "shared features", "norms"],
+    ids=["regularised", "shared features", "norms", "no feature"],
 )
 def test_other_structures_are_integrated(instance):
     assert not is_solvable(instance)

@@ -1,0 +1,30 @@
+"""Loops that NumPy's arrays run through as they are, and JAX's as one compiled program."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Carry = TypeVar("Carry")
+
+
+def repeat(xp: ModuleType, count: int, body: Callable[[Any, Carry], Carry], carry: Carry) -> Carry:
+    """``carry = body(i, carry)`` for all ``i`` below a number that is known."""
+    if xp is not np:
+        return jax.lax.fori_loop(0, count, body, carry)
+    for i in range(count):
+        carry = body(i, carry)
+    return carry
+
+
+def repeat_while(
+    xp: ModuleType, condition: Callable[[Carry], Any], body: Callable[[Carry], Carry], carry: Carry
+) -> Carry:
+    """``carry = body(carry)`` as long as the condition holds."""
+    if xp is not np:
+        return jax.lax.while_loop(condition, body, carry)
+    while condition(carry):
+        carry = body(carry)
+    return carry

@@ -1,0 +1,344 @@
+"""When flows that are straight lines (:mod:`goodteacher.sim.lines`) are where: the integral of the mass.
+
+Between breakpoints it is all but a polynomial of tau, and about them it bends: it is integrated by halves of
+segments, by Gauss's rule with nodes that crowd towards the breakpoint.
+"""
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from goodteacher.sim.lines import (
+    LARGEST,
+    Base,
+    Lines,
+    Position,
+    base,
+    chosen,
+    improved,
+    initial,
+    log_masses,
+    pick,
+    sums,
+    upper,
+)
+from goodteacher.sim.loops import repeat, repeat_while
+from goodteacher.sim.validation import AnyArray, namespace
+
+QUADRATIC = 1e-8  # step after which Newton's method is right to rounding
+_GRADING = 4.0  # highest power by which nodes crowd towards a breakpoint
+_WARMING = 5  # passes, of two steps each, to find the smallest x at a first node
+_MOST_TRIALS = 60  # to find a time in its half of a segment
+
+
+class Rule(NamedTuple):
+    """A Gauss rule on (0, 1), and how a function of the logarithm gets from each node to the next.
+
+    The first node comes several times, for the smallest ``x`` to be found there; after the last comes 1;
+    these have no weight.
+
+    Attributes:
+        log_node: ``[nodes]``.
+        weight: ``[nodes]``, by the logarithm of the node.
+        ahead: ``[nodes, 3]``, weights of the function's slopes at the three nodes before: of the integral of
+            the parabola through them.
+    """
+
+    log_node: np.ndarray
+    weight: np.ndarray
+    ahead: np.ndarray
+
+    @property
+    def gauss(self) -> tuple[np.ndarray, np.ndarray]:
+        """Logarithms of the nodes, and weights, of the rule alone."""
+        return self.log_node[_WARMING:-1], self.weight[_WARMING:-1]
+
+
+def _rule(nodes: int) -> Rule:
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    points = np.append((points + 1.0) / 2.0, 1.0)
+    logs, weights = np.log(points), np.append(weights, 0.0) / 2.0 / points
+    ahead = np.zeros((len(points), 3))
+    for i in range(1, len(points)):
+        known = logs[max(i - 3, 0) : i][::-1] - logs[i - 1]
+        powers = np.arange(len(known))
+        integrals = (logs[i] - logs[i - 1]) ** (powers + 1) / (powers + 1)
+        ahead[i, : len(known)] = np.linalg.solve(known[None] ** powers[:, None], integrals)
+    before = np.zeros(_WARMING)
+    return Rule(
+        np.append(before + logs[0], logs),
+        np.append(before, weights),
+        np.append(before[:, None] + np.zeros(3), ahead, axis=0),
+    )
+
+
+# Powers of the x that differ make the integrand less smooth.
+_EQUAL, _UNEQUAL = _rule(40), _rule(120)
+
+
+def rule(of: Lines | Base) -> Rule:
+    """The one for a half segment of these flows."""
+    return _EQUAL if of.inertia is None else _UNEQUAL
+
+
+def grading(
+    of: Base, end: Float[AnyArray, "outputs n"], way: Float[AnyArray, "outputs n"]
+) -> Float[AnyArray, " n"]:
+    """The power by which nodes crowd towards a breakpoint, where the integrand bends.
+
+    In between it is a polynomial, of a degree that many outputs make large: the less of it is near the
+    breakpoint, and the lower the power has to be for the rule to be exact.
+
+    Args:
+        of: the breakpoint.
+        end: gaps at the far end.
+        way: by how much the gaps have changed since the breakpoint.
+    """
+    xp = namespace(end)
+    share = xp.abs(way) / (end + upper(end, of))
+    degree = (share if of.inertia is None else of.inertia * share).sum(0)
+    # A whole number, for else the integrand has a root at the breakpoint.
+    return xp.clip(xp.floor(len(rule(of).gauss[0]) / (1.0 + degree)), 1.0, _GRADING)
+
+
+class Half(NamedTuple):
+    """A stretch of tau within half a segment.
+
+    Attributes:
+        anchor: the breakpoint from which (or to which) it goes.
+        sign: 1 from it on, -1 up to it.
+        length: of tau.
+    """
+
+    anchor: Int[AnyArray, " n"]
+    sign: Float[AnyArray, " n"]
+    length: Float[AnyArray, " n"]
+
+
+def half(flow: Lines, number: Int[AnyArray, " n"]) -> Half:
+    """The whole of the half of a segment of that number."""
+    xp = namespace(flow.breakpoints, number)
+    segment, second = number // 2, number % 2 == 1
+    following = xp.minimum(segment + 1, len(flow.modal) - 1)
+    length = 0.5 * (pick(flow.breakpoints, following) - pick(flow.breakpoints, segment))
+    return Half(xp.where(second, following, segment), xp.where(second, -1.0, 1.0), length)
+
+
+class _Piece(NamedTuple):
+    time: AnyArray
+    x: AnyArray  # at the far end
+
+
+def _piece(flow: Lines, over: Half) -> _Piece:
+    """The integral of the mass ``Z`` over a stretch."""
+    xp = namespace(flow.logits, over.length)
+    nodes = rule(flow) if xp is np else jax.tree.map(jnp.asarray, rule(flow))
+    of = base(flow, over.anchor)
+    faster = over.sign * xp.where(over.sign > 0, of.ahead, of.behind)
+    weighted = faster if of.inertia is None else of.inertia * faster
+
+    def gaps(offset: AnyArray) -> AnyArray:
+        return xp.maximum(of.gaps - offset * faster, 0.0)
+
+    power = grading(of, gaps(over.length), over.length * faster)
+
+    def node(i: Any, carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
+        x, slopes, total = carry
+        share = xp.exp(power * nodes.log_node[i])
+        offset = over.length * share
+        here = gaps(offset)
+        x = x * xp.exp(xp.clip(power * (nodes.ahead[i] @ slopes), -30.0, 30.0))
+        x = improved(x, sums(here, of, x))
+        at = sums(here, of, x)
+        # The mass where the excess vanishes, to the order of the method of Halley.
+        bend = 0.5 * at.excess * at.second / at.first**2
+        mass = at.first / x * (1.0 + bend) / (1.0 - bend)
+        slope = offset * (weighted * at.shares).sum(0) / (at.first * x)
+        total = total + xp.where(nodes.weight[i] > 0, nodes.weight[i] * share * mass, 0.0)
+        return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
+
+    none = xp.zeros(over.length.shape)
+    first = upper(gaps(over.length * xp.exp(power * nodes.log_node[0])), of)
+    x, _, total = repeat(xp, len(nodes.weight), node, (first, xp.zeros((3, *none.shape)), none))
+    return _Piece(over.length * power * total, x + gaps(over.length))
+
+
+# Time ------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """A position by the segment that it is in.
+
+    Attributes:
+        segment: its number.
+        behind: tau since its start.
+        before: tau up to its end.
+        late: whether in its second half.
+    """
+
+    segment: Int[AnyArray, " n"]
+    behind: Float[AnyArray, " n"]
+    before: Float[AnyArray, " n"]
+    late: Bool[AnyArray, " n"]
+
+    @property
+    def pieces(self) -> Int[AnyArray, " n"]:
+        """How many stretches the time there is made of."""
+        return 2 * self.segment + namespace(self.late).where(self.late, 3, 1)
+
+
+def place(flow: Lines, position: Position) -> Place:
+    """The segment that a position is in."""
+    xp = namespace(flow.logits, position.offset)
+    last, taus = len(flow.modal) - 1, flow.breakpoints
+    at = pick(taus, position.anchor)
+    segment = xp.maximum((taus - at <= position.offset).sum(0) - 1, 0)
+    following = xp.minimum(segment + 1, last)
+    start, end = pick(taus, segment), pick(taus, following)
+    ends = (segment < last) & (end < xp.inf)
+    behind = xp.where(segment == position.anchor, position.offset, position.offset + (at - start))
+    before = xp.where(following == position.anchor, -position.offset, (end - at) - position.offset)
+    return Place(segment, behind, before, behind > xp.where(ends, 0.5 * (end - start), xp.inf))
+
+
+def stretch(flow: Lines, to: Place, number: Int[AnyArray, " n"]) -> tuple[Half, Float[AnyArray, " n"]]:
+    """One of the stretches that the time at a place is made of, and with which sign it counts.
+
+    All halves of the segments before; then of the segment itself what is behind, or its first half, all of
+    its second, and with the sign -1 what is still before.
+    """
+    xp = namespace(flow.logits, number)
+    extra = number - 2 * to.segment
+    whole = half(flow, xp.where(extra < 0, number, 2 * to.segment + (extra > 0)))
+    part = xp.where((extra == 0) & ~to.late, to.behind, xp.where(extra == 2, to.before, whole.length))
+    on = number < to.pieces
+    counts = xp.where(on, xp.where(extra == 2, -1.0, 1.0), 0.0)
+    return whole._replace(length=xp.where(on, part, 0.0)), counts
+
+
+def time(flow: Lines, position: Position) -> Float[AnyArray, " n"]:
+    """When the flows are there.
+
+    Work is handed out by stretches, so that no flow waits for one that has more of them.
+    """
+    xp = namespace(flow.logits, position.offset)
+    to, count = place(flow, position), position.offset.size
+    ends = xp.cumsum(to.pieces)
+    together = int(ends[-1]) if xp is np else count
+
+    def hand_out(carry: tuple[AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray]:
+        first, total = carry
+        item = first + xp.arange(together)
+        owner = xp.minimum(xp.searchsorted(ends, item, side="right"), count - 1)
+        own, its = jax.tree.map(lambda leaf: leaf[..., owner], (flow, to))
+        over, counts = stretch(own, its, item - (ends - to.pieces)[owner])
+        spent = xp.where(counts == 0.0, 0.0, counts * _piece(own, over).time)
+        return first + together, total + _by_owner(xp, owner, spent, count)
+
+    none = xp.zeros((), ends.dtype)
+    return repeat_while(xp, lambda carry: carry[0] < ends[-1], hand_out, (none, xp.zeros(count)))[1]
+
+
+def _by_owner(xp: ModuleType, owner: AnyArray, values: AnyArray, count: int) -> AnyArray:
+    if xp is np:
+        return np.bincount(owner, values, count)
+    return jax.ops.segment_sum(values, owner, count)
+
+
+# Positions at given times ----------------------------------------------------------------
+
+
+class _Journey(NamedTuple):
+    """A flow on its way to a time."""
+
+    half: AnyArray  # of a segment
+    begun: AnyArray  # the time at its start
+    ended: AnyArray  # the time at its end
+    there: AnyArray  # whether the time is in that half
+    log: AnyArray  # of the offset from the half's breakpoint, to try
+    low: AnyArray
+    high: AnyArray
+    close: AnyArray  # whether the next trial is right to rounding
+    x: AnyArray
+    done: AnyArray
+    trials: AnyArray
+
+
+def at_time(flow: Lines, time: Float[AnyArray, " n"]) -> tuple[Position, Float[AnyArray, "outputs n"]]:
+    """Where the flows are at given times, and ``ln E`` there.
+
+    Half by half of the segments; in the one that holds the time, by Newton's method for the logarithm of the
+    integral from its breakpoint, as a function of that of the offset.
+    """
+    xp = namespace(flow.logits, time)
+    outputs, last = len(flow.modal), flow.last
+
+    def go(journey: _Journey) -> _Journey:
+        whole, there = half(flow, journey.half), journey.there
+        length = xp.where(there, xp.exp(journey.log), whole.length)
+        piece = _piece(flow, whole._replace(length=length))
+
+        # In the half that holds the time.
+        target = xp.where(whole.sign > 0, time - journey.begun, journey.ended - time)
+        miss = xp.log(piece.time / xp.where(target > 0, target, 1.0))
+        # What is no number is too far.
+        low = xp.where(miss <= 0, journey.log, journey.low)
+        high = xp.where(miss < 0, journey.high, journey.log)
+        mass = xp.exp(log_masses(flow, piece.x)).sum(0)
+        moved = journey.log - miss * piece.time / (length * mass)
+        moved = xp.where((moved >= low) & (moved <= high), moved, 0.5 * (low + high))
+
+        # On the way to it.
+        ended = journey.begun + piece.time
+        on = ~there & (ended < time)
+        number = xp.where(on, journey.half + 1, journey.half)
+        begun = xp.where(on, ended, journey.begun)
+        endless = number == 2 * last
+        left = xp.where(whole.sign > 0, time - begun, ended - time)
+        inside = xp.log(whole.length) + xp.log(xp.maximum(left / piece.time, 1e-300))
+        beyond = xp.log(xp.maximum((time - begun) * piece.x.min(0), 1e-300))
+        return _Journey(
+            number,
+            begun,
+            xp.where(there, journey.ended, ended),
+            there | ~on | endless,
+            xp.where(there, moved, xp.where(endless, beyond, inside)),
+            xp.where(there, low, -700.0),
+            xp.where(there, high, xp.where(endless, np.log(LARGEST), xp.log(whole.length))),
+            there & (xp.abs(moved - journey.log) <= QUADRATIC),
+            piece.x,
+            journey.close,
+            journey.trials + 1,
+        )
+
+    def under_way(journey: _Journey) -> AnyArray:
+        return ~journey.done & (journey.trials < 2 * outputs + _MOST_TRIALS)
+
+    zeros = xp.zeros(last.shape)
+    at_start = time <= 0
+    journey = _Journey(
+        half=zeros.astype(int),
+        begun=zeros,
+        ended=zeros,
+        there=last == 0,
+        log=xp.log(xp.where(at_start, 1.0, time)),
+        low=zeros - 700.0,
+        high=zeros + np.log(LARGEST),
+        close=zeros > 0,
+        x=initial(flow),
+        done=at_start,
+        trials=zeros.astype(int),
+    )
+    journey = repeat_while(
+        xp,
+        lambda journey: under_way(journey).any(),
+        lambda journey: chosen(under_way(journey), go(journey), journey),
+        journey,
+    )
+    found = half(flow, journey.half)
+    offset = xp.where(at_start, 0.0, found.sign * xp.exp(journey.log))
+    return Position(found.anchor, offset), log_masses(flow, journey.x)

@@ -1,0 +1,177 @@
+"""How positions and times of flows that are straight lines change with the problem.
+
+Not how they are found: from values that are held fixed, one step of Halley's method, or two of Newton's, have
+the first and second derivatives of what they converge to. The nodes of the integral move with the
+breakpoints, about which the mass bends.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from goodteacher.sim.crossings import small_way
+from goodteacher.sim.lines import (
+    Base,
+    Lines,
+    Position,
+    State,
+    base,
+    initial,
+    log_masses,
+    pick,
+    rise,
+    smallest,
+)
+from goodteacher.sim.quadrature import at_time, grading, place, rule, stretch, time
+from goodteacher.sim.validation import AnyArray, namespace
+
+
+class Target(NamedTuple):
+    """What an expectation is to reach.
+
+    Attributes:
+        distance: of the values from the level; 0 for outputs that do not exist.
+        values: themselves.
+        increase: of their expectation, where it is small; else nothing depends on it.
+        small: whether it is.
+    """
+
+    distance: Float[AnyArray, "outputs n"]
+    values: Float[AnyArray, "outputs n"]
+    increase: Float[AnyArray, " n"]
+    small: Bool[AnyArray, " n"]
+
+
+def crossing_time(
+    flow: Lines, target: Target, position: Position, found: Bool[AnyArray, " n"]
+) -> Float[AnyArray, " n"]:
+    """When flows are at a position, as a function of the target that is met there; constant where none is."""
+    if namespace(flow.logits, position.offset) is np:
+        return time(flow, position)
+    return _crossing_time(flow, target, position, found)
+
+
+def path(flow: Lines, time: Float[AnyArray, " n"]) -> Float[AnyArray, "outputs n"]:
+    """``ln E`` where flows are at given times: logits, of the sum that the flow conserves. Differentiable."""
+    if namespace(flow.logits, time) is np:
+        return at_time(flow, time)[1]
+    return _path(flow, time)
+
+
+def fixed(tree: Any) -> Any:
+    """Without derivatives, of which NumPy's arrays have none."""
+    return jax.tree.map(lambda of: of if isinstance(of, np.ndarray) else jax.lax.stop_gradient(of), tree)
+
+
+def _state(flow: Lines, of: Base, offset: AnyArray) -> State:
+    faster = rise(of, offset)
+    line = of.gaps - offset * faster
+    lowest = fixed(line).argmin(0)
+    gaps = line - jnp.where(pick(fixed(line), lowest) < 0, pick(line, lowest), 0.0)
+    least, sound = fixed(smallest(*fixed((gaps, of))))
+    inertia = 1.0 if flow.inertia is None else flow.inertia
+    excess = (inertia * jnp.log((least + gaps) / initial(flow))).sum(0)
+    excess = excess - fixed(excess)
+    shares = least / (least + gaps)
+    first, second = (inertia * shares).sum(0), (inertia * shares**2).sum(0)
+    least = least * (1.0 - excess / (first + 0.5 * excess * second / first))
+    x = least + gaps
+    shares = inertia * least / x
+    return State(x, least, (shares * faster).sum(0) / shares.sum(0) - faster, sound)
+
+
+def _mass(flow: Lines, at: State) -> AnyArray:
+    return (1.0 / at.x if flow.inertia is None else flow.inertia / at.x).sum(0)
+
+
+def _time(flow: Lines, position: Position) -> AnyArray:
+    """:func:`goodteacher.sim.quadrature.time`, by as many stretches as there can be."""
+    to = place(flow, position)
+    nodes = tuple(jnp.asarray(of) for of in rule(flow).gauss)
+
+    def add(total: AnyArray, number: AnyArray) -> tuple[AnyArray, None]:
+        over, counts = stretch(flow, to, jnp.full(to.segment.shape, number))
+        of = base(flow, over.anchor)
+        end = fixed(over.sign * over.length)
+        faster = rise(of, end)
+        line = of.gaps - end * faster
+        power = fixed(grading(of, jnp.maximum(line, 0.0), end * faster))
+
+        def node(total: AnyArray, at: tuple[AnyArray, AnyArray]) -> tuple[AnyArray, None]:
+            log, weight = at
+            share = jnp.exp(power * log)
+            here = _state(flow, of, over.sign * over.length * share)
+            return total + weight * share * _mass(flow, here), None
+
+        spent = over.length * power * jax.lax.scan(node, jnp.zeros(power.shape), nodes)[0]
+        return total + jnp.where(counts == 0.0, 0.0, counts * spent), None
+
+    most = 2 * len(flow.modal) + 1
+    return jax.lax.scan(add, jnp.zeros(to.behind.shape), jnp.arange(most))[0]
+
+
+def _root(flow: Lines, position: Position, distance: AnyArray) -> AnyArray:
+    """The offset at which the expectation of the distance vanishes."""
+    of, offset = base(flow, position.anchor), fixed(position.offset)
+    inertia = 1.0 if flow.inertia is None else flow.inertia
+    first = None
+    for _ in range(2):
+        here = _state(flow, of, offset)
+        shares = inertia * here.least / here.x
+        gap = (distance * shares).sum(0)
+        # The root is exact where the derivative is taken.
+        first = fixed(gap) if first is None else first
+        rate = -(distance * shares * here.slope / here.x).sum(0)
+        centre = (shares * here.slope / here.x).sum(0) / shares.sum(0)
+        offset = offset - (gap - first) / (rate + gap * centre)
+    return offset
+
+
+@jax.custom_jvp
+def _crossing_time(flow: Lines, target: Target, position: Position, found: AnyArray) -> AnyArray:
+    return time(flow, position)
+
+
+@_crossing_time.defjvp
+def _(primals: Any, tangents: Any) -> tuple[AnyArray, AnyArray]:
+    flow, target, position, found = primals
+
+    def smooth(of: Lines, to: Target) -> AnyArray:
+        of = of._replace(modal=flow.modal)
+        near = jnp.where(target.small, fixed(position.offset), 0.0)
+        offset = jnp.where(
+            target.small,
+            small_way(of, to.values, to.increase, near),
+            _root(of, position, to.distance),
+        )
+        return jnp.where(found, _time(of, Position(position.anchor, offset)), 0.0)
+
+    _, tangent = jax.jvp(smooth, (flow, target), tangents[:2])
+    return _crossing_time(*primals), tangent
+
+
+@jax.custom_jvp
+def _path(flow: Lines, time: AnyArray) -> AnyArray:
+    return at_time(flow, time)[1]
+
+
+@_path.defjvp
+def _(primals: Any, tangents: Any) -> tuple[AnyArray, AnyArray]:
+    flow, at = primals
+    position, masses = fixed(at_time(*fixed(primals)))
+
+    def smooth(of: Lines, at: AnyArray) -> AnyArray:
+        of = of._replace(modal=flow.modal)
+        offset, here = fixed(position.offset), base(of, position.anchor)
+        first = None
+        for _ in range(2):
+            spent = _time(of, Position(position.anchor, offset)) - at
+            first = fixed(spent) if first is None else first
+            offset = offset - (spent - first) / _mass(of, _state(of, here, offset))
+        return log_masses(of, _state(of, here, offset).x)
+
+    _, tangent = jax.jvp(smooth, (flow, at), tangents[:2])
+    return masses, tangent
