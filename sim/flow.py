@@ -105,7 +105,7 @@ def final_policy(
     instance = _strong(instance)
     if not is_solvable(instance):
         return integrated.final_policy(instance, control)
-    return _only(_look(*_as_batch((instance, control.horizon)))), jnp.asarray(control.horizon)
+    return _only(_look(*_as_batch((instance, control.horizon)))), jax.device_put(control.horizon)
 
 
 def final_policies(
@@ -118,7 +118,7 @@ def final_policies(
 
     instances, _, horizons, control = _batch(instances, None, control, lanes)
     if is_solvable(instances):
-        return _look(instances, horizons), jnp.asarray(horizons)
+        return _look(instances, horizons), jax.device_put(horizons)
 
     def run(instances: Instance, goals: None, horizons: Array) -> tuple[Array, Array]:
         return integrated.final_policies(instances, horizons, control, lanes)
@@ -174,7 +174,7 @@ def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
 
         found = _filled(run, instances, goals, horizons)
     yes, none = np.ones(horizons.shape, bool), np.zeros(horizons.shape, int)
-    found = HittingTime(*found, solved=jnp.asarray(yes), steps=jnp.asarray(none))
+    found = HittingTime(*found, solved=jax.device_put(yes), steps=jax.device_put(none))
     if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
         return found
     policies = _where_late(found.status, _look(instances, horizons), found.log_probabilities)
@@ -187,7 +187,7 @@ def _where_late(status: AnyArray, late: AnyArray, other: AnyArray) -> AnyArray:
     return jnp.where((status == Status.NOT_REACHED)[..., None], late, other)
 
 
-def _look(instances: Instance, horizons: AnyArray) -> AnyArray:
+def _look(instances: Instance, horizons: AnyArray) -> Array:
     if _few(instances, horizons):
         return _plain(solved.policies, (instances, horizons), solved.sharing(instances))
 
@@ -197,7 +197,7 @@ def _look(instances: Instance, horizons: AnyArray) -> AnyArray:
     return _filled(run, instances, None, horizons)
 
 
-def _follow(instance: Instance, times: AnyArray) -> AnyArray:
+def _follow(instance: Instance, times: AnyArray) -> Array:
     batch = _as_batch(instance)
     shared = jax.tree.map(lambda leaf: leaf[0], solved.sharing(batch))
     if _few(batch, times) and len(times) * instance.rewards.size <= _FEW:
@@ -227,7 +227,7 @@ def _few(instances: Instance, *others: Any) -> bool:
 
 def _plain(of: Callable[..., Any], problems: Any, *others: Any) -> Any:
     with np.errstate(all="ignore"):
-        return jax.tree.map(jnp.asarray, of(*jax.tree.map(np.asarray, problems), *others))
+        return jax.device_put(of(*jax.tree.map(np.asarray, problems), *others))
 
 
 # Batches ---------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def _filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, ho
     if goals is not None:  # of those that are met at once
         goals = goals.lowered((np.arange(size) >= count)[:, None])
     found = run(instances, goals, horizons)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:count]), found)
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:count]), found)
 
 
 def _extended(leaf: Any, size: int) -> Any:
@@ -273,7 +273,7 @@ def _as_batch(tree: Any) -> Any:
 
 def _only(batch: Any) -> Any:
     """The problem of a batch of one."""
-    return jax.tree.map(lambda leaf: jnp.asarray(namespace(leaf).asarray(leaf)[0]), batch)
+    return jax.tree.map(lambda leaf: jax.device_put(namespace(leaf).asarray(leaf)[0]), batch)
 
 
 def _strong(tree: Any) -> Any:

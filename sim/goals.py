@@ -81,7 +81,7 @@ def check_reachable(instance: Instance, goal: Goal) -> None:
 
 
 @jax.jit
-def _best_and_initial(instance: Instance, goal: Goal) -> tuple[Array, Array]:
+def _best_and_initial(instance: Instance, goal: Goal) -> tuple[AnyArray, Array]:
     """The largest value of each prompt, and the expectation under its initial policy."""
     initial = instance.probabilities(instance.initial_parameters)
     return largest_value(instance, goal), expected_reward(initial, goal.values)

@@ -81,7 +81,7 @@ def itineraries(instance: Instance) -> list[Itinerary]:
                     Stop(int(output), float(rewards[output]), float(start), float(end))
                     for output, start, end in zip(outputs, starts, ends, strict=True)
                 ),
-                taus[stops],
+                np.asarray(taus[stops]),
             )
         )
     return found

@@ -297,11 +297,11 @@ def smallest(
     """The smallest ``x``, and whether it is right to rounding."""
     xp = namespace(gaps)
 
-    def far(carry: tuple[AnyArray, AnyArray, AnyArray]) -> AnyArray:
+    def far(carry: tuple[AnyArray, AnyArray, Any]) -> Any:
         _, step, trials = carry
         return (xp.abs(step) > _CLOSE).any() & (trials < _MOST_STEPS)
 
-    def improve(carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
+    def improve(carry: tuple[AnyArray, AnyArray, Any]) -> tuple[AnyArray, AnyArray, Any]:
         x, _, trials = carry
         at = sums(gaps, of, x)
         return improved(x, at), at.excess / at.first, trials + 1

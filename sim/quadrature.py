@@ -230,7 +230,7 @@ def time(flow: Lines, position: Position) -> Float[AnyArray, " n"]:
     ends = xp.cumsum(to.pieces)
     together = int(ends[-1]) if xp is np else count
 
-    def hand_out(carry: tuple[AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray]:
+    def hand_out(carry: tuple[Any, AnyArray]) -> tuple[Any, AnyArray]:
         first, total = carry
         item = first + xp.arange(together)
         owner = xp.minimum(xp.searchsorted(ends, item, side="right"), count - 1)

@@ -90,7 +90,7 @@ def _mass(flow: Lines, at: State) -> AnyArray:
 def _time(flow: Lines, position: Position) -> AnyArray:
     """:func:`goodteacher.sim.quadrature.time`, by as many stretches as there can be."""
     to = place(flow, position)
-    nodes = tuple(jnp.asarray(of) for of in rule(flow).gauss)
+    logs, weights = (jnp.asarray(of) for of in rule(flow).gauss)
 
     def add(total: AnyArray, number: AnyArray) -> tuple[AnyArray, None]:
         over, counts = stretch(flow, to, jnp.full(to.segment.shape, number))
@@ -106,7 +106,7 @@ def _time(flow: Lines, position: Position) -> AnyArray:
             here = _state(flow, of, over.sign * over.length * share)
             return total + weight * share * _mass(flow, here), None
 
-        spent = over.length * power * jax.lax.scan(node, jnp.zeros(power.shape), nodes)[0]
+        spent = over.length * power * jax.lax.scan(node, jnp.zeros(power.shape), (logs, weights))[0]
         return total + jnp.where(counts == 0.0, 0.0, counts * spent), None
 
     most = 2 * len(flow.modal) + 1

@@ -8,6 +8,7 @@ an instance and of a goal has a leading axis. Given NumPy's arrays they compile 
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -65,8 +66,7 @@ def is_solvable(instance: Instance) -> bool:
 
 def _orthogonal(instance: Instance) -> bool:
     """Whether features of a prompt are orthogonal or the same, of similar norms, and those of two apart."""
-    sharing = _sharing(instance)
-    features = np.asarray(instance.policy.features)
+    sharing, features = _sharing(instance), np.asarray(_linear(instance).features)
     rows = features.reshape(*features.shape[:-3], -1, features.shape[-1])
     products = np.abs(rows @ np.swapaxes(rows, -1, -2))
     *batch, prompts, outputs, _ = features.shape
@@ -85,8 +85,7 @@ def sharing(instances: Instance) -> Sharing | None:
 
 
 def _sharing(instance: Instance) -> Sharing:
-    assert isinstance(instance.policy, LinearSoftmax)
-    features = np.asarray(instance.policy.features)
+    features = np.asarray(_linear(instance).features)
     exists = np.ones(features.shape[:-1], bool) if instance.mask is None else np.asarray(instance.mask)
     same = (features[..., :, None, :] == features[..., None, :, :]).all(-1)
     same &= exists[..., :, None] & exists[..., None, :]
@@ -96,6 +95,11 @@ def _sharing(instance: Instance) -> Sharing:
     with np.errstate(all="ignore"):
         inertia = np.where(exists, largest / squares, 1.0)
     return Sharing(same, same.argmax(-1), largest[..., 0], None if (inertia == 1.0).all() else inertia)
+
+
+def _linear(instance: Instance) -> LinearSoftmax:
+    assert isinstance(instance.policy, LinearSoftmax)
+    return instance.policy
 
 
 class Prompts(NamedTuple):
@@ -153,10 +157,7 @@ def hitting_times(
         is_possible(instances, goals).ravel(),
         xp.repeat(horizons, prompts),
     )
-
-    def hit(*problems: Any) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
-        return _hit(*problems, only_trained)
-
+    hit = partial(_hit, only_trained=only_trained)
     time, status, end, masses = _by_blocks(xp, hit, problems)
     return Found(
         time.reshape(count, prompts),
@@ -195,9 +196,10 @@ def trajectories(
     if shared is None:
         return logits
     length = shared.largest[..., None] * shared.same.sum(-1)
-    moved = instances.policy.temperature[:, None, None] * (logits - start) / length
+    policy = _linear(instances)
+    moved = policy.temperature[:, None, None] * (logits - start) / length
     moved = moved if shared.inertia is None else moved * shared.inertia
-    return instances.initial_parameters + xp.einsum("nxy,nxyd->nd", moved, instances.policy.features)
+    return instances.initial_parameters + xp.einsum("nxy,nxyd->nd", moved, policy.features)
 
 
 def envelopes(prompts: Prompts) -> Lines:
@@ -259,7 +261,7 @@ def separate(instances: Instance, shared: Sharing | None) -> Prompts:
     if shared is not None:
         exists = exists & (shared.first == np.arange(logits.shape[-1]))
         logits = logits + xp.log(shared.same.sum(-1) * 1.0)
-        weight = weight * shared.largest / instances.policy.temperature[:, None] ** 2
+        weight = weight * shared.largest / _linear(instances).temperature[:, None] ** 2
         inertia = None if shared.inertia is None else _outputs_first(shared.inertia)
     least = rewards.min(-1, keepdims=True, where=exists, initial=xp.inf)
     return Prompts(

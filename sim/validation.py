@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-AnyArray = Array | np.ndarray | np.generic  # where NumPy computes what is not traced
+AnyArray = Array | np.ndarray  # where NumPy computes what is not traced
 
 # A number, an array, or numbers nested in lists: whatever it is, it is validated and refused in plain words.
 Numbers = Any
