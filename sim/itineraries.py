@@ -1,8 +1,8 @@
 """Which outputs hold a flow up, in which order, from when to when.
 
-Where the flow is solved (:mod:`goodteacher.sim.lines`), the modal output at each ``tau`` is, in the limit of
-rare outputs, the one whose line ``1 / p_y - r_y tau`` is lowest: the lower envelope of the lines is the way
-that the flow takes. An output whose line never touches it never holds anything up.
+Where the flow is solved (:mod:`goodteacher.sim.lines`), the modal output at each ``tau`` is the one whose
+line ``1 / p_y - r_y tau`` is lowest: the lower envelope of the lines is the way that the flow takes. An
+output whose line never touches it never holds anything up, in the limit of rare outputs.
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,9 @@ class Itinerary:
 def itineraries(instance: Instance) -> list[Itinerary]:
     """The itinerary of every prompt.
 
-    Exact in the limit of rare outputs, and a guide elsewhere: where the lines of two outputs cross, their
-    probabilities are the same.
+    At a breakpoint the probabilities of the two outputs are the same. With features of different norms that
+    is so of their probabilities over the squared norms; outputs that share a feature count as one, the first,
+    with the mean of their rewards.
 
     Raises:
         ValueError: if the flow is not one that is solved.

@@ -1,4 +1,4 @@
-"""The stalling law beyond tables and distinct rewards (derived here): norms, ties, hierarchies, KL.
+"""The stalling law beyond tables and distinct rewards (derived here): norms, ties, KL.
 
 Notation of :mod:`goodteacher.theory.stalling`: ``*`` has the best reward and is rare at first, ``eps =
 pi_0(*)``; ``m``
@@ -32,9 +32,6 @@ exact.) What it says as ``eps -> 0``:
   act as one output with ``1/n_m = sum_i 1/n_i`` and their joint probability: tabular, ``k`` equal ones make
   the exponent ``(K - 1)/k``, so a tie shortens the stall. If every output but ``*`` is tied there is none,
   and ``t`` is of order ``1/eps``.
-- Hierarchy. The law does not ask how rare ``m`` is, only that ``*`` is much rarer. So with rewards ``r_1 >
-  r_2 > ...`` and ever rarer better outputs the expected reward climbs a staircase: output ``y`` takes over
-  from the next worse one at the law's time for the outputs no better than ``y``.
 
 **KL.** With ``lambda KL(pi || pi_0)``, tabular, the policy without ``*`` comes to rest at ``pi_0
 exp(r/lambda)`` instead of a vertex. The sum of logits is conserved, so there ``pi_* = eps / Z``, ``Z =
@@ -49,7 +46,7 @@ of order ``1/eps`` for any fixed ``lambda``: regularisation ends the stall. It n
 ``lambda`` from which on it does, :func:`rescue_threshold`. Too much keeps ``*`` from winning at all,
 :func:`largest_kl_coefficient`. In between the times cross over; observed, they are below both laws. That
 crossover (some outputs at rest and others not), and features that are not orthogonal, could not be
-brought into closed form.
+brought into closed form. Hierarchies of ever rarer better outputs: :mod:`goodteacher.theory.stall_integral`.
 """
 
 from collections.abc import Callable
@@ -61,14 +58,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from goodteacher.sim.flow import SOLVER, Control, hitting_times
-from goodteacher.sim.goals import Goal, reward_level
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, without
-from goodteacher.theory.rises import escape_times, first_output_goals
+from goodteacher.theory.rises import first_output_goals
 from goodteacher.theory.statements import Judge, Sides, Statement
 
 _STEP = 0.25
@@ -166,25 +162,6 @@ def log_escape_time(
         logsumexp(log_y + log_rest + log_spacing + log_rate, axis=-1) + jnp.log(_STEP) - log_speed[..., 0]
     )
     return jnp.where(roles.gap > 0, log_time - jnp.log(gap), jnp.inf)
-
-
-def log_takeover_times(
-    log_probabilities: Float[Array, " outputs"],
-    rewards: Float[Array, " outputs"],
-    chosen: Int[ArrayLike, " chosen"],
-) -> Float[Array, " chosen"]:
-    """When outputs take over from the next worse one, if better outputs are ever rarer; tabular.
-
-    Args:
-        log_probabilities, rewards: as for :func:`log_escape_time`.
-        chosen: which outputs; not the worst.
-
-    Returns:
-        Natural logarithms of the times. A step is skipped if that of a better output is smaller.
-    """
-    no_better = rewards <= rewards[jnp.asarray(chosen)][:, None]
-    kept = jnp.where(no_better, log_probabilities, -jnp.inf)
-    return log_escape_time(kept, jnp.broadcast_to(rewards, kept.shape))
 
 
 class _Rest(NamedTuple):
@@ -378,103 +355,6 @@ ORTHOGONAL = Statement(
 )
 
 
-class Staircase(NamedTuple):
-    """A hierarchy of outputs, the best first, and how much of a step counts as taken."""
-
-    instance: Instance
-    share: Float[Array, ""]
-
-
-_STEPS = 2
-
-
-def _staircase(source: Source) -> Staircase:
-    down = jnp.cumsum(source.uniform(0.1, 0.5, (2,)))
-    low = 1.0 - down[1] - source.uniform(0.15, 0.8, (2,))
-    rewards = jnp.concatenate([jnp.ones(1), 1.0 - down, low])
-    weights = source.uniform(jnp.log(0.1), 0.0, (4,))
-    # Each better output ever rarer than the next worse one.
-    second = with_rare_best(jnp.log(source.log_uniform(1e-7, 1e-4)), weights)
-    log_eps = second[0] + jnp.log(source.log_uniform(1e-7, 1e-4))
-    start = with_rare_best(log_eps, jnp.append(0.0, second))
-    return Staircase(Instance(rewards, start=Parameters(start[None])), source.uniform(0.1, 0.9))
-
-
-class Climb(NamedTuple):
-    """A staircase, with the logarithms of the times of its steps: simulated, and by the laws.
-
-    Attributes:
-        instance: the problem.
-        simulated: ``[steps]``.
-        predicted: ``[steps]``.
-        without_step: ``[steps]``, as if the output of the step before them did not exist.
-    """
-
-    instance: Instance
-    simulated: Float[Array, " steps"]
-    predicted: Float[Array, " steps"]
-    without_step: Float[Array, " steps"]
-
-
-def _observe_climb(drawn: Staircase) -> Climb:
-    times = [
-        escape_times(drawn.instance, goal, Control(tolerance=_TOLERANCE, horizon=_HORIZON))
-        for goal in _staircase_goals(drawn)
-    ]
-    return _climb(drawn.instance, times)
-
-
-@jax.jit
-@jax.vmap
-def _staircase_goals(drawn: Staircase) -> list[Goal]:
-    rewards = drawn.instance.rewards[0]
-    levels = rewards[1:] - drawn.share * jnp.diff(rewards)
-    return [reward_level(drawn.instance, levels[step]) for step in range(_STEPS)]
-
-
-@jax.jit
-@jax.vmap
-def _climb(instance: Instance, times: list[Array]) -> Climb:
-    start, rewards = instance.reference_log_probabilities[0], instance.rewards[0]
-    starts = jnp.stack([start, start.at[2].set(-jnp.inf)])
-    predicted, without = jax.vmap(log_takeover_times, (0, None, None))(starts, rewards, jnp.arange(_STEPS))
-    return Climb(instance, jnp.log(jnp.stack(times)), predicted, without)
-
-
-def _staircase_judge(law: Callable[[Climb], Array]) -> Judge:
-    """With a law for the logarithms of the times."""
-
-    def judge(climb: Climb) -> Sides:
-        start, rewards = climb.instance.reference_log_probabilities[0], climb.instance.rewards[0]
-        # Each output is as rare as it is against the next worse one.
-        rarity = jnp.stack([start[0] - start[1], start[1]])
-        # While the second takes over, the best grows: E_0/pi_0(0) = 1/(1 - sooner y), at the second's y. That
-        # shortens the step by a share below ``sooner``.
-        sooner = jnp.exp(rarity[0]) * (rewards[0] - rewards[2]) / (rewards[1] - rewards[2])
-        allowed = rounding(rarity).at[1].add(sooner)
-        return Sides(jnp.abs(jnp.expm1(climb.simulated - law(climb))), allowed).tightest()
-
-    return judge
-
-
-HIERARCHY = Statement(
-    name="stalling_hierarchy",
-    title="With ever rarer better outputs the flow stalls at each in turn, at the law's times",
-    citation=_CITATION,
-    formula="t_i ≈ π₀(i+1) Π_{j>i+1} [(r_{i+1}−r_j) π₀(j)] / [n (n−1) ((r_i−r_{i+1}) π₀(i))^(n−1)], "
-    "n outputs of reward up to r_i",
-    draw=_staircase,
-    judge=_staircase_judge(lambda climb: climb.predicted),
-    observe=_observe_climb,
-    sabotages=MappingProxyType(
-        {
-            "all outputs counted at every step": _staircase_judge(lambda climb: climb.predicted[:1]),
-            "step before it left out": _staircase_judge(lambda climb: climb.without_step),
-        }
-    ),
-)
-
-
 def _rescued(source: Source) -> Escape:
     """A stall that regularisation ends: rest is reached, and the best output wins."""
     outputs = 5
@@ -549,4 +429,4 @@ REGULARIZED = Statement(
     ),
 )
 
-STATEMENTS = (ORTHOGONAL, HIERARCHY, REGULARIZED)
+STATEMENTS = (ORTHOGONAL, REGULARIZED)

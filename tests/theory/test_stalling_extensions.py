@@ -1,6 +1,5 @@
 """The extensions of the stalling law against the closed forms that they tend to."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from goodteacher.theory.stalling_extensions import (
     largest_kl_coefficient,
     log_escape_time,
     log_regularized_time,
-    log_takeover_times,
     rescue_threshold,
 )
 
@@ -89,13 +87,6 @@ def test_no_stall_when_all_others_are_tied():
 
     expected = np.log(quad(integrand, 0, np.inf, epsabs=0, epsrel=1e-11)[0] / P[0])
     assert float(log_escape_time(LOG_P, rewards, ONES)) == near(expected)
-
-
-def test_takeover_times_are_the_laws_of_the_outputs_no_better():
-    start = jnp.log(jnp.array([1e-20, 1e-10, 0.2, 0.5, 0.3]))
-    found = jax.jit(log_takeover_times)(start, REWARDS, jnp.array([0, 1]))
-    assert float(found[0]) == near(stalling.log_time(start, REWARDS))
-    assert float(found[1]) == near(stalling.log_time(start[1:], REWARDS[1:]))
 
 
 def test_regularisation():
