@@ -301,11 +301,11 @@ def _observe_solution(drawn: Flow) -> Solution:
     problems = _goals(drawn, 0.0, 1.0)
     horizons = jnp.full(drawn.share.shape, 1e200)
     found = integrated.hitting_times(*problems, horizons, Control(), LANES)
-    solved = [
+    solved, lower, other = (
         hitting_times(*_goals(drawn, altered, scale)).time[:, 0]
         for altered, scale in ((0.0, 1.0), (_ALTERED, 1.0), (0.0, 1.0 + _ALTERED))
-    ]
-    return Solution(found.time[:, 0], *solved)
+    )
+    return Solution(found.time[:, 0], solved, lower, other)
 
 
 def _solution_judge(solved: Callable[[Solution], Array]) -> Judge:
