@@ -30,6 +30,7 @@ tightest: .venv/installed
 	$(RUN) -m goodteacher verify --adversarial --directory build/tightest --output theory/tightest.json --overwrite
 
 bench: .venv/installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN) -m benchmarks
 
 audit: .venv/installed

@@ -298,9 +298,9 @@ def _goals(drawn: Flow, altered: ArrayLike, scale: ArrayLike) -> tuple[Instance,
 
 
 def _observe_solution(drawn: Flow) -> Solution:
-    problems = _goals(drawn, 0.0, 1.0)
+    instances, goals = _goals(drawn, 0.0, 1.0)
     horizons = jnp.full(drawn.share.shape, 1e200)
-    found = integrated.hitting_times(*problems, horizons, Control(), LANES)
+    found = integrated.hitting_times(instances, goals, horizons, Control(), LANES)
     solved, lower, other = (
         hitting_times(*_goals(drawn, altered, scale)).time[:, 0]
         for altered, scale in ((0.0, 1.0), (_ALTERED, 1.0), (0.0, 1.0 + _ALTERED))
