@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import LEVEL, SOLVER, batch, escapes
+from goodteacher.experiments.batches import LEVEL, batch, escapes
 from goodteacher.experiments.datasets import TIME, Data, listed, variable
 from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.instances import TRAINED_ON, padded
@@ -25,7 +25,6 @@ from goodteacher.figures.style import (
     paper,
     shades,
 )
-from goodteacher.sim.flow import Control
 from goodteacher.sim.instance import Instance
 from goodteacher.theory import stalling
 
@@ -39,12 +38,10 @@ class Settings:
     Attributes:
         outputs: numbers ``K`` of outputs.
         initial_probabilities: of ``y*``, descending.
-        tolerance: of the integration, tighter than usual for deviations of 1e-8.
     """
 
     outputs: tuple[int, ...] = (3, 4, 5, 7, 10)
     initial_probabilities: tuple[float, ...] = tuple(10.0 ** -np.arange(1.0, 8.01, 0.5))
-    tolerance: float = 1e-12
 
 
 def run(settings: Settings) -> Data:
@@ -54,10 +51,8 @@ def run(settings: Settings) -> Data:
     rarity = np.asarray(settings.initial_probabilities)
     shape = (len(settings.outputs), len(rarity))
 
-    control = Control(SOLVER, settings.tolerance)
-
     def times(runs: Instance) -> np.ndarray:
-        return np.asarray(escapes(runs, control).time).reshape(shape)
+        return np.asarray(escapes(runs).time).reshape(shape)
 
     def exponent(times: np.ndarray) -> np.ndarray:
         """The power of 1 / probability with which times grow between the two rarest starts."""
