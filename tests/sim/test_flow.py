@@ -177,7 +177,8 @@ def test_prompts_of_a_tabular_policy_are_independent():
 @pytest.mark.parametrize("batched", [False, True])
 def test_arrays_made_of_plain_numbers_compile_nothing_anew(monkeypatch, batched):
     """jnp.where(x, 1.0, 0.0) is weakly typed, which to jit is another type."""
-    strong = Instance([1.0, 0.0, 0.0], regularizer=Regularizer(kl=0.01))
+    features = LinearSoftmax([[[1.0], [0.0], [-1.0]]])
+    strong = Instance([1.0, 0.0, 0.0], start=Parameters([0.0]), policy=features)
     rewards = jnp.where(strong.rewards > 0, 1.0, 0.0)
     weak = eqx.tree_at(lambda i: i.rewards, strong, rewards)
     assert weak.rewards.weak_type

@@ -127,7 +127,6 @@ def test_first_and_second_derivatives():
     start = jnp.log(jnp.array([0.02, 0.5, 0.2, 0.28]))
     rewards = jnp.array([1.0, 0.4, -0.3, -0.8])
 
-    @jax.jit
     def time(rewards):
         instance = Instance(rewards, start=Parameters(start))
         return jnp.log(hitting_time(instance, reward_level(instance, 0.8, rewards)).time[0])
