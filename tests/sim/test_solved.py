@@ -185,6 +185,26 @@ def test_orthogonal_features_of_other_norms_that_outputs_share(start):
     np.testing.assert_allclose(linear.log_probabilities(there), found.log_probabilities, atol=1e-8)
 
 
+def test_orthogonal_features_of_very_different_norms():
+    """Norms of one to four, the least and the most that is solved, at random; many of these flows stall."""
+    rng = np.random.default_rng(2)
+    problems, goals = [], []
+    for _ in range(40):
+        norms = rng.choice([1.0, 1.5, 4.0], 6)
+        rewards, start = rng.uniform(-1, 1, 6), rng.normal(size=6) * rng.choice([0.5, 2.0])
+        policy = LinearSoftmax((np.eye(6) * norms)[None])
+        problems.append(Instance(rewards, start=Parameters(start), policy=policy))
+        goals.append(reward_level(problems[-1], rng.uniform(0.5, 0.99) * rewards.max()))
+    assert all(is_solvable(problem) for problem in problems)
+    found, exact = (
+        hitting_times(stack(*problems), stack(*goals)),
+        integrated_times(stack(*problems), stack(*goals)),
+    )
+    known = np.isfinite(exact.time)
+    assert known.mean() > 0.8
+    np.testing.assert_allclose(found.time[known], exact.time[known], rtol=1e-9)
+
+
 def test_outputs_that_share_a_feature_have_the_mean_of_their_rewards():
     policy = orthogonal(np.array([1.0, 1.0]), [0, 1, 1])
     instance = Instance([0.0, 1.0, -0.4], start=Parameters([0.0, 0.0]), policy=policy)
