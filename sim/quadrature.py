@@ -4,6 +4,7 @@ Between breakpoints it is all but a polynomial of tau, and about them it bends: 
 segments, by Gauss's rule with nodes that crowd towards the breakpoint.
 """
 
+import functools
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -58,7 +59,9 @@ class Rule(NamedTuple):
         return self.log_node[_WARMING:-1], self.weight[_WARMING:-1]
 
 
-def _rule(nodes: int) -> Rule:
+@functools.cache
+def gauss_rule(nodes: int) -> Rule:
+    """The rule of so many nodes."""
     points, weights = np.polynomial.legendre.leggauss(nodes)
     points = np.append((points + 1.0) / 2.0, 1.0)
     logs, weights = np.log(points), np.append(weights, 0.0) / 2.0 / points
@@ -76,13 +79,15 @@ def _rule(nodes: int) -> Rule:
     )
 
 
-# Powers of the x that differ make the integrand less smooth.
-_EQUAL, _UNEQUAL = _rule(40), _rule(120)
+_NODES = ((12, 40), (64, 100))  # up to so many outputs
+_MOST_NODES = 160  # of more, or where powers differ, which makes the integrand less smooth
 
 
 def rule(of: Lines | Base) -> Rule:
-    """The one for a half segment of these flows."""
-    return _EQUAL if of.inertia is None else _UNEQUAL
+    """The one for a half segment of these flows, with which times are right to 1e-11."""
+    outputs = len(of.breakpoints if isinstance(of, Lines) else of.gaps)
+    fewer = (nodes for most, nodes in _NODES if outputs <= most and of.inertia is None)
+    return gauss_rule(next(fewer, _MOST_NODES))
 
 
 def grading(

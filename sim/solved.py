@@ -29,7 +29,7 @@ from goodteacher.sim.validation import AnyArray, is_concrete, namespace
 
 _BLOCK = 256  # problems side by side: what a core's nearest memory holds
 _ABSENT = -1e4  # logit of an output that does not exist, under the largest
-_MOST_UNEQUAL = 16.0  # squared norms, up to which the quadrature is right to 1e-10
+_MOST_UNEQUAL, _MOST_INERTIA = 16.0, 64.0  # up to which the quadrature is right to 1e-11
 
 
 class Sharing(NamedTuple):
@@ -73,7 +73,9 @@ def _orthogonal(instance: Instance) -> bool:
     blocks = products.reshape(*batch, prompts, outputs, prompts, outputs)
     for prompt in range(prompts):
         blocks[..., prompt, :, prompt, :][sharing.same[..., prompt, :, :]] = 0.0
-    similar = sharing.inertia is None or (sharing.inertia <= _MOST_UNEQUAL).all()
+    similar = sharing.inertia is None or (
+        (sharing.inertia <= _MOST_UNEQUAL).all() and (sharing.inertia.sum(-1) <= _MOST_INERTIA).all()
+    )
     return bool((products == 0.0).all() and (sharing.largest > 0).all() and similar)
 
 

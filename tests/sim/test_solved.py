@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from sim_strategies import beneficial_errors, integrated_time, integrated_times, stack
 
 from goodteacher.sim import integrated
@@ -112,6 +113,20 @@ def test_trajectories_and_final_policies_are_those_of_the_integrator(many):
     np.testing.assert_allclose(np.exp(last), one.probabilities(exact[-1]), atol=1e-9)
 
 
+@pytest.mark.parametrize("below", [1e-7, 1e-10, -1e-10])
+def test_a_level_next_to_the_top_of_a_rise_that_does_not_last(below):
+    """The expectation is above the level for less than a thousandth of a logit's change, or never."""
+    instance = Instance([1.0, 0.6, -1.0], [-1.0, 1.0, 0.0], [0.05, 0.25, 0.7])
+
+    def fall(log_time):
+        log_p, _ = final_policy(instance, Control(horizon=np.exp(log_time)))
+        return -float((np.exp(log_p) * np.asarray(instance.ground_truth_rewards)).sum())
+
+    top = -minimize_scalar(fall, bounds=(0.0, 6.0), method="bounded", options={"xatol": 1e-7}).fun
+    found = hitting_time(instance, reward_level(instance, top - below))
+    assert (found.status[0] == Status.REACHED) == (below > 0)
+
+
 def test_what_is_not_reached_by_the_horizon_is_seen_at_the_horizon():
     instance = beneficial_errors(0.01)
     goal = probability_level(instance, 0, 0.9)
@@ -190,9 +205,9 @@ def test_orthogonal_features_of_very_different_norms():
     rng = np.random.default_rng(2)
     problems, goals = [], []
     for _ in range(40):
-        norms = rng.choice([1.0, 1.5, 4.0], 6)
-        rewards, start = rng.uniform(-1, 1, 6), rng.normal(size=6) * rng.choice([0.5, 2.0])
-        policy = LinearSoftmax((np.eye(6) * norms)[None])
+        norms = rng.choice([1.0, 1.5, 4.0], 4)
+        rewards, start = rng.uniform(-1, 1, 4), rng.normal(size=4) * rng.choice([0.5, 2.0])
+        policy = LinearSoftmax((np.eye(4) * norms)[None])
         problems.append(Instance(rewards, start=Parameters(start), policy=policy))
         goals.append(reward_level(problems[-1], rng.uniform(0.5, 0.99) * rewards.max()))
     assert all(is_solvable(problem) for problem in problems)
