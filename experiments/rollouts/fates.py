@@ -20,6 +20,7 @@ TAUS = np.concatenate([[0.0], np.geomspace(1e-2, 1e2, 33)])
 _PEAK_TIMES = TIMES[1:-1:2]  # at which a peak is looked for
 _PATIENCE = 10.0  # median times on the truth, that the budget is if none is given
 _LATE = 1e300
+_SIDE_BY_SIDE = 8192  # prompts, each with each reward, that are followed at a time
 
 Tell = Callable[[str], None]
 
@@ -166,31 +167,47 @@ def teach(
             budget = _patient(_truth_times(parts, estimator, goal))
         compiled.result()
 
-    def fate(number: int) -> Fate:
-        found = _unmoved(start)
+    # The ground truth is the last of the rewards. As many rewards at a time as there is to do for.
+    rewards = len(both.names)
+    found = _unmoved(start, rewards)
+    several = max(_SIDE_BY_SIDE // count, 1)
+    for first in range(0, rewards, several):
+        numbers = range(first, min(first + several, rewards))
+        tell(", ".join(both.names[number] or "the ground truth" for number in numbers))
         for part in parts:
-            its = _with_reward(part, number)
-            exists = np.isfinite(its.log_p)
-            flat = its.best == its.worst
-            lowest = np.where(exists, its.rewards, np.inf).min(1)
-            signal = np.where(exists, its.rewards, -np.inf).max(1) > lowest
-            codes = still(signal, flat & (its.best >= top), flat & (its.best < top))
-            found.verdict[its.at] = codes
-            moves = its.of(codes < 0)
-            if len(moves.at):
-                for name, values in _followed(moves, estimator, goal, budget)._asdict().items():
-                    getattr(found, name)[moves.at] = values
-        return found
-
-    on_truth = fate(-1)
-    each = []
-    for number, name in enumerate(scaled.names):
-        tell(name)
-        each.append(fate(number))
-    on_rewards = Fate(*(np.stack(fields) for fields in zip(*each, strict=True)))
+            _judge(
+                [_with_reward(part, number) for number in numbers], first, found, top, estimator, goal, budget
+            )
     tell("along training")
     curves = _curves(parts, len(scaled.names), estimator, budget, groups, seed)
+    on_truth, on_rewards = (Fate(*(field[of] for field in found)) for of in (-1, slice(-1)))
     return Taught(budget, start, best, on_truth, on_rewards, curves)
+
+
+def _judge(
+    each: Sequence[_Prompts],
+    first: int,
+    found: Fate,
+    top: float,
+    estimator: Estimator,
+    goal: float,
+    budget: float,
+) -> None:
+    """Enters the fate of prompts under several rewards, all that moves followed at once."""
+    moving = []
+    for number, its in enumerate(each, first):
+        exists = np.isfinite(its.log_p)
+        flat = its.best == its.worst
+        lowest = np.where(exists, its.rewards, np.inf).min(1)
+        signal = np.where(exists, its.rewards, -np.inf).max(1) > lowest
+        codes = still(signal, flat & (its.best >= top), flat & (its.best < top))
+        found.verdict[number, its.at] = codes
+        moving.append(its.of(codes < 0))
+    together = _Prompts(*(np.concatenate(of) for of in zip(*moving, strict=True)))
+    if len(together.at):
+        rows = np.repeat(np.arange(first, first + len(each)), [len(its.at) for its in moving])
+        for name, values in _followed(together, estimator, goal, budget)._asdict().items():
+            getattr(found, name)[rows, together.at] = values
 
 
 def _truth_times(parts: Sequence[Outputs], estimator: Estimator, goal: float) -> np.ndarray:
@@ -218,20 +235,17 @@ def _patient(times: np.ndarray) -> float:
     return _PATIENCE * float(np.median(reached)) if reached.size else 1.0
 
 
-def _unmoved(start: np.ndarray) -> Fate:
+def _unmoved(start: np.ndarray, rewards: int) -> Fate:
     """Of prompts that nothing happens to; those without a ground truth have no verdict."""
+    shape = rewards, len(start)
     known = np.isfinite(start)
-    never = np.where(known, np.inf, np.nan)
-    none = np.full(start.shape, np.nan)
     return Fate(
-        np.full(start.shape, int(Verdict.NO_TRUTH)),
-        never,
-        start.copy(),
-        np.where(known, 0.0, np.nan),
-        none,
-        none.copy(),
-        none.copy(),
-        np.full(start.shape, -1),
+        np.full(shape, int(Verdict.NO_TRUTH)),
+        np.tile(np.where(known, np.inf, np.nan), (rewards, 1)),
+        np.tile(start, (rewards, 1)),
+        np.tile(np.where(known, 0.0, np.nan), (rewards, 1)),
+        *(np.full(shape, np.nan) for _ in range(3)),
+        held_by=np.full(shape, -1),
     )
 
 

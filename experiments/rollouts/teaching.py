@@ -55,7 +55,7 @@ class GradientFlow:
     """The gradient flow of a tabular policy."""
 
     title: ClassVar[str] = "gradient flow"
-    paths: ClassVar[int] = 24_000
+    paths: ClassVar[int] = 12_000
 
     def times(
         self, log_p: Problems, rewards: Problems, truth: Problems, increase: Float[np.ndarray, " n"]
