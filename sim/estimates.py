@@ -100,6 +100,8 @@ def share_with_spread(rewards: Values, mask: Mask, group: int) -> Estimate:
 
     ``1 - sum_v C(c_v, G) / C(n, G)`` with the counts ``c_v`` of the distinct rewards.
     """
+    if not (mask.sum(-1) >= group).any():
+        return np.full(mask.shape[:-1], np.nan)
     return _spread(np.where(mask, rewards, np.nan), mask.sum(-1), group)
 
 
@@ -194,27 +196,30 @@ def unseen_probability(draws: npt.ArrayLike, confidence: float = 0.95) -> Estima
 
 
 def first_crossing(
-    below: Callable[[np.ndarray], np.ndarray], grid: Float[np.ndarray, " points"], steps: int = 80
-) -> np.ndarray:
+    beyond: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    count: int,
+    grid: Float[np.ndarray, " points"],
+    steps: int = 50,
+) -> Float[np.ndarray, " count"]:
     """Where functions first cease to be negative: on a grid, then by halving; ``inf`` if nowhere on it.
 
     Args:
-        below: from ``[n]`` points, one for each function, to ``[n]`` values.
+        beyond: from the numbers of some functions, and a point for each, to their values there.
+        count: how many functions there are.
         grid: ascending.
         steps: of halving.
     """
-    last = below(np.full((), grid[0]))
-    found = last >= 0
-    low, high = np.full(last.shape, grid[0]), np.where(found, grid[0], np.inf)
-    for point, next_point in itertools.pairwise(grid):
-        met = ~found & (below(np.full((), next_point)) >= 0)
-        low, high = np.where(met, point, low), np.where(met, next_point, high)
-        found |= met
-    reached = np.isfinite(high)
-    high = np.where(reached, high, 0.0)
-    low = np.where(reached, low, 0.0)
+    low, high = np.full(count, grid[0]), np.full(count, np.inf)
+    left = np.arange(count)
+    for before, point in itertools.pairwise([grid[0], *grid]):
+        met = beyond(left, np.full(len(left), point)) >= 0
+        low[left[met]], high[left[met]] = before, point
+        left = left[~met]
+    found = np.flatnonzero(np.isfinite(high))
+    below, above = low[found], high[found]
     for _ in range(steps):
-        middle = 0.5 * (low + high)
-        met = below(middle) >= 0
-        low, high = np.where(met, low, middle), np.where(met, middle, high)
-    return np.where(reached, high, np.inf)
+        middle = 0.5 * (below + above)
+        met = beyond(found, middle) >= 0
+        below, above = np.where(met, below, middle), np.where(met, middle, above)
+    high[found] = above
+    return high

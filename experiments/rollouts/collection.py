@@ -271,6 +271,11 @@ def _truth_value(value: Any) -> Any:
     return _TRUTH_VALUES.get(str(value).strip().lower(), value)
 
 
+def comparable(column: Column) -> Column:
+    """A column whose values can be told apart, whatever they are."""
+    return column.map(hashable) if column.dtype == object else column
+
+
 def hashable(value: Any) -> Any:
     """Something to tell values apart by, whatever they are."""
     if isinstance(value, np.ndarray):
@@ -280,7 +285,7 @@ def hashable(value: Any) -> Any:
 
 def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], list[str]]:
     """Rows that agree in some columns have one code; and a text for each code. Empty cells are code -1."""
-    columns = [frame[key].map(hashable) for key in keys]
+    columns = [comparable(frame[key]) for key in keys]
     if len(columns) == 1:
         number, levels = pd.factorize(columns[0])
         return number, [label(level) for level in levels]

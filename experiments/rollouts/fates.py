@@ -55,7 +55,8 @@ class Curves(NamedTuple):
         prompts: how many those are.
         truth, kl: at :data:`TIMES`.
         spread: share of groups with spread at these times.
-        tilt_truth, tilt_reward, tilt_kl: at :data:`TAUS`, of all prompts; ``nan`` beyond what the draws know.
+        tilt_truth, tilt_reward, tilt_kl: at :data:`TAUS`, of ten thousand prompts; ``nan`` beyond what
+            the draws know.
     """
 
     prompts: int
@@ -158,44 +159,49 @@ def teach(
         start[its.at], best[its.at] = its.start, its.best
     top = _highest(scaled.truth)
 
-    tell("the ground truth")
-    with ThreadPoolExecutor(1) as aside:
-        # Compiled, where it is, beside the other.
-        sizes = [_with_reward(part, -1).of(np.arange(1)) for part in parts]
-        compiled = aside.submit(lambda: [_at_times(estimator, [of], TIMES[-1:]) for of in sizes])
-        if budget is None:
-            budget = _patient(_truth_times(parts, estimator, goal))
-        compiled.result()
-
     # The ground truth is the last of the rewards. As many rewards at a time as there is to do for.
     rewards = len(both.names)
     found = _unmoved(start, rewards)
     several = max(_SIDE_BY_SIDE // count, 1)
-    for first in range(0, rewards, several):
-        numbers = range(first, min(first + several, rewards))
-        tell(", ".join(both.names[number] or "the ground truth" for number in numbers))
-        for part in parts:
-            _judge(
-                [_with_reward(part, number) for number in numbers], first, found, top, estimator, goal, budget
-            )
+    groups_of_rewards = [range(i, min(i + several, rewards)) for i in range(0, rewards, several)]
+    moving = [
+        _enter([_with_reward(part, number) for number in numbers], numbers, found, top)
+        for numbers in groups_of_rewards
+        for part in parts
+    ]
+    moving = [(rows, its) for rows, its in moving if len(its.at)]
+    tell("hitting times")
+    with ThreadPoolExecutor(1) as aside:
+        # Compiled, where it is, beside the other.
+        one_each = [its.of(np.arange(1)) for _, its in moving]
+        compiled = aside.submit(lambda: [_at_times(estimator, [its], TIMES[-1:]) for its in one_each])
+        for rows, its in moving:
+            increase = goal * (its.best - its.start)
+            found.time[rows, its.at] = estimator.times(its.log_p, its.rewards, its.truth, increase)
+        compiled.result()
+    if budget is None:
+        budget = _patient(found.time[-1])
+    tell("policies at the budget")
+    for rows, its in moving:
+        fate = _followed(its, found.time[rows, its.at], estimator, goal, budget)
+        for name, values in fate._asdict().items():
+            getattr(found, name)[rows, its.at] = values
     tell("along training")
     curves = _curves(parts, len(scaled.names), estimator, budget, groups, seed)
     on_truth, on_rewards = (Fate(*(field[of] for field in found)) for of in (-1, slice(-1)))
     return Taught(budget, start, best, on_truth, on_rewards, curves)
 
 
-def _judge(
-    each: Sequence[_Prompts],
-    first: int,
-    found: Fate,
-    top: float,
-    estimator: Estimator,
-    goal: float,
-    budget: float,
-) -> None:
-    """Enters the fate of prompts under several rewards, all that moves followed at once."""
+def _enter(
+    each: Sequence[_Prompts], numbers: Sequence[int], found: Fate, top: float
+) -> tuple[np.ndarray, _Prompts]:
+    """Enters the verdicts of prompts on which nothing moves.
+
+    Returns:
+        The others, under all rewards together, and the number of the reward of each.
+    """
     moving = []
-    for number, its in enumerate(each, first):
+    for number, its in zip(numbers, each, strict=True):
         exists = np.isfinite(its.log_p)
         flat = its.best == its.worst
         lowest = np.where(exists, its.rewards, np.inf).min(1)
@@ -204,18 +210,7 @@ def _judge(
         found.verdict[number, its.at] = codes
         moving.append(its.of(codes < 0))
     together = _Prompts(*(np.concatenate(of) for of in zip(*moving, strict=True)))
-    if len(together.at):
-        rows = np.repeat(np.arange(first, first + len(each)), [len(its.at) for its in moving])
-        for name, values in _followed(together, estimator, goal, budget)._asdict().items():
-            getattr(found, name)[rows, together.at] = values
-
-
-def _truth_times(parts: Sequence[Outputs], estimator: Estimator, goal: float) -> np.ndarray:
-    """When the goal is reached where the ground truth is trained on, and can rise."""
-    varying = [its.of(its.best > its.worst) for its in (_with_reward(part, -1) for part in parts)]
-    return np.concatenate(
-        [estimator.times(p.log_p, p.rewards, p.truth, goal * (p.best - p.start)) for p in varying]
-    )
+    return np.repeat(numbers, [len(its.at) for its in moving]), together
 
 
 def _with_reward(part: Outputs, number: int) -> _Prompts:
@@ -249,14 +244,13 @@ def _unmoved(start: np.ndarray, rewards: int) -> Fate:
     )
 
 
-def _followed(its: _Prompts, estimator: Estimator, goal: float, budget: float) -> Fate:
-    """Of prompts with a signal and something to gain."""
+def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float, budget: float) -> Fate:
+    """Of prompts with a signal and something to gain, which reach the goal at given times."""
     increase = goal * (its.best - its.start)
 
     def at(time: float, of: _Prompts) -> np.ndarray:
         return _at_times(estimator, [of], np.array([time]))[0][0]
 
-    time = estimator.times(its.log_p, its.rewards, its.truth, increase)
     policy = at(budget, its)
     truth, kl = _expected(policy, its.truth), _divergence(policy, its.log_p)
     at_last = np.full(time.shape, np.inf)
@@ -311,7 +305,8 @@ def _curves(
             kl[i] += _divergence(ways, its.log_p).sum(1)
             spread[i] += [_spread(policy, its.rewards, groups) for policy in ways]
     followed = len(chosen)
-    return Curves(followed, truth / followed, kl / followed, spread / followed, *_tilted(parts, rewards))
+    tilted = _tilted(parts, rewards, every[rng.permutation(len(every))[:_MOST_TILTED]])
+    return Curves(followed, truth / followed, kl / followed, spread / followed, *tilted)
 
 
 def _at_times(estimator: Estimator, problems: Sequence[_Prompts], times: np.ndarray) -> list[np.ndarray]:
@@ -331,15 +326,16 @@ def _picked(which: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.take_along_axis(of, which[None], 0)[0]
 
 
-def _tilted(parts: Sequence[Outputs], rewards: int) -> np.ndarray:
-    """Ground truth, reward and divergence of the tilted policies, ``[3, rewards, taus]``."""
+def _tilted(parts: Sequence[Outputs], rewards: int, chosen: np.ndarray) -> np.ndarray:
+    """Ground truth, reward and divergence of the tilted policies of some prompts, ``[3, rewards, taus]``."""
     sums = np.zeros((3, rewards, len(TAUS)))
     known = np.ones((rewards, len(TAUS)), bool)
     for i in range(rewards):
+        several = [_with_reward(part, i) for part in parts]
+        several = [its.of(np.isin(its.at, chosen)) for its in several]
         for j, tau in enumerate(TAUS):
             sizes = []
-            for part in parts:
-                its = _with_reward(part, i)
+            for its in several:
                 tilted = estimates.tilt(its.log_p, its.rewards, np.full(len(its.at), tau), its.counts)
                 policy = tilted.log_probabilities
                 means = _expected(policy, its.truth), _expected(policy, its.rewards), tilted.kl
@@ -349,10 +345,10 @@ def _tilted(parts: Sequence[Outputs], rewards: int) -> np.ndarray:
             if not known[i, j]:
                 known[i, j:] = False
                 break
-    count = sum(len(part.prompts) for part in parts)
-    return np.where(np.logical_and.accumulate(known, axis=1), sums / count, np.nan)
+    return np.where(np.logical_and.accumulate(known, axis=1), sums / len(chosen), np.nan)
 
 
+_MOST_TILTED = 10_000
 _FEWEST = 3.0  # draws' worth of weight in the median prompt, below which a tilted mean says nothing
 
 

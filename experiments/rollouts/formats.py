@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goodteacher.experiments.rollouts.collection import Column, Frame, hashable, numbers
+from goodteacher.experiments.rollouts.collection import Column, Frame, comparable, numbers
 from goodteacher.sim.names import unknown
 
 Record = Mapping[str, Any]
@@ -338,14 +338,15 @@ def lengthened(frame: Frame) -> Frame:
     That is one with lists of values, or with numbered columns such as ``score_1`` to ``score_8`` and no
     prompt in two rows; any other is returned as it is.
     """
-    lists = [name for name in frame.columns if frame[name].map(_is_list).all() and len(frame)]
+    objects = [name for name in frame.columns if frame[name].dtype == object and len(frame)]
+    lists = [name for name in objects if frame[name].map(_is_list).all()]
     numeric = [name for name in lists if frame[name].map(_holds_numbers).any()]
     if numeric:
         length = frame[numeric[0]].map(len)
         whole = [name for name in lists if (frame[name].map(len) == length).all()]
         return frame.explode(whole, ignore_index=True)
     prompts = _named(_PROMPTS, [str(name) for name in frame.columns])
-    if prompts and frame[prompts[0]].map(hashable).duplicated().any():
+    if prompts and comparable(frame[prompts[0]]).duplicated().any():
         return frame
     families: dict[str, list[tuple[int, str]]] = {}
     for name in map(str, frame.columns):

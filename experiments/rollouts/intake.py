@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodteacher.experiments.rollouts.collection import Frame, Rollouts, hashable, label, numbers
+from goodteacher.experiments.rollouts.collection import Frame, Rollouts, comparable, label, numbers
 from goodteacher.experiments.rollouts.formats import (
     Columns,
     Format,
@@ -313,13 +313,13 @@ class _Gathered:
         if its.truth is not None and its.truth in frame.columns:
             kept["truth"] = numbers(frame[its.truth])
         if its.answer is not None and its.answer in frame.columns:
-            kept["answer"] = _digests(frame[its.answer].map(hashable))
+            kept["answer"] = _digests(comparable(frame[its.answer]))
         if its.format.by_file:
             kept["draw"] = frame["draw"].to_numpy(int)
         self._draws.append(pd.DataFrame(kept)[~bad])
 
     def _prompt_numbers(self, keys: Frame) -> np.ndarray:
-        columns = [keys[name].map(hashable) for name in keys.columns]
+        columns = [comparable(keys[name]) for name in keys.columns]
         joined = (
             columns[0] if len(columns) == 1 else pd.Series(list(zip(*columns, strict=True)), dtype=object)
         )

@@ -21,7 +21,8 @@ from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.names import unknown
 
 _BLOCK = 1024  # problems at a time: one size, which is compiled once
-_POINTS = 400  # of the grid on which a first crossing under the natural gradient is looked for
+# Of tau times the spread of the rewards, on which a first crossing is looked for.
+_GRID = np.concatenate([[0.0], np.geomspace(1e-2, 1e7, 120)])
 
 Problems = Float[np.ndarray, "n outputs"]
 
@@ -109,30 +110,37 @@ class NaturalFlow:
     """The natural gradient flow of a tabular policy, ``pi exp(tau r)``, in closed form."""
 
     title: ClassVar[str] = "natural gradient flow"
-    paths: ClassVar[int] = 10_000_000
+    paths: ClassVar[int] = 300_000
 
     def times(
         self, log_p: Problems, rewards: Problems, truth: Problems, increase: Float[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
         """See :class:`Estimator`. Found where the sign changes on a fine logarithmic grid."""
-        exists = np.isfinite(log_p)
-        p = np.exp(log_p)
-        centre = (p * np.where(exists, truth, 0.0)).sum(1)
-        distance = np.where(exists, truth - (centre + increase)[:, None], 0.0)
-        low = np.where(exists, rewards, np.inf).min(1)
-        high = np.where(exists, rewards, -np.inf).max(1)
-        spread = np.where(high > low, high - low, 1.0)
-
-        def beyond(scaled: np.ndarray) -> np.ndarray:
-            tilted = tilt(log_p, rewards / spread[:, None], np.broadcast_to(scaled, spread.shape))
-            return (np.exp(tilted.log_probabilities) * distance).sum(1)
-
-        grid = np.concatenate([[0.0], np.geomspace(1e-6, 1e6, _POINTS)])
-        return first_crossing(beyond, grid) / spread
+        parts = [
+            _natural_times(*(of[first : first + _BLOCK] for of in (log_p, rewards, truth, increase)))
+            for first in range(0, len(log_p), _BLOCK)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
 
     def policies(self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " n"]) -> Problems:
         """See :class:`Estimator`."""
         return tilt(log_p, rewards, times).log_probabilities
+
+
+def _natural_times(log_p: Problems, rewards: Problems, truth: Problems, increase: np.ndarray) -> np.ndarray:
+    exists = np.isfinite(log_p)
+    p = np.exp(log_p)
+    start = (p * truth).sum(1)
+    above = np.where(exists, p * (truth - (start + increase)[:, None]), 0.0)
+    high = np.where(exists, rewards, -np.inf).max(1, keepdims=True)
+    low = np.where(exists, rewards, np.inf).min(1, keepdims=True)
+    spread = np.where(high > low, high - low, 1.0)
+    below_best = np.where(exists, (rewards - high) / spread, 0.0)
+
+    def beyond(which: np.ndarray, tau: np.ndarray) -> np.ndarray:
+        return np.einsum("xy,xy->x", above[which], np.exp(below_best[which] * tau[:, None]))
+
+    return first_crossing(beyond, len(log_p), _GRID) / spread[:, 0]
 
 
 ESTIMATORS = MappingProxyType({"gradient": GradientFlow(), "natural": NaturalFlow()})

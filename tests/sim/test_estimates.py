@@ -230,5 +230,5 @@ def test_the_bound_of_what_was_never_drawn(draws, confidence):
 def test_first_crossing():
     grid = np.linspace(0.0, 4.0, 41)
     centre, width = np.array([1.0, 2.0, 9.0, 0.0]), np.array([0.3, 0.7, 1.0, 0.5])
-    found = estimates.first_crossing(lambda x: width - np.abs(x - centre), grid)
+    found = estimates.first_crossing(lambda i, x: width[i] - np.abs(x - centre[i]), 4, grid)
     np.testing.assert_allclose(found, [0.7, 1.3, np.inf, 0.0])
