@@ -86,20 +86,6 @@ def read_rollouts(paths: Sequence[str | os.PathLike[str]], columns: Columns | No
     return gathered.rollouts(losses)
 
 
-def is_rollouts(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is one of rollouts, not an instance file."""
-    path = Path(path)
-    if path.is_dir() or _kind(path) not in ("json", None):
-        return True
-    if _kind(path) is None or not path.is_file():
-        return False
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and recognise(record) is not None
-
-
 def _kind(path: Path) -> str | None:
     name = path.name.lower()
     for ending in _COMPRESSED:

@@ -11,7 +11,8 @@ import pytest
 
 from goodteacher.experiments.rollouts.collection import TOO_FEW, Rollouts
 from goodteacher.experiments.rollouts.formats import FORMATS, Columns, recognise
-from goodteacher.experiments.rollouts.intake import is_rollouts, read_rollouts
+from goodteacher.experiments.rollouts.intake import read_rollouts
+from goodteacher.sim.files import is_instance_file
 
 
 def by_prompt(rollouts, name=None):
@@ -176,7 +177,7 @@ def test_reasoning_gym(write):
     found = read_rollouts([path])
     assert by_prompt(found) == [[0.5, 1.0, 0.5]] * 2
     assert answers(found)[0] == answers(found)[2] != answers(found)[1]
-    assert is_rollouts(path)
+    assert not is_instance_file(path)
 
 
 LONG = pd.DataFrame(
@@ -316,9 +317,11 @@ def test_no_pickle_is_loaded(tmp_path):
             read_rollouts([path])
 
 
-def test_instance_files_are_no_rollouts():
-    assert not is_rollouts("examples/ground_truth.json")
-    assert is_rollouts("some.csv")
+def test_instance_files_are_no_rollouts(write):
+    assert is_instance_file(write("i.json", {"rewards": [[1]]}))
+    assert is_instance_file(write("bad.json", "{"))
+    assert not is_instance_file("some.csv")
+    assert not is_instance_file(write("l.json", "[]"))
     assert recognise({"rewards", "ground_truth_rewards"}) is None
     assert len({each.name for each in FORMATS}) == len(FORMATS)
 
