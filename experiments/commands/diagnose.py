@@ -26,11 +26,12 @@ def diagnose(
     group: Annotated[tuple[int, ...], optional("G ...")] = (),
     resamples: Annotated[int | None, optional("N")] = None,
     seed: Annotated[int | None, optional("N")] = None,
+    report: Annotated[Path | None, optional("OUT.html")] = None,
     table: Annotated[Path | None, optional("OUT.csv")] = None,
     result: Result = NOWHERE,
 ) -> int:
     """Say from a file of rollouts whether a reward is a good teacher for the policy that drew them.
-    $ goodteacher diagnose examples/rollouts.csv --output answer.json --table prompts.csv
+    $ goodteacher diagnose examples/rollouts.csv --report answer.html --table prompts.csv
     $ goodteacher diagnose completions/ --reward accuracy_reward --truth accuracy_reward
 
     Files are those of TRL, verl, NeMo Gym, prime-rl, RewardBench, PPE, lm-evaluation-harness and
@@ -50,6 +51,7 @@ def diagnose(
         group: Sizes of groups (default: 2 4 8 16 32 64).
         resamples: Of the bootstrap (default: 1000).
         seed: Of all random numbers (default: 0).
+        report: Write a page with pictures, which needs no network.
         table: Write everything that is known of every prompt.
     """
     from goodteacher.experiments.compilation import keep_compiled
@@ -62,8 +64,8 @@ def diagnose(
 
     keep_compiled()
     result.check()
-    if table is not None:
-        check_writable(table, overwrite=result.overwrite)
+    for path in filter(None, (table, report)):
+        check_writable(path, overwrite=result.overwrite)
     asked = given(goal=goal, budget=budget, resamples=resamples, seed=seed, groups=group or None)
     asked |= {"scale": scale, "estimator": estimator}
     diagnosis.Asked(**asked)
@@ -76,6 +78,10 @@ def diagnose(
     result.write(teacher_answer.report(data, read))
     if table is not None:
         teacher_answer.frame(data).to_csv(table, index=False)
+    if report is not None:
+        from goodteacher.experiments.reports.page import page
+
+        report.write_text(page(data, read), encoding="utf-8")
     print(teacher_answer.answer(data))
     out = console()
     out.print(teacher_answer.rewards_table(data))

@@ -14,7 +14,7 @@ from goodteacher.experiments.rollouts.verdicts import Verdict
 from goodteacher.experiments.text import digits, numbers_table
 from goodteacher.theory.closed_forms import one_good_output_time
 
-_WORST = 10  # prompts that are listed
+_WORST, _SLIGHT = 10, 1e-3  # prompts that are listed, and the least that one of them gains
 _GOOD, _PARTLY = 0.5, 0.2  # shares of the prompts that can be learned
 _INTERVALS = (
     *("within_variance", "between_variance", "covariance", "accuracy", "accuracy_where_truth_differs"),
@@ -178,10 +178,11 @@ def limits(data: xr.Dataset) -> list[str]:
             for name, row in zip(data.reward.values, data.truth_tilted.values, strict=True)
         }
         first = min(ends, key=lambda name: ends[name])
-        said.append(
-            f"Beyond tau = {digits(ends[first], 3)} ({first}) a tilted policy rests on fewer than three "
-            "draws of the median prompt: the frontier of truth against KL ends there."
-        )
+        if ends[first] < float(data.tau[-1]):
+            said.append(
+                f"Beyond tau = {digits(ends[first], 3)} ({first}) a tilted policy rests on fewer than three "
+                "draws of the median prompt: the frontier of truth against KL ends there."
+            )
         if data.attrs["followed"] < int(np.isfinite(data.truth_at_start.values).sum()):
             said.append(
                 f"The way along training and its peak are of "
@@ -293,7 +294,7 @@ def worst_table(data: xr.Dataset, rollouts: Rollouts) -> Table | None:
     name = ranked(data)[0]
     of, gain = data.sel(reward=name), gains(data, name)
     worst = np.argsort(-gain, kind="stable")[:_WORST]
-    worst = worst[gain[worst] > 0]
+    worst = worst[gain[worst] > _SLIGHT]
     if not worst.size:
         return None
     rows = Table(box=box.SIMPLE_HEAD, title=f"Prompts that matter most under {name}", title_justify="left")

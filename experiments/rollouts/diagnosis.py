@@ -1,7 +1,7 @@
 """Is a reward a good teacher for the policy that drew these rollouts? All numbers of the answer."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,9 @@ ESTIMATED = (
     *("harm_aware_accuracy", "ground_truth_at_budget"),
 )
 """What is estimated over the data set with an interval, by reward."""
+
+
+Estimate = Callable[[Sums], np.ndarray]
 
 
 def _silent(doing: str) -> None:
@@ -104,7 +107,7 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
     if _has_truth(rollouts):
         taught = teach(scaled, scale, estimator, wish.goal, wish.budget, wish.groups, wish.seed, tell)
     tell("intervals")
-    sums = resample(_columns(told, taught), wish.resamples, wish.seed)
+    sums = resample(columns(told, taught), wish.resamples, wish.seed)
     names = rollouts.names
     parts = [_of_prompts(rollouts, told, taught), _of_rewards(names, scale, told, taught, sums)]
     parts += [_of_groups(rollouts, told, wish), _along(told, taught)]
@@ -143,9 +146,9 @@ def _has_truth(rollouts: Rollouts) -> bool:
 # Over the data set ----------------------------------------------------------------------
 
 
-def _columns(told: Drawn, taught: Taught | None) -> dict[str, np.ndarray]:
+def columns(told: Drawn, taught: Taught | None = None) -> dict[str, np.ndarray]:
     """What is summed over prompts, by a name and the number of the reward."""
-    columns = {"one": np.ones(told.mean.shape[1])}
+    found = {"one": np.ones(told.mean.shape[1])}
     for i in range(len(told.mean)):
         of = {
             "mean": told.mean[i],
@@ -166,12 +169,12 @@ def _columns(told: Drawn, taught: Taught | None) -> dict[str, np.ndarray]:
         if taught is not None:
             of["taught"] = taught.on_rewards.truth[i]
             of["teachable"] = np.isfinite(taught.on_rewards.truth[i])
-        columns |= {f"{name} {i}": values for name, values in of.items()}
-    return columns
+        found |= {f"{name} {i}": values for name, values in of.items()}
+    return found
 
 
-def _estimators(i: int, scale: Unscaled) -> dict[str, Any]:
-    """From sums over prompts to estimates over the data set, of one reward."""
+def estimators(i: int, scale: Unscaled) -> dict[str, Estimate]:
+    """From sums of :func:`columns` over prompts to what is :data:`ESTIMATED` of reward number ``i``."""
 
     def size(sums: Sums) -> np.ndarray | float:
         """What resampled variances are on, of the scale that the resampled draws would have had."""
@@ -226,11 +229,11 @@ def _of_rewards(
     found: dict[str, list[Interval]] = {name: [] for name in ESTIMATED}
     scores = []
     for i in range(len(names)):
-        estimators = _estimators(i, scale)
-        scores.append(estimators["ground_truth_at_budget"])
+        of_reward = estimators(i, scale)
+        scores.append(of_reward["ground_truth_at_budget"])
         for name in ESTIMATED:
             given = taught is not None or name in ("within_variance", "between_variance")
-            found[name].append(sums.interval(estimators[name]) if given else none)
+            found[name].append(sums.interval(of_reward[name]) if given else none)
     made = {}
     for name, intervals in found.items():
         for end, values in zip(("", "_low", "_high"), zip(*intervals, strict=True), strict=True):
