@@ -208,12 +208,12 @@ def limits(data: xr.Dataset) -> list[str]:
 def rewards_table(data: xr.Dataset) -> Table:
     """A row for each reward, the best teacher first."""
     truth = "truth_at_start" in data
-    headers = ["variance within", "between", "flat groups"]
+    group = int(data.group.values[min(2, data.sizes["group"] - 1)])
+    headers = ["variance within", "between", f"flat groups of {group}"]
     if truth:
         headers = ["rank", "beats next", "ground truth at budget", *headers, "covariance", "accuracy"]
         headers += ["where truth differs", "harm-aware", "median time", "on truth", "peak at KL"]
     rows = numbers_table("reward", *headers)
-    group = data.group.values[min(2, data.sizes["group"] - 1)]
     for name in ranked(data):
         of = data.sel(reward=name)
         spread = float(of.share_with_spread.sel(group=group))

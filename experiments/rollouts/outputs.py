@@ -51,7 +51,9 @@ def outputs(rollouts: Rollouts) -> Iterator[Outputs]:
     counts = np.bincount(output)
 
     def mean(of: np.ndarray) -> np.ndarray:
-        return np.bincount(output, of) / counts
+        # Counted from one draw of each output: the mean of equal values is that value.
+        one = of[first]
+        return one + np.bincount(output, of - one[output]) / counts
 
     owner = prompt[first]
     r, g = np.stack([mean(row) for row in rewards]), mean(truth)

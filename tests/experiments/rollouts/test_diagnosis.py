@@ -249,6 +249,17 @@ def test_outputs_are_classes_of_draws():
     np.testing.assert_allclose(by_answer.truth[0, :2], [2 / 3, 0.0])
 
 
+def test_the_mean_of_equal_rewards_is_that_reward():
+    """To the last digit: else a prompt without a signal would seem to have one."""
+    rewards = np.full((1, 7), 0.1)
+    answers = [["x", "x", "x", "y", "y", "z", "z"]]
+    (found,) = outputs(Rollouts.from_arrays(rewards, np.eye(7)[:1], answers=answers))
+    assert set(found.rewards[0, 0, :3]) == {0.1}
+    data = diagnose(Rollouts.from_arrays(rewards, np.eye(7)[:1], answers=answers), scale="none", resamples=5)
+    assert titles(data) == ["no signal"]
+    assert np.isinf(data.hitting_time).all()
+
+
 def test_outputs_of_many_sizes():
     rng = np.random.default_rng(0)
     mask = np.arange(40) < np.array([2, 5, 40])[:, None]
