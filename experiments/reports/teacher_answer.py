@@ -145,10 +145,9 @@ def recognised(rollouts: Rollouts) -> str:
         for what, value in columns.items()
         if value
     ]
-    lines = [
-        f"Read as {rollouts.recognised['format']}: {'; '.join(taken)} "
-        "(--prompt, --reward, --truth and --answer say otherwise)."
-    ]
+    otherwise = " (--prompt, --reward, --truth and --answer say otherwise)" if taken else ""
+    named = f": {'; '.join(taken)}" if taken else ""
+    lines = [f"Read as {rollouts.recognised['format']}{named}{otherwise}."]
     if rollouts.skipped:
         said = "; ".join(f"{count} {reason}" for reason, count in rollouts.skipped.items())
         lines.append(f"Rows left out: {said}.")

@@ -80,6 +80,12 @@ def test_one_reward_without_a_truth(run, table):
     assert "have a signal" in printed
 
 
+def test_the_report_is_a_page(run, tmp_path):
+    path = tmp_path / "report.html"
+    result, _, _ = run("--reward", "good", "--report", path)
+    assert result["answer"] in path.read_text(encoding="utf-8")
+
+
 def test_weighted_sums_stand_beside_each_alone(run):
     result, _, _ = run("--weights", "good=2", "other=0.1")
     assert list(result["rewards"]) == ["good", "other", "2 good + 0.1 other"]
