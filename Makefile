@@ -9,6 +9,7 @@ RUN = .venv/bin/python
 help:
 	@echo 'make figures   regenerate the gallery in figures/'
 	@echo 'make test      run the tests'
+	@echo 'make test-browser  open the report of a diagnosis in Chromium'
 	@echo 'make verify    check every statement of theory/ on many random instances'
 	@echo 'make tightest  search for the least favourable instance of every bound, for figures/tightness'
 	@echo 'make bench     measure speed and accuracy beside the alternatives'
@@ -20,6 +21,10 @@ figures: .venv/installed
 
 test: .venv/installed
 	$(RUN) -m pytest
+
+test-browser: .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(RUN) -m pytest -n 0 -m browser tests/experiments/reports
 
 verify: .venv/installed
 	@mkdir -p build
@@ -58,4 +63,4 @@ lint: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
-.PHONY: help figures test verify tightest bench audit lint
+.PHONY: help figures test test-browser verify tightest bench audit lint

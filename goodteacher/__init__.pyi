@@ -1,3 +1,5 @@
+from .experiments.rollouts.collection import Rollouts
+from .experiments.rollouts.diagnosis import diagnose
 from .experiments.sweeps import open_store, sweep
 from .sim.ascent import ascend, optimizer
 from .sim.files import read_instance, write_instance
@@ -20,9 +22,11 @@ __all__ = [
     "Parameters",
     "Probabilities",
     "Regularizer",
+    "Rollouts",
     "Statement",
     "Status",
     "ascend",
+    "diagnose",
     "final_policy",
     "hitting_time",
     "hitting_times",

@@ -70,6 +70,22 @@ def read_instance(path: str | os.PathLike[str], *, nearest: bool = False) -> Ins
         raise ValueError(f"{path}: {error}") from error
 
 
+def is_instance_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of an instance file, good or bad, not of something else with numbers in it.
+
+    That is any ``.json`` but one that holds other things than an object with a key of instance files.
+    """
+    if Path(path).suffix != ".json":
+        return False
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return True  # for the reader to say what is wrong
+    return not isinstance(data, list) and not (
+        isinstance(data, dict) and data and not data.keys() & {*_KNOWN}
+    )
+
+
 def from_dictionary(data: Any, *, nearest: bool = False) -> Instance:
     """An instance from the contents of an instance file; see :func:`read_instance`.
 

@@ -245,9 +245,7 @@ def one_vs_many_accuracy(comparisons: Comparisons) -> RankingAccuracy:
     log_weights = comparisons.preferred_log_probabilities + jnp.where(
         mask, comparisons.dispreferred_log_probabilities, 0.0
     ).sum(1)
-    return _ranking_accuracy(
-        (correct | ~mask).all(1), (harmless | ~mask).all(1), log_weights, jnp.ones(len(mask), bool)
-    )
+    return _ranking_accuracy((correct | ~mask).all(1), (harmless | ~mask).all(1), log_weights, mask.any(1))
 
 
 def _judged(comparisons: Comparisons) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ class Status(enum.IntEnum):
     OUT_OF_REACH = 5  # never: no policy has the expectation that is asked for
     OPTIMUM = 6  # never: the flow has come to rest at a policy short of the goal
     STATIONARY = 8  # the velocity at the start is zero, to rounding: whether it is ever left is unknown
+    NOTHING_TO_GAIN = 9  # never: what is to rise is the same for all outputs
     FINISHED = 7  # a run without a goal
     NOT_COMPUTED = -1  # yet
 
@@ -33,7 +34,7 @@ class Status(enum.IntEnum):
     @property
     def never(self) -> bool:
         """Whether it is known that the goal is not met at any time."""
-        return self in (Status.NO_SIGNAL, Status.OUT_OF_REACH, Status.OPTIMUM)
+        return self in (Status.NO_SIGNAL, Status.OUT_OF_REACH, Status.OPTIMUM, Status.NOTHING_TO_GAIN)
 
 
 _TITLES = {
@@ -44,6 +45,7 @@ _TITLES = {
     Status.NO_SIGNAL: "never: no signal",
     Status.OUT_OF_REACH: "never: out of reach",
     Status.OPTIMUM: "never: at rest at an optimum",
+    Status.NOTHING_TO_GAIN: "never: nothing to gain",
     Status.STATIONARY: "not reached: at rest at the start",
     Status.FINISHED: "finished",
     Status.NOT_COMPUTED: "not computed",

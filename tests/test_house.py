@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCIENCE = {"jax", "equinox", "diffrax", "optimistix", "optax", "jaxtyping", "numpy"}
-ROOMS = ("commands", "gallery", "reports", "sweeps")  # of the experiments
+ROOMS = ("commands", "gallery", "reports", "rollouts", "sweeps")  # of the experiments
 HALLS = {f"experiments.{name}": name for name in ("experiment", "registry", "drawing")}
 
 # What may be imported, by room; and itself.
@@ -19,10 +19,11 @@ ARROWS = {
     "theory": {"sim"},
     "figures": set(),
     "shared": {"sim", "theory", "figures"},  # the other modules of experiments
-    "sweeps": {"sim", "theory", "figures", "shared"},
-    "reports": {"sim", "theory", "shared"},
+    "rollouts": {"sim", "theory", "shared"},
+    "sweeps": {"sim", "theory", "figures", "shared", "rollouts"},
+    "reports": {"sim", "theory", "figures", "shared", "rollouts"},
     "experiment": {"figures", "shared", "sweeps"},
-    "gallery": {"sim", "theory", "figures", "shared", "sweeps", "experiment"},
+    "gallery": {"sim", "theory", "figures", "shared", "rollouts", "sweeps", "experiment"},
     "registry": {"sim", "figures", "shared", "experiment", "gallery"},
     "drawing": {"sim", "shared", "sweeps", "experiment", "registry"},
     "commands": {
@@ -30,6 +31,7 @@ ARROWS = {
         "theory",
         "figures",
         "shared",
+        "rollouts",
         "sweeps",
         "reports",
         "experiment",
@@ -113,6 +115,7 @@ def test_imports_point_one_way(module):
         ("experiments.batches", "from goodteacher.experiments.sweeps import store"),
         ("experiments.batches", "from goodteacher.experiments import registry"),
         ("experiments.sweeps.store", "from goodteacher.experiments.experiment import Experiment"),
+        ("experiments.rollouts.intake", "from goodteacher.experiments.reports import teacher_answer"),
         ("experiments.reports.simulation", "from goodteacher.experiments.commands import main"),
         ("experiments.gallery.reinforce", "from goodteacher.experiments.gallery.estimators import run"),
         ("experiments.gallery.reinforce", "from goodteacher.experiments.gallery import estimators"),

@@ -58,7 +58,8 @@ def test_a_wheel_holds_every_module_once_and_no_image(built):
     expected |= {
         f"goodteacher/{path.relative_to(ROOT)}" for room in ROOMS for path in ROOT.glob(f"{room}/**/*.py")
     }
-    assert set(packed) == expected | {"goodteacher/theory/tightest.json"}
+    data = {"goodteacher/theory/tightest.json", "goodteacher/experiments/reports/page.html"}
+    assert set(packed) == expected | data
     assert packed["goodteacher/sim/flow.py"] == (ROOT / "sim/flow.py").read_bytes()
 
 

@@ -7,11 +7,12 @@ for a while; above, it wins. By effect it is judged by what correcting it change
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from math import factorial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,6 +24,7 @@ from goodteacher.sim.flow import HORIZON, Control, final_policies, hitting_times
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import advantage, expected_reward
+from goodteacher.sim.policies import Tabular
 from goodteacher.theory.draws import Source, dimension, random_logits
 from goodteacher.theory.logit_velocity import below_value
 from goodteacher.theory.rises import RISE_SOLVER
@@ -30,7 +32,7 @@ from goodteacher.theory.rises import RISE_SOLVER
 MOST_SUBSETS = 8
 """Errors of a prompt up to which all their subsets are tried."""
 
-_PART = 16  # problems that are followed side by side
+_PART, _MANY = 16, 1024  # problems that are followed side by side
 
 
 class Category(IntEnum):
@@ -184,23 +186,37 @@ def trained_on(instance: Instance, rewards: Float[Array, "*batch prompts outputs
     return eqx.tree_at(lambda i: i.rewards, instance, rewards)
 
 
-def _times(instance: Instance, rewards: np.ndarray, goal: Goal) -> np.ndarray:
-    """``[batch, prompts]``: hitting times with other proxy rewards, ``[batch, prompts, outputs]``."""
+class _Variants(NamedTuple):
+    """A problem with other proxy rewards, each time at one prompt."""
 
-    def times(variants: Instance, goals: Goal) -> Array:
-        return hitting_times(variants, goals, Control(solver=RISE_SOLVER)).time
-
-    return _in_parts(times, instance, rewards, goal)
+    prompts: Int[np.ndarray, " variants"]
+    rewards: Float[np.ndarray, "variants outputs"]
 
 
-def _final_rewards(instance: Instance, rewards: np.ndarray, goal: Goal) -> np.ndarray:
-    """``[batch, prompts]``: final expected ground truth rewards; ``nan`` if not converged."""
+Tell = Callable[[int, int], None]
 
-    def final(variants: Instance, goals: Goal) -> Array:
-        log_p, end = final_policies(variants, Control(solver=RISE_SOLVER))
-        return _rewards_at_end(variants, log_p, end)
 
-    return _in_parts(final, instance, rewards, goal)
+def _silent(done: int, total: int) -> None:
+    """Says nothing of the progress."""
+
+
+def _times(instance: Instance, variants: _Variants, goal: Goal, tell: Tell = _silent) -> np.ndarray:
+    """``[variants]``: hitting times of their prompts."""
+
+    def times(problems: Instance, goals: Goal) -> Array:
+        return hitting_times(problems, goals, Control(solver=RISE_SOLVER)).time
+
+    return _in_parts(times, instance, variants, goal, tell)
+
+
+def _final_rewards(instance: Instance, variants: _Variants, goal: Goal, tell: Tell = _silent) -> np.ndarray:
+    """``[variants]``: final expected ground truth rewards of their prompts; ``nan`` if not converged."""
+
+    def final(problems: Instance, goals: Goal) -> Array:
+        log_p, end = final_policies(problems, Control(solver=RISE_SOLVER))
+        return _rewards_at_end(problems, log_p, end)
+
+    return _in_parts(final, instance, variants, goal, tell)
 
 
 @jax.jit
@@ -210,24 +226,62 @@ def _rewards_at_end(variants: Instance, log_p: Array, end: Array) -> Array:
 
 
 def _in_parts(
-    compute: Callable[[Instance, Goal], Array], instance: Instance, rewards: np.ndarray, goal: Goal
+    compute: Callable[[Instance, Goal], Array],
+    instance: Instance,
+    variants: _Variants,
+    goal: Goal,
+    tell: Tell,
 ) -> np.ndarray:
-    """In parts of one size, so that one compilation serves however many errors there are."""
+    """In parts of few sizes, so that one compilation serves however many errors there are."""
+    # Prompts of a tabular policy do not interact: each is a problem by itself.
+    apart = isinstance(instance.policy, Tabular)
+    total = len(variants.prompts)
+    size = _MANY if apart and total > _PART else _PART
     parts = []
-    for first in range(0, len(rewards), _PART):
-        part = rewards[first : first + _PART]
-        filled = np.pad(part, ((0, _PART - len(part)), (0, 0), (0, 0)), mode="edge")
-        parts.append(np.asarray(compute(*_variants(instance, filled, goal)))[: len(part)])
+    for first in range(0, total, size):
+        prompts, rewards = (of[first : first + size] for of in variants)
+        count = len(prompts)
+        filled = [
+            np.pad(of, [(0, size - count)] + [(0, 0)] * (of.ndim - 1), mode="edge")
+            for of in (prompts, rewards)
+        ]
+        found = np.asarray(compute(*_problems(instance, goal, *filled, apart=apart)))[:count]
+        parts.append(found[:, 0] if apart else found[np.arange(count), prompts])
+        tell(first + count, total)
     return np.concatenate(parts)
 
 
-@jax.jit
-def _variants(instance: Instance, rewards: Array, goal: Goal) -> tuple[Instance, Goal]:
-    return jax.vmap(lambda each: (trained_on(instance, each), goal))(rewards)
+@partial(jax.jit, static_argnames="apart")
+def _problems(
+    instance: Instance, goal: Goal, prompts: Array, rewards: Array, *, apart: bool
+) -> tuple[Instance, Goal]:
+    def one(prompt: Array, row: Array) -> tuple[Instance, Goal]:
+        changed = trained_on(instance, instance.rewards.at[prompt].set(row))
+        return (_alone(changed, prompt), _row(goal, prompt)) if apart else (changed, goal)
+
+    return jax.vmap(one)(prompts, rewards)
+
+
+def _row(tree: Any, prompt: Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[prompt][None], tree)
+
+
+def _alone(instance: Instance, prompt: Array) -> Instance:
+    """One prompt of a tabular problem, with its weight."""
+
+    def of_prompts(i: Instance) -> list[Any]:
+        fields = [i.initial_parameters, i.rewards, i.ground_truth_rewards, i.reference_log_probabilities]
+        return [*fields, i.prompt_weights, *([] if i.mask is None else [i.mask])]
+
+    return eqx.tree_at(of_prompts, instance, _row(of_prompts(instance), prompt))
 
 
 def effects(
-    instance: Instance, goal: Goal | None = None, *, thresholds: Thresholds = Thresholds()
+    instance: Instance,
+    goal: Goal | None = None,
+    *,
+    thresholds: Thresholds = Thresholds(),
+    tell: Tell = _silent,
 ) -> Effects:
     """By effect: hitting time and final reward on the proxy, and with each error corrected in turn.
 
@@ -235,22 +289,26 @@ def effects(
         instance: the problem.
         goal: whose hitting times are compared; :func:`most_of_the_way` if not given.
         thresholds: of which only ``error`` is used.
+        tell: is told how much is done, of how much.
     """
     goal = most_of_the_way(instance) if goal is None else goal
     errors = np.argwhere(np.asarray(wrong(instance, thresholds)))
-    rewards = np.repeat(np.asarray(instance.rewards)[None], 1 + len(errors), axis=0)
-    prompts, outputs = errors.T
-    corrected = 1 + np.arange(len(errors))
-    rewards[corrected, prompts, outputs] = np.asarray(instance.ground_truth_rewards)[prompts, outputs]
-    times, final = _times(instance, rewards, goal), _final_rewards(instance, rewards, goal)
-    of_error = times[corrected, prompts]
+    proxy, truth = np.asarray(instance.rewards), np.asarray(instance.ground_truth_rewards)
+    count, (at, outputs) = len(proxy), errors.T
+    rows = proxy[at]
+    rows[np.arange(len(errors)), outputs] = truth[at, outputs]
+    variants = _Variants(np.concatenate([np.arange(count), at]), np.concatenate([proxy, rows]))
+    total = 2 * len(variants.prompts)
+    times = _times(instance, variants, goal, lambda done, _: tell(done, total))
+    final = _final_rewards(instance, variants, goal, lambda done, _: tell(total // 2 + done, total))
+    of_error = times[count:]
     return Effects(
         errors,
-        times[0],
+        times[:count],
         of_error,
-        np.asarray(log_ratio(jnp.asarray(times[0, prompts]), jnp.asarray(of_error))),
-        final[0],
-        final[0, prompts] - final[corrected, prompts],
+        np.asarray(log_ratio(jnp.asarray(times[at]), jnp.asarray(of_error))),
+        final[:count],
+        final[at] - final[count:],
     )
 
 
@@ -289,20 +347,48 @@ def shares(
     Raises:
         ValueError: if there are more than :data:`MOST_SUBSETS` errors.
     """
+    return all_shares(instance, [prompt], goal, thresholds=thresholds)[0]
+
+
+def all_shares(
+    instance: Instance,
+    prompts: Sequence[int],
+    goal: Goal | None = None,
+    *,
+    thresholds: Thresholds = Thresholds(),
+    tell: Tell = _silent,
+) -> list[Shares]:
+    """:func:`shares` of several prompts.
+
+    Raises:
+        ValueError: if one has more than :data:`MOST_SUBSETS` errors.
+    """
     goal = most_of_the_way(instance) if goal is None else goal
-    outputs = np.flatnonzero(np.asarray(wrong(instance, thresholds))[prompt])
-    count = len(outputs)
-    if count > MOST_SUBSETS:
-        raise ValueError(
-            f"prompt {prompt} has {count} errors, whose {2.0**count:.3g} subsets are too many; "
-            f"at most {MOST_SUBSETS} can be shared out"
-        )
-    present = np.indices((2,) * count).reshape(count, -1).T.astype(bool)  # [subsets, errors]
-    rewards = np.repeat(np.asarray(instance.rewards)[None], len(present), axis=0)
-    truth = np.asarray(instance.ground_truth_rewards)[prompt, outputs]
-    rewards[:, prompt, outputs] = np.where(present, rewards[:, prompt, outputs], truth)
-    times = _times(instance, rewards, goal)[:, prompt]
-    return Shares(outputs, *shapley(np.log10(np.minimum(times, HORIZON)).reshape((2,) * count)))
+    wrongs = np.asarray(wrong(instance, thresholds))
+    proxy, truth = np.asarray(instance.rewards), np.asarray(instance.ground_truth_rewards)
+    errors, rows = [], []
+    for prompt in prompts:
+        outputs = np.flatnonzero(wrongs[prompt])
+        count = len(outputs)
+        if count > MOST_SUBSETS:
+            raise ValueError(
+                f"prompt {prompt} has {count} errors, whose {2.0**count:.3g} subsets are too many; "
+                f"at most {MOST_SUBSETS} can be shared out"
+            )
+        present = np.indices((2,) * count).reshape(count, -1).T.astype(bool)  # [subsets, errors]
+        each = np.repeat(proxy[prompt][None], len(present), axis=0)
+        each[:, outputs] = np.where(present, proxy[prompt, outputs], truth[prompt, outputs])
+        errors.append(outputs)
+        rows.append(each)
+    if not rows:
+        return []
+    owners = np.repeat(np.asarray(prompts), [len(each) for each in rows])
+    times = _times(instance, _Variants(owners, np.concatenate(rows)), goal, tell)
+    logs = np.split(np.log10(np.minimum(times, HORIZON)), np.cumsum([len(each) for each in rows])[:-1])
+    return [
+        Shares(outputs, *shapley(worth.reshape((2,) * len(outputs))))
+        for outputs, worth in zip(errors, logs, strict=True)
+    ]
 
 
 def shapley(worth: Float[np.ndarray, "..."]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:

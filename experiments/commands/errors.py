@@ -2,7 +2,16 @@
 
 from typing import Annotated
 
-from goodteacher.experiments.commands.options import NOWHERE, InstanceFile, Result, given, optional
+from goodteacher.experiments.commands.options import (
+    NOWHERE,
+    SCREENFUL,
+    InstanceFile,
+    Result,
+    Rows,
+    given,
+    optional,
+    print_rest,
+)
 from goodteacher.experiments.text import console
 
 
@@ -10,22 +19,28 @@ def errors(
     source: InstanceFile,
     *,
     gamma: Annotated[float | None, optional("G")] = None,
+    goal: Annotated[float | None, optional("SHARE")] = None,
     low: Annotated[float | None, optional("X")] = None,
     high: Annotated[float | None, optional("X")] = None,
     negligible: Annotated[float | None, optional("P")] = None,
+    rows: Rows = SCREENFUL,
     result: Result = NOWHERE,
 ) -> int:
     """Say of every error of a proxy reward whether it is harmful, benign or beneficial.
     $ goodteacher errors examples/proxy.json --gamma 0.9
     $ goodteacher errors examples/errors.json
+    $ goodteacher errors rollouts.csv --reward reward_model --rows 5
 
-    By rule, and by what it does: the hitting time on the proxy over that with this one error corrected.
+    By rule, and by what it does: the hitting time on the proxy over that with this one error corrected. The
+    reward of rollouts is put on the scale of their ground truth first.
 
     Args:
-        gamma: Goal: the expected ground truth reward rises by G (default: nine tenths of what is possible).
+        gamma: Goal: the expected ground truth reward rises by G.
+        goal: Instead: it covers this share of what is possible on each prompt (default: 0.9).
         low: Ground truth reward from 0 (worst) to 1 (y*) below which an output is low (default: 0.25).
         high: Proxy reward from 0 (initial mean) to 1 (y*) from which on it is high (default: 0.95).
         negligible: Initial probability over that of y* up to which an error does not matter (default: 0.3).
+        rows: Prompts to print at most, the most harmful first (default: 20).
     """
     from goodteacher.experiments.compilation import keep_compiled
     from goodteacher.experiments.progress import Progress, interruptible
@@ -36,12 +51,20 @@ def errors(
     keep_compiled()
     result.check()
     thresholds = Thresholds(**given(low=low, high=high, negligible=negligible))
-    instance = source.read()
-    with Progress("errors"):
-        report = interruptible(lambda: error_table.report(instance, gamma, thresholds))
+    if gamma is not None and goal is not None:
+        raise ValueError("--gamma and --goal are both given; give one")
+    instance = source.read(like_truth=True)
+    with Progress("errors", 100) as progress:
+
+        def tell(done: int, total: int) -> None:
+            progress(100 * done // total)
+
+        report = interruptible(lambda: error_table.report(instance, gamma, thresholds, goal, tell))
     result.write(report)
-    console().print(error_table.table(report))
-    if way := on_the_way(report):
+    order = error_table.most_harmful_first(report)
+    console().print(error_table.table(report, order[:rows]))
+    if way := on_the_way(report, order[:rows]):
         print(way)
+    print_rest(len(order), rows)
     print(error_table.summary(report))
     return 0

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from goodteacher.experiments.commands.diagnose import diagnose
 from goodteacher.experiments.commands.draw import figures
 from goodteacher.experiments.commands.errors import errors
 from goodteacher.experiments.commands.listing import list_
@@ -22,6 +23,7 @@ from goodteacher.experiments.commands.sweep import sweep
 from goodteacher.experiments.commands.verify import verify
 
 COMMANDS = {
+    "diagnose": diagnose,
     "run": run,
     "errors": errors,
     "metrics": metrics,

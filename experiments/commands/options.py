@@ -28,20 +28,51 @@ Texts = UseAppendAction[tuple[str, ...]]
 class InstanceFile:
     """Where the problem comes from."""
 
-    file: Annotated[Positional[Path], arg(metavar="FILE.json")]
-    """The instance."""
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    """An instance file, or rollouts as for goodteacher diagnose."""
     nearest: bool = False
     """If features cannot realise the initial probabilities, start from the nearest that they can."""
+    reward: Annotated[str | None, optional("NAME")] = None
+    """Of rollouts: the reward that is trained on (default: the first)."""
+    truth: Annotated[str | None, optional("NAME")] = None
+    """Of rollouts: the ground truth (default: what is recognised)."""
+    prompt: Annotated[str | None, optional("NAME")] = None
+    """Of rollouts: the column that says which prompt a row is of."""
+    answer: Annotated[str | None, optional("NAME")] = None
+    """Of rollouts: the column that is equal for equal outputs."""
 
-    def read(self) -> "Instance":
+    def read(self, *, like_truth: bool = False) -> "Instance":
         """The instance.
+
+        Args:
+            like_truth: put the reward of rollouts on the scale of their ground truth.
 
         Raises:
             ValueError: if the file cannot be read or holds none.
         """
-        from goodteacher.sim.files import read_instance
+        from goodteacher.sim.files import is_instance_file, read_instance
 
-        return read_instance(self.file, nearest=self.nearest)
+        if is_instance_file(self.file):
+            return read_instance(self.file, nearest=self.nearest)
+
+        # pandas and what reads with it take long to import, and few need them.
+        from goodteacher.experiments.rollouts.formats import Columns
+        from goodteacher.experiments.rollouts.intake import read_rollouts
+        from goodteacher.experiments.rollouts.problems import as_instance
+
+        named = () if self.reward is None else (self.reward,)
+        rollouts = read_rollouts([self.file], Columns(named, self.truth, self.prompt, self.answer))
+        return as_instance(rollouts, self.reward, like_truth=like_truth)
+
+
+Rows = Annotated[int, optional("N")]
+SCREENFUL = 20  # prompts
+
+
+def print_rest(prompts: int, rows: int) -> None:
+    """Says how many prompts are not printed, and how to see them."""
+    if prompts > rows:
+        print(f"{prompts - rows} more prompts: --rows {prompts} prints them too, --output writes them all")
 
 
 @dataclass(frozen=True)

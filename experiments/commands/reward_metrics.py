@@ -1,14 +1,24 @@
 """``goodteacher metrics``."""
 
-from goodteacher.experiments.commands.options import NOWHERE, InstanceFile, Result
+from goodteacher.experiments.commands.options import (
+    NOWHERE,
+    SCREENFUL,
+    InstanceFile,
+    Result,
+    Rows,
+    print_rest,
+)
 from goodteacher.experiments.text import console
 
 
-def metrics(source: InstanceFile, *, result: Result = NOWHERE) -> int:
+def metrics(source: InstanceFile, *, rows: Rows = SCREENFUL, result: Result = NOWHERE) -> int:
     """Measure a reward before any training: its variance, and how often it ranks outputs rightly.
     $ goodteacher metrics examples/proxy.json
 
     Acc, HAcc (harm-aware) and their weighted forms compare the best output by ground truth with the others.
+
+    Args:
+        rows: Prompts to print at most (default: 20).
     """
     from goodteacher.experiments.compilation import keep_compiled
     from goodteacher.experiments.reports import reward_quality
@@ -17,7 +27,8 @@ def metrics(source: InstanceFile, *, result: Result = NOWHERE) -> int:
     result.check()
     report = reward_quality.report(source.read())
     result.write(report)
-    console().print(reward_quality.table(report))
+    console().print(reward_quality.table(report, rows))
+    print_rest(len(report["best_outputs"]), rows)
     if note := reward_quality.note(report):
         print(note)
     return 0

@@ -2,7 +2,16 @@
 
 from typing import Annotated, Literal
 
-from goodteacher.experiments.commands.options import NOWHERE, InstanceFile, Result, given, optional
+from goodteacher.experiments.commands.options import (
+    NOWHERE,
+    SCREENFUL,
+    InstanceFile,
+    Result,
+    Rows,
+    given,
+    optional,
+    print_rest,
+)
 from goodteacher.experiments.text import console
 
 
@@ -11,11 +20,13 @@ def run(
     *,
     dynamics: Literal["flow", "ascent"] = "flow",
     gamma: Annotated[float | None, optional("G")] = None,
+    goal: Annotated[float | None, optional("SHARE")] = None,
     horizon: Annotated[float | None, optional("T")] = None,
     steps: Annotated[int | None, optional("N")] = None,
     learning_rate: Annotated[float | None, optional("R")] = None,
     optimizer: Annotated[str | None, optional("NAME")] = None,
     kl: Annotated[float | None, optional("L")] = None,
+    rows: Rows = SCREENFUL,
     result: Result = NOWHERE,
 ) -> int:
     """Simulate an instance file: exact policy gradient from its initial policy.
@@ -26,11 +37,13 @@ def run(
     Args:
         dynamics: Gradient flow, or discrete ascent with exact gradients.
         gamma: Find when the expected ground truth reward has risen by G.
+        goal: Instead: when it has covered this share of what is possible on each prompt.
         horizon: Flow: when to stop (default: 1e300).
         steps: Ascent: how many updates (default: 50000).
         learning_rate: Ascent: learning rate (default: 0.1), the largest one for backtracking.
         optimizer: Ascent: sgd (default), momentum, adam, normalized, backtracking or npg.
         kl: KL coefficient, instead of the file's own.
+        rows: Prompts to print at most (default: 20).
     """
     of_flow = given(horizon=horizon)
     of_ascent = given(steps=steps, learning_rate=learning_rate, optimizer=optimizer)
@@ -48,16 +61,24 @@ def run(
     instance = source.read()
     if kl is not None:
         instance = simulation.with_kl_coefficient(instance, kl)
-    goal = None if gamma is None else simulation.increase(instance, gamma)
+    if gamma is not None and goal is not None:
+        raise ValueError("--gamma and --goal are both given; give one")
+    aim, wanted = "", None
+    if gamma is not None:
+        aim, wanted = f", ground truth reward to rise by {gamma:g}", simulation.increase(instance, gamma)
+    elif goal is not None:
+        aim = f", ground truth reward to cover {goal:g} of what is possible"
+        wanted = simulation.share(instance, goal)
     with Progress(followed.title, followed.parts) as progress:
-        outcome = interruptible(lambda: followed.follow(instance, goal, progress))
+        outcome = interruptible(lambda: followed.follow(instance, wanted, progress))
     report = simulation.report(instance, outcome)
     result.write(report)
-    aim = "" if gamma is None else f", ground truth reward to rise by {gamma:g}"
     print(f"{source.file}: {followed.title}{aim}: {report['status']}")
-    console().print(simulation.table(report))
-    if way := simulation.on_the_way(report):
+    console().print(simulation.table(report, rows))
+    prompts = len(report["prompt_status"])
+    if way := simulation.on_the_way(report, range(prompts)[:rows]):
         print(way)
+    print_rest(prompts, rows)
     if note := simulation.note(report):
         print(note)
     return 0

@@ -36,7 +36,7 @@ def sweep(
 
     Args:
         what: A file, or a builder: beneficial_errors, feature_similarity, random, random_teacher,
-            slow_teacher, fast_teacher, policy_family, or file:FILE.json for an instance file.
+            slow_teacher, fast_teacher, policy_family, file:FILE.json for an instance file, or rollouts:FILE.
         store: The folder of the results.
         axis: Values of a parameter: linspace:FIRST:LAST:COUNT, logspace:EXPONENT:EXPONENT:COUNT,
             range:FIRST:END, or a,b,c; once for each axis.

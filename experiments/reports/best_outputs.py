@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import ArrayLike, Bool
 
 from goodteacher.sim.instance import Instance
+
+_NAMED = 10
 
 
 def existing(instance: Instance) -> Bool[np.ndarray, "prompts outputs"]:
@@ -13,25 +15,47 @@ def existing(instance: Instance) -> Bool[np.ndarray, "prompts outputs"]:
     return np.ones(instance.rewards.shape, bool) if instance.mask is None else np.asarray(instance.mask)
 
 
+def constant(instance: Instance, values: ArrayLike) -> Bool[np.ndarray, " prompts"]:
+    """Whether all outputs of a prompt have one value."""
+    exists, array = existing(instance), np.asarray(values)
+    return array.max(1, where=exists, initial=-np.inf) == array.min(1, where=exists, initial=np.inf)
+
+
 def best_outputs(instance: Instance) -> Bool[np.ndarray, "prompts outputs"]:
-    """Where an output has the largest ground truth reward of its prompt.
+    """Where an output has the largest ground truth reward of its prompt; nowhere if all of it tie.
 
     Raises:
-        ValueError: if all outputs of a prompt tie.
+        ValueError: if all outputs of every prompt tie.
     """
     exists = existing(instance)
     truth = np.where(exists, instance.ground_truth_rewards, -np.inf)
     best = truth == truth.max(1, keepdims=True)
-    flat = (best == exists).all(1)
-    if flat.any():
+    flat = constant(instance, instance.ground_truth_rewards)
+    if flat.all():
         raise ValueError(
             f"ground_truth_rewards of prompt {int(flat.argmax())} are all equal: no output is preferred; "
-            "leave the prompt out"
+            "leave the prompt out" + (", and the others, which are like it" if len(flat) > 1 else "")
         )
-    return best
+    return best & ~flat[:, None]
+
+
+def no_preference(outputs: Sequence[Sequence[int]]) -> str:
+    """A sentence on prompts without a best output, given those of each; empty if there are none."""
+    flat = [prompt for prompt, best in enumerate(outputs) if not best]
+    if not flat:
+        return ""
+    return f"{named(flat)}: the ground truth is the same for all outputs, and none is preferred."
+
+
+def named(prompts: Sequence[int]) -> str:
+    """Prompts by their numbers, the first few of many."""
+    listed = ", ".join(map(str, prompts[:_NAMED]))
+    more = f" and {len(prompts) - _NAMED} more" if len(prompts) > _NAMED else ""
+    return f"Prompt{'s' * (len(prompts) > 1)} {listed}{more}"
 
 
 def several_best(outputs: Sequence[Sequence[int]]) -> str:
     """A sentence on prompts with several best outputs, given those of each; empty if there are none."""
-    several = ", ".join(str(prompt) for prompt, best in enumerate(outputs) if len(best) > 1)
-    return f"Prompts with several best outputs ({several}): y* is the first of them." if several else ""
+    several = [prompt for prompt, best in enumerate(outputs) if len(best) > 1]
+    said = named(several).partition(" ")[2]
+    return f"Prompts with several best outputs ({said}): y* is the first of them." if several else ""

@@ -1,7 +1,7 @@
 """What ``goodteacher errors`` does: every error of a proxy reward, what it is by rule and what it does."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,44 +11,70 @@ from jaxtyping import Array
 from rich import box
 from rich.table import Table
 
-from goodteacher.experiments.reports.best_outputs import best_outputs, existing, several_best
-from goodteacher.experiments.reports.simulation import increase, stops
+from goodteacher.experiments.reports.best_outputs import (
+    best_outputs,
+    constant,
+    existing,
+    no_preference,
+    several_best,
+)
+from goodteacher.experiments.reports.simulation import increase, share, stops
 from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.instance import Instance
+from goodteacher.sim.status import Status
+from goodteacher.sim.validation import jax_array
 from goodteacher.theory.error_kinds import (
     MOST_SUBSETS,
     Category,
     Shares,
+    Tell,
     Thresholds,
+    all_shares,
     categories,
     effects,
-    most_of_the_way,
-    shares,
+    trained_on,
     wrong,
 )
 
 
-def report(instance: Instance, gamma: float | None, thresholds: Thresholds) -> dict[str, Any]:
+def _silent(done: int, total: int) -> None:
+    """Says nothing of the progress."""
+
+
+def report(
+    instance: Instance,
+    gamma: float | None,
+    thresholds: Thresholds,
+    part: float | None = None,
+    tell: Tell = _silent,
+) -> dict[str, Any]:
     """What the output file holds: lists per prompt, entries per output, ``None`` where there is no error.
 
     Infinite effects are ``"inf"`` and ``"-inf"``; of an unknown one there is none.
 
     Args:
         instance: the problem.
-        gamma: increase of the expected ground truth reward; nine tenths of what is possible if not given.
+        gamma: increase of the expected ground truth reward.
         thresholds: of the rule.
+        part: of the possible increase, where no gamma is given; nine tenths if neither is.
+        tell: is told how much is done, of how much.
 
     Raises:
-        ValueError: for a gamma out of reach, or if all ground truth rewards of a prompt are equal.
+        ValueError: for a goal out of reach, or if the ground truth is constant on every prompt.
     """
-    exists, best = existing(instance), best_outputs(instance)
-    goal = most_of_the_way(instance) if gamma is None else increase(instance, gamma)
+    given, exists, best = instance, existing(instance), best_outputs(instance)
+    # Where no output is preferred nothing is an error.
+    flat = constant(instance, instance.ground_truth_rewards)
+    judged = np.where(flat[:, None], instance.ground_truth_rewards, instance.rewards)
+    instance = trained_on(instance, jax_array(judged))
+    goal = increase(instance, gamma) if gamma is not None else share(instance, 0.9 if part is None else part)
     wrongs = np.asarray(wrong(instance, thresholds))
-    found = effects(instance, goal, thresholds=thresholds)
-    of_prompt: list[Shares | None] = [
-        shares(instance, prompt, goal, thresholds=thresholds) if 1 < row.sum() <= MOST_SUBSETS else None
-        for prompt, row in enumerate(wrongs)
-    ]
+    found = effects(instance, goal, thresholds=thresholds, tell=tell)
+    several = [prompt for prompt, row in enumerate(wrongs) if 1 < row.sum() <= MOST_SUBSETS]
+    of_prompt: list[Shares | None] = [None] * len(wrongs)
+    shared = all_shares(instance, several, goal, thresholds=thresholds, tell=tell)
+    for prompt, each in zip(several, shared, strict=True):
+        of_prompt[prompt] = each
 
     def spread(values: np.ndarray) -> list[list[Any]]:
         cells: list[list[Any]] = [[None] * instance.rewards.shape[1] for _ in wrongs]
@@ -61,8 +87,9 @@ def report(instance: Instance, gamma: float | None, thresholds: Thresholds) -> d
     codes, initial = jax.device_get(_judged(instance, thresholds))
     return {
         "gamma": gamma,
+        "status": [_status(time, no).title for time, no in zip(found.time, flat, strict=True)],
         "best_outputs": [np.flatnonzero(row).tolist() for row in best],
-        "rewards": plain(np.where(exists, instance.rewards, np.nan)),
+        "rewards": plain(np.where(exists, given.rewards, np.nan)),
         "ground_truth_rewards": plain(np.where(exists, instance.ground_truth_rewards, np.nan)),
         "initial_policy_probabilities": plain(np.where(exists, initial, np.nan)),
         "category": [[Category(code).title for code in row] for row in codes],
@@ -79,14 +106,40 @@ def report(instance: Instance, gamma: float | None, thresholds: Thresholds) -> d
     }
 
 
+def _status(time: float, flat: bool) -> Status:
+    """Of the goal of a prompt, on the proxy."""
+    if flat:
+        return Status.NOTHING_TO_GAIN
+    if np.isnan(time):
+        return Status.NOT_CONVERGED
+    return Status.REACHED if np.isfinite(time) else Status.NOT_REACHED
+
+
+def most_harmful_first(result: Mapping[str, Any]) -> list[int]:
+    """Prompts by the harm of their worst errors; those that have none last."""
+
+    def harm(prompt: int) -> float:
+        ratios = [float(ratio) for ratio in result["log10_time_ratio"][prompt] if ratio is not None]
+        changes = [-change for change in result["final_ground_truth_reward_change"][prompt] if change]
+        # An error that changes no time may still cost reward at last.
+        return max([*ratios, *(1e-3 * change for change in changes), -np.inf])
+
+    return sorted(range(len(result["category"])), key=lambda prompt: -harm(prompt))
+
+
 @partial(jax.jit, static_argnames="thresholds")
 def _judged(instance: Instance, thresholds: Thresholds) -> tuple[Array, Array]:
     """Categories and initial probabilities, ``[prompts, outputs]`` each."""
     return categories(instance, thresholds), instance.probabilities(instance.initial_parameters)
 
 
-def table(result: Mapping[str, Any]) -> Table:
-    """A row for every output of every prompt."""
+def table(result: Mapping[str, Any], prompts: Sequence[int] | None = None) -> Table:
+    """A row for every output of some prompts, in their order.
+
+    Args:
+        result: the report.
+        prompts: which; all, the most harmful first, if not given.
+    """
     columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for name in ("prompt", "output"):
         columns.add_column(name, no_wrap=True)
@@ -95,7 +148,8 @@ def table(result: Mapping[str, Any]) -> Table:
     columns.add_column("by rule")
     for name in ("time with error", "corrected", "factor on time", "final r_G", "Shapley"):
         columns.add_column(name, justify="right")
-    for prompt, kinds in enumerate(result["category"]):
+    for prompt in most_harmful_first(result) if prompts is None else prompts:
+        kinds = result["category"][prompt]
         values = result["shapley"][prompt]
         shapley = {} if values is None else dict(zip(values["outputs"], values["values"], strict=True))
         for output, kind in enumerate(kinds):
@@ -146,8 +200,8 @@ def _factor(ratio: float | str | None) -> str:
 def summary(result: Mapping[str, Any]) -> str:
     """One sentence, or two if a prompt has several best outputs."""
     kinds = Counter(kind for row in result["category"] for kind in row if kind != Category.NONE.title)
-    several = several_best(result["best_outputs"])
-    note = several and f" {several}"
+    said = several_best(result["best_outputs"]), no_preference(result["best_outputs"])
+    note = "".join(f" {sentence}" for sentence in said if sentence)
     if not kinds:
         return "No errors: the proxy is the ground truth." + note
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from rich import box
 from rich.table import Table
 
-from goodteacher.experiments.reports.best_outputs import best_outputs, several_best
+from goodteacher.experiments.reports.best_outputs import best_outputs, no_preference, several_best
 from goodteacher.experiments.text import digits, plain
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import (
@@ -19,6 +21,7 @@ from goodteacher.sim.metrics import (
     one_vs_many_accuracy,
     pairwise_accuracy,
 )
+from goodteacher.sim.status import Status
 
 _OF_A_PROMPT = {
     "reward_variance": "proxy_reward_variance",
@@ -34,16 +37,19 @@ def report(instance: Instance) -> dict[str, Any]:
     """What the output file holds: lists per prompt, and for all prompts together.
 
     Reward variance and accuracies of the mean are averages with the prompts' weights. Ranking accuracies of
-    the data set are over all its comparisons, weighted ones with weights normalised over all of them.
+    the data set are over all its comparisons, weighted ones with weights normalised over all of them. What
+    needs a preferred output is ``None`` of a prompt on which the ground truth is constant, and without it in
+    the means.
 
     Raises:
-        ValueError: if all ground truth rewards of a prompt are equal.
+        ValueError: if the ground truth is constant on every prompt.
     """
     best = best_outputs(instance)
     measured = jax.device_get(_measured(instance))
     names = (*_OF_A_PROMPT, *_RANKINGS)
     return {
         "best_outputs": [np.flatnonzero(row).tolist() for row in best],
+        "status": ["measured" if row.any() else Status.NOTHING_TO_GAIN.title for row in best],
         "prompts": {name: _plain(measured["prompts"][name]) for name in names},
         "mean": {name: _plain(measured["mean"][name]) for name in names},
     }
@@ -56,8 +62,14 @@ def _measured(instance: Instance) -> dict[str, dict[str, Any]]:
     values = {name: METRICS[metric](instance, start) for name, metric in _OF_A_PROMPT.items()}
     alone = {kind: jax.vmap(_alone(ranking))(compared) for kind, ranking in _RANKINGS.items()}
     together = {kind: ranking(compared) for kind, ranking in _RANKINGS.items()}
-    means = {name: (instance.prompt_weights * of).sum() for name, of in values.items()}
+    means = {name: _mean(of, instance.prompt_weights) for name, of in values.items()}
     return {"prompts": values | alone, "mean": means | together}
+
+
+def _mean(values: Array, weights: Array) -> Array:
+    """Over the prompts that have a value."""
+    known = jnp.isfinite(values)
+    return jnp.where(known, weights * values, 0.0).sum() / jnp.where(known, weights, 0.0).sum()
 
 
 def _alone(ranking: Any) -> Any:
@@ -73,8 +85,8 @@ def _plain(value: np.ndarray | RankingAccuracy) -> Any:
     return plain(value)
 
 
-def table(result: Mapping[str, Any]) -> Table:
-    """A row per prompt, and one for all together."""
+def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
+    """A row for each of the first prompts (all if it is not said how many), and one for all together."""
     columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
     columns.add_column("prompt", no_wrap=True)
     rankings = ("Acc", "Acc-W", "HAcc", "HAcc-W")
@@ -88,7 +100,7 @@ def table(result: Mapping[str, Any]) -> Table:
         numbers += [pick(value) for kind in _RANKINGS for value in values[kind].values()]
         columns.add_row(title, digits(numbers[0]), *[digits(value, 3) for value in numbers[1:]])
 
-    for prompt in range(len(result["best_outputs"])):
+    for prompt in range(len(result["best_outputs"]))[:rows]:
         row(str(prompt), result["prompts"], lambda value, prompt=prompt: value[prompt])
     columns.add_section()
     row("all", result["mean"], lambda value: value)
@@ -98,4 +110,8 @@ def table(result: Mapping[str, Any]) -> Table:
 def note(result: Mapping[str, Any]) -> str:
     """What the table leaves out; empty if nothing."""
     several = several_best(result["best_outputs"])
-    return several and f"{several} What ties with it is not compared."
+    said = [
+        several and f"{several} What ties with it is not compared.",
+        no_preference(result["best_outputs"]),
+    ]
+    return "\n".join(filter(None, said))

@@ -1,5 +1,6 @@
 """What ``goodteacher run`` does: follows an instance along the flow or through ascent, and reports on it."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -7,14 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from rich import box
 from rich.table import Table
 
+from goodteacher.experiments.reports.best_outputs import constant, named
 from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time, is_solvable
-from goodteacher.sim.goals import Goal, check_reachable, reward_increase
+from goodteacher.sim.goals import Goal, check_reachable, is_possible, largest_value, reward_increase
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.itineraries import itineraries
 from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_variance
@@ -32,6 +35,7 @@ _FROM_BEST_TO_WORST = (
     Status.NOT_REACHED,
     Status.STATIONARY,
     Status.OPTIMUM,
+    Status.NOTHING_TO_GAIN,
     Status.NO_SIGNAL,
     Status.OUT_OF_REACH,
     Status.NOT_CONVERGED,
@@ -69,13 +73,43 @@ def increase(instance: Instance, gamma: float) -> Goal:
     """The goal that the expected ground truth reward rises by ``gamma``.
 
     Raises:
-        ValueError: if that is not positive, or more than any policy can give.
+        ValueError: if that is not positive, or on every prompt more than any policy can give.
     """
     if not gamma > 0:
         raise ValueError(f"gamma is {gamma}; give a positive increase of the expected ground truth reward")
     goal = jax.jit(reward_increase)(instance, gamma)
-    check_reachable(instance, goal)
+    if not np.asarray(jax.jit(is_possible)(instance, goal)).any():
+        check_reachable(instance, goal)
     return goal
+
+
+def share(instance: Instance, part: float) -> Goal:
+    """The goal that the expected ground truth reward covers a part of its way to the best output's.
+
+    Where there is no way to cover it is one that no policy meets.
+
+    Raises:
+        ValueError: if it is not between 0 and 1.
+    """
+    if not 0 < part < 1:
+        raise ValueError(f"goal is {part}; give a share of the possible increase between 0 and 1")
+    return _share(instance, part, constant(instance, instance.ground_truth_rewards))
+
+
+@jax.jit
+def _share(instance: Instance, part: Array, flat: Array) -> Goal:
+    way = largest_value(instance, reward_increase(instance, 0.0)) - expected_reward(
+        instance.probabilities(instance.initial_parameters), instance.ground_truth_rewards
+    )
+    return reward_increase(instance, jnp.where(flat, 1.0, part * way))
+
+
+def _with_nothing_to_gain(status: Sequence[Status], instance: Instance, goal: Goal | None) -> list[Status]:
+    """Statuses, with those of the prompts on which nothing can rise."""
+    if goal is None:
+        return list(status)
+    flat = constant(instance, goal.values)
+    return [Status.NOTHING_TO_GAIN if no else one for no, one in zip(flat, status, strict=True)]
 
 
 def with_kl_coefficient(instance: Instance, coefficient: float) -> Instance:
@@ -131,6 +165,8 @@ class AlongFlow:
             last, time = jax.device_get(final_policy(instance, control))
             policy = np.where(np.isfinite(result.time)[:, None], policy, last)
         bound = jax.device_get(jax.jit(goal_time_lower_bound)(instance, goal))
+        status = _with_nothing_to_gain(status, instance, goal)
+        bound = np.where([one is Status.NOTHING_TO_GAIN for one in status], np.nan, bound)
         return Outcome({"time": float(time)}, status, result.time, bound, np.exp(policy))
 
 
@@ -184,6 +220,7 @@ class ThroughAscent:
         if not np.isfinite(probabilities).all():
             unmet = Status.NOT_CONVERGED
         status = [Status.REACHED if met else unmet for met in np.isfinite(first)]
+        status = _with_nothing_to_gain(status, instance, goal)
         return Outcome({"updates": self.steps}, status, first, unknown, probabilities)
 
 
@@ -218,10 +255,17 @@ def stops(instance: Instance) -> list[list[dict[str, Any]]] | None:
     ]
 
 
-def on_the_way(result: Mapping[str, Any]) -> str:
-    """The itineraries of a report in words, a line for each prompt; empty where they are not known."""
+def on_the_way(result: Mapping[str, Any], prompts: Sequence[int] | None = None) -> str:
+    """Itineraries of a report in words, a line for each of some prompts; empty where they are not known.
+
+    Args:
+        result: the report.
+        prompts: which; all if not given.
+    """
     lines = []
-    for prompt, row in enumerate(result["itinerary"] or []):
+    rows = result["itinerary"] or []
+    for prompt in range(len(rows)) if prompts is None or not rows else prompts:
+        row = rows[prompt]
         way = ", ".join(
             f"{stop['output']}"
             + (f" (from t = {digits(stop['from'], 4)})" if stop["from"] else " (at the start)")
@@ -250,8 +294,13 @@ def _measured(instance: Instance, probabilities: Float[Array, "prompts outputs"]
     )
 
 
-def table(result: Mapping[str, Any]) -> Table:
-    """The report on two lines per prompt, its initial and its final policy; outputs are numbered from 0."""
+def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
+    """Two lines for each of the first prompts, its initial and its final policy; outputs count from 0.
+
+    Args:
+        result: the report.
+        rows: how many prompts; all if not given.
+    """
     aims = any(status != Status.FINISHED.title for status in result["prompt_status"])
     columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for name in ("prompt", "policy"):
@@ -274,7 +323,7 @@ def table(result: Mapping[str, Any]) -> Table:
     times = zip(
         result["prompt_status"], result["hitting_time"], result["hitting_time_lower_bound"], strict=True
     )
-    for prompt, (status, time, bound) in enumerate(times):
+    for prompt, (status, time, bound) in enumerate(itertools.islice(times, rows)):
         before, after = (
             np.asarray(result[state]["probabilities"][prompt], float) for state in ("initial", "final")
         )
@@ -297,13 +346,14 @@ def note(result: Mapping[str, Any]) -> str:
         Status.NOT_REACHED: f"the goal was still ahead at the end; a larger {end} would decide",
         Status.STATIONARY: "the velocity at the start is zero, to rounding: whether it is left is unknown",
         Status.OPTIMUM: f"the policy rests at an optimum short of the goal, which no larger {end} reaches",
+        Status.NOTHING_TO_GAIN: "the ground truth is the same for all outputs",
         Status.NO_SIGNAL: "the objective does not change with the policy, so that nothing is learned",
         Status.OUT_OF_REACH: "no policy has the expectation that is asked for",
         Status.NOT_CONVERGED: "the steps ran out, or rounding errors decide where the policy goes: no claim",
     }
     sentences = []
     for status, sentence in said.items():
-        prompts = [str(p) for p, title in enumerate(result["prompt_status"]) if title == status.title]
+        prompts = [p for p, title in enumerate(result["prompt_status"]) if title == status.title]
         if prompts:
-            sentences.append(f"Prompt{'s' * (len(prompts) > 1)} {', '.join(prompts)}: {sentence}.")
+            sentences.append(f"{named(prompts)}: {sentence}.")
     return "\n".join(sentences)

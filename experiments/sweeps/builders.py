@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,7 @@ from jaxtyping import Array
 from goodteacher.experiments import instances
 from goodteacher.experiments.domains import (
     AtLeastOne,
+    Choice,
     Count,
     Domain,
     NotNegative,
@@ -35,6 +37,8 @@ from goodteacher.experiments.domains import (
     Share,
     domains,
 )
+from goodteacher.experiments.rollouts.intake import read_rollouts
+from goodteacher.experiments.rollouts.problems import as_instance
 from goodteacher.sim import files
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.names import unknown
@@ -217,7 +221,10 @@ BUILDERS: Mapping[str, Callable[..., Instance]] = MappingProxyType(
 
 
 def find_builder(source: str | Callable[..., Instance]) -> Builder:
-    """A builder by name, of an instance file (``file:PATH``), or of a function of one's own.
+    """A builder by name, of an instance file (``file:PATH``), of rollouts, or of a function of one's own.
+
+    That of rollouts (``rollouts:PATH``) takes the number of a ``prompt``, the name of a ``reward``, a
+    ``reward_scale`` and a ``kl_coefficient``.
 
     A function takes keyword scalars with annotations and defaults: ``float`` for a real number, ``int`` for
     what decides a shape, a ``Literal`` of names, or the types of :mod:`goodteacher.experiments.domains`.
@@ -230,6 +237,8 @@ def find_builder(source: str | Callable[..., Instance]) -> Builder:
         return Builder(name, source, _parameters(source))
     if source.startswith("file:"):
         return _of_file(source, Path(source.removeprefix("file:")))
+    if source.startswith("rollouts:"):
+        return _of_rollouts(source, source.removeprefix("rollouts:"))
     if source not in BUILDERS:
         raise unknown("builder", source, BUILDERS)
     return Builder(source, BUILDERS[source], _parameters(BUILDERS[source]))
@@ -277,3 +286,45 @@ def _vary(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **values: A
             array = array.at[x].multiply((1.0 - value) / (1.0 - array[x, y]))
         varied[key] = array.at[x, y].set(value)
     return files.from_dictionary(varied, nearest="output_features" in data)
+
+
+# Rollouts ------------------------------------------------------------------------
+
+_ABSENT = -1e4  # logit of an output that a prompt does not have
+
+
+def _of_rollouts(name: str, path: str) -> Builder:
+    rollouts = read_rollouts([path])
+    each = {reward: as_instance(rollouts.choose([reward])) for reward in rollouts.names}
+    prompts = len(next(iter(each.values())).rewards)
+    parameters: dict[str, Domain] = {
+        "prompt": Number(0, max(prompts - 1, 1), open=False, whole=True),
+        "reward": Choice(rollouts.names),
+        "reward_scale": Number(0),
+        "kl_coefficient": Number(0, open=False),
+    }
+    return Builder(name, partial(_prompt_of_rollouts, each), parameters)
+
+
+def _prompt_of_rollouts(
+    each: Mapping[str, Instance],
+    prompt: Any = 0,
+    reward: str | None = None,
+    reward_scale: Any = 1.0,
+    kl_coefficient: Any = 0.0,
+) -> Instance:
+    """One prompt with one reward; the first of both if not given."""
+    whole = each[next(iter(each)) if reward is None else reward]
+    number = jnp.asarray(prompt, int)
+
+    def row(values: Array) -> Array:
+        return jnp.asarray(values)[number][None]
+
+    exists = row(jnp.ones(whole.rewards.shape, bool) if whole.mask is None else whole.mask)
+    instance = Instance(
+        reward_scale * row(whole.rewards),
+        row(whole.ground_truth_rewards),
+        Parameters(jnp.where(exists, row(whole.initial_parameters), _ABSENT)),
+        regularizer=Regularizer(kl=kl_coefficient),
+    )
+    return eqx.tree_at(lambda i: i.mask, instance, exists, is_leaf=lambda leaf: leaf is None)

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from goodteacher.experiments.commands.main import main
 from goodteacher.sim.files import read_instance
@@ -133,3 +134,107 @@ def test_metrics_with_several_best_outputs(write, tmp_path, capsys):
 def test_bad_input_of_metrics(write, capsys):
     assert main(["metrics", write(ground_truth_rewards=[[0.5, 0.5, 0.5]])]) == 2
     assert "no output is preferred; leave the prompt out" in capsys.readouterr().err
+
+
+# Degenerate prompts, and rollouts ---------------------------------------------------------
+
+DEGENERATE = {
+    "rewards": [[1.0, 0.2, -1.0], [1.0, -1.0, 0.0], [0.5, 0.5, 0.5]],
+    "ground_truth_rewards": [[1.0, -0.5, -1.0], [0.3, 0.3, 0.3], [1.0, 0.0, 0.0]],
+    "initial_policy_probabilities": [[0.2, 0.5, 0.3]] * 3,
+}
+
+
+def outcome(command, file, tmp_path, *options):
+    output = tmp_path / "out.json"
+    assert main([command, str(file), *options, "--output", str(output), "--overwrite"]) == 0
+    return json.loads(output.read_text())
+
+
+def test_degenerate_prompts_stop_nothing(write, tmp_path, capsys):
+    file = write(**DEGENERATE)
+    found = outcome("run", file, tmp_path, "--goal", "0.9")
+    assert found["prompt_status"] == ["reached", "never: nothing to gain", "never: no signal"]
+    assert "Prompt 1: the ground truth is the same for all outputs." in capsys.readouterr().out
+    assert outcome("run", file, tmp_path, "--gamma", "0.5")["prompt_status"][1:] == found["prompt_status"][1:]
+    ascent = outcome("run", file, tmp_path, "--goal", "0.9", "--dynamics", "ascent", "--steps", "10")
+    assert ascent["prompt_status"][1] == "never: nothing to gain"
+
+    found = outcome("errors", file, tmp_path)
+    assert found["status"] == ["reached", "never: nothing to gain", "not reached by the horizon"]
+    assert found["category"][1] == ["none"] * 3
+    assert found["log10_time_ratio"][0][1] > 0
+    assert "Prompt 1: the ground truth is the same" in capsys.readouterr().out
+
+    found = outcome("metrics", file, tmp_path)
+    assert found["status"] == ["measured", "never: nothing to gain", "measured"]
+    assert found["prompts"]["pairwise"]["acc"] == [1.0, None, 0.0]
+    assert found["mean"]["pairwise"]["acc"] == 0.5
+    assert found["mean"]["one_vs_many"]["acc"] == 0.5
+    assert found["prompts"]["on_policy_decided_accuracy"] == [1.0, None, 0.0]
+    assert found["mean"]["on_policy_decided_accuracy"] == pytest.approx(0.5)
+
+
+def test_a_relative_goal_is_a_share_of_what_is_possible(write, tmp_path):
+    file = write(**DEGENERATE)
+    share = outcome("run", file, tmp_path, "--goal", "0.5")["hitting_time"][0]
+    way = 1.0 - (0.2 - 0.25 - 0.3)
+    assert outcome("run", file, tmp_path, "--gamma", str(0.5 * way))["hitting_time"][0] == pytest.approx(
+        share
+    )
+    assert outcome("errors", file, tmp_path, "--goal", "0.5")["hitting_time"][0] == pytest.approx(share)
+
+
+def test_a_screenful_the_most_harmful_first(write, tmp_path, capsys):
+    rewards = [[1.0, 0.1 * i, -1.0] for i in range(30)]
+    contents = {"rewards": rewards, "ground_truth_rewards": [[1.0, 0.0, -1.0]] * 30}
+    file = write(**contents, initial_policy_probabilities=[[0.2, 0.5, 0.3]] * 30)
+    found = outcome("errors", file, tmp_path)
+    printed = capsys.readouterr().out
+    assert len(found["category"]) == 30
+    first = next(line for line in printed.splitlines() if "0*" in line)
+    assert int(first.split()[0]) >= 10  # where the second output is above the best
+    assert "10 more prompts: --rows 30 prints them too" in printed
+    outcome("errors", file, tmp_path, "--rows", "30")
+    assert "more prompts" not in capsys.readouterr().out
+    for command in ("run", "metrics"):
+        outcome(command, file, tmp_path, "--rows", "7")
+        assert "23 more prompts" in capsys.readouterr().out
+
+
+@pytest.fixture
+def rollouts(tmp_path):
+    rows = ["prompt,correct,rm,other"]
+    for prompt, truth, rewards in [
+        ("a", "1000", (9, 2, 2, 2)),
+        ("b", "0100", (5, 1, 9, 9)),
+        ("c", "1111", (1, 2, 3, 4)),
+        ("d", "0011", (3, 3, 3, 3)),
+    ]:
+        rows += [f"{prompt},{g},{r},{-r}" for g, r in zip(truth, rewards, strict=True)]
+    path = tmp_path / "rollouts.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_rollouts_are_taken_by_every_command(rollouts, tmp_path, capsys):
+    found = outcome("run", rollouts, tmp_path, "--goal", "0.9")
+    assert found["prompt_status"][0] == "reached"
+    assert found["prompt_status"][2:] == ["never: nothing to gain", "never: no signal"]
+    np.testing.assert_allclose(found["initial"]["probabilities"][0][:2], [0.75, 0.25])
+    assert found["initial"]["reward_variance"][0] == pytest.approx(0.75 * 0.25 * 49)
+    other = outcome("run", rollouts, tmp_path, "--goal", "0.9", "--reward", "other")
+    assert other["prompt_status"][0] == "never: at rest at an optimum"
+    found = outcome("metrics", rollouts, tmp_path)
+    assert found["prompts"]["on_policy_decided_accuracy"][:3] == [1.0, 0.0, None]
+    found = outcome("errors", rollouts, tmp_path)
+    assert found["status"][2] == "never: nothing to gain"
+    given = np.array([value for row in found["rewards"] for value in row if value is not None])
+    assert np.abs(given).max() < 3  # on the scale of the truth
+    capsys.readouterr()
+    store = tmp_path / "store"
+    axes = ["--axis", "prompt=range:0:4", "--axis", "reward=rm,other", "--measure", "variance"]
+    assert main(["sweep", f"rollouts:{rollouts}", *axes, "--store", str(store)]) == 0
+    data = xr.open_zarr(store)
+    np.testing.assert_allclose(data.variance.sel(prompt=0, reward="rm"), 0.75 * 0.25 * 49)
+    np.testing.assert_allclose(data.variance.sel(prompt=3), 0.0)

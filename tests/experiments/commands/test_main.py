@@ -326,7 +326,9 @@ FLOW, ASCENT = ("--dynamics", "flow"), ("--dynamics", "ascent")
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--gamma", "0.5"), ["not reachable", "prompt 1", "below 0.46"]),
+        (("--gamma", "5"), ["not reachable", "prompt 0"]),
+        (("--goal", "1.5"), ["goal is 1.5", "between 0 and 1"]),
+        (("--goal", "0.5", "--gamma", "0.5"), ["--gamma and --goal are both given"]),
         (("--gamma", "-0.1"), ["gamma is -0.1", "positive"]),
         (("--gamma", "0"), ["gamma is 0.0", "positive"]),
         (("--gamma", "nan"), ["gamma is nan"]),

@@ -1,0 +1,329 @@
+"""What ``goodteacher diagnose`` says: whether rewards are good teachers for the policy that drew rollouts."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from rich import box
+from rich.table import Table
+
+from goodteacher.experiments.rollouts.collection import Rollouts
+from goodteacher.experiments.rollouts.teaching import GradientFlow
+from goodteacher.experiments.rollouts.verdicts import Verdict
+from goodteacher.experiments.text import digits, numbers_table
+from goodteacher.theory.closed_forms import one_good_output_time
+
+_WORST, _SLIGHT = 10, 1e-3  # prompts that are listed, and the least that one of them gains
+_GOOD, _PARTLY = 0.5, 0.2  # shares of the prompts that can be learned
+_INTERVALS = (
+    *("within_variance", "between_variance", "covariance", "accuracy", "accuracy_where_truth_differs"),
+    "harm_aware_accuracy",
+)
+
+
+def _plain(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def report(data: xr.Dataset, rollouts: Rollouts) -> dict[str, Any]:
+    """What the output file holds."""
+    return {
+        "prompts": len(rollouts.prompts),
+        "draws": int(data.attrs["draws"]),
+        "skipped": dict(rollouts.skipped),
+        "recognised": dict(rollouts.recognised),
+        "answer": answer(data),
+        "rewards": {name: _of_reward(data.sel(reward=name)) for name in data.reward.values.tolist()},
+    }
+
+
+def _of_reward(of: xr.Dataset) -> dict[str, Any]:
+    def interval(name: str) -> dict[str, Any] | None:
+        value, low, high = (_plain(of[name + end]) for end in ("", "_low", "_high"))
+        return None if value is None else {"value": value, "low": low, "high": high}
+
+    rank = _plain(of["rank"])
+    return {
+        **{name: interval(name) for name in _INTERVALS},
+        "share_with_spread": {str(int(g)): _plain(of.share_with_spread.sel(group=g)) for g in of.group},
+        "verdicts": _counts(of),
+        "median_time": _plain(_median(of, "hitting_time")),
+        "median_time_on_truth": _plain(_median(of, "hitting_time_on_truth")),
+        "peak": _peak(of),
+        "rank": None if rank is None else int(rank),
+        "beats_next": _plain(of["beats_next"]),
+    }
+
+
+def _counts(of: xr.Dataset) -> dict[str, int]:
+    """Numbers of prompts by verdict; those without a ground truth only if there are any."""
+    counts = {str(name): int(n) for name, n in zip(of.verdict.values, of.verdicts.values, strict=True)}
+    if not counts[Verdict.NO_TRUTH.title]:
+        del counts[Verdict.NO_TRUTH.title]
+    return counts
+
+
+def _learnable(of: xr.Dataset) -> np.ndarray:
+    """Prompts on which the ground truth can rise."""
+    return ~np.isnan(of.truth_at_start.values) & (of.truth_of_best.values > of.truth_at_start.values)
+
+
+def _median(of: xr.Dataset, name: str) -> float:
+    """Over the prompts on which the ground truth can rise; ``inf`` if half of them never get there."""
+    if name not in of:
+        return np.nan
+    times = of[name].values[_learnable(of)]
+    return float(np.median(np.where(np.isnan(times), np.inf, times))) if times.size else np.nan
+
+
+def _peak(of: xr.Dataset) -> dict[str, float] | None:
+    """Where the ground truth of the data set is largest up to the budget."""
+    if "truth_along" not in of:
+        return None
+    at = int(of.truth_along.values.argmax())
+    return {
+        "time": float(of.time.values[at]) * float(of.attrs["budget"]),
+        "kl": float(of.kl_along.values[at]),
+        "truth": float(of.truth_along.values[at]),
+    }
+
+
+def ranked(data: xr.Dataset) -> list[str]:
+    """Names of the rewards, the best teacher first; as they stand without a ground truth."""
+    order = np.argsort(np.nan_to_num(data["rank"].values), kind="stable")
+    return [str(name) for name in data.reward.values[order]]
+
+
+# In words -------------------------------------------------------------------------------
+
+
+def answer(data: xr.Dataset) -> str:
+    """One sentence."""
+    names = ranked(data)
+    best = data.sel(reward=names[0])
+    if "truth_at_start" not in data:
+        flat = 1.0 - float(best.share_with_spread.values[0])
+        worth = int((best.prompt_verdict.values != Verdict.NO_SIGNAL).sum())
+        which = f"of {names[0]} " if len(names) > 1 else ""
+        return (
+            f"Without a ground truth nobody can say what is taught: {which}{worth} of "
+            f"{data.sizes['prompt']} prompts have a signal, and {_percent(flat)} of the "
+            f"groups of {int(data.group[0])} are flat."
+        )
+    can = _learnable(best)
+    learned = int((best.prompt_verdict.values[can] == Verdict.LEARNS).sum())
+    share = learned / max(int(can.sum()), 1)
+    start = float(np.nanmean(best.truth_at_start))
+    end, low, high = (float(best["ground_truth_at_budget" + of]) for of in ("", "_low", "_high"))
+    verdict = "a good" if share >= _GOOD else "a middling" if share >= _PARTLY else "a poor"
+    said = (
+        f"takes the mean ground truth from {digits(start, 3)} to {digits(end, 3)} [{digits(low, 3)}, "
+        f"{digits(high, 3)}] by time {digits(best.attrs['budget'], 3)}, and the policy learns {learned} "
+        f"of the {int(can.sum())} prompts on which it can rise"
+    )
+    if not can.any():
+        return "Nothing can be learned from these prompts: the ground truth is the same on all draws of each."
+    if len(names) == 1:
+        return f"{names[0]} is {verdict} teacher for this policy: it {said}."
+    beats = _percent(float(best["beats_next"]))
+    return (
+        f"Of {len(names)} rewards {names[0]} teaches this policy best (better than {names[1]} with a "
+        f"probability of {beats}), and is {verdict} teacher: it {said}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.3g} %"
+
+
+def recognised(rollouts: Rollouts) -> str:
+    """What was read, which column was taken for what, and how to say otherwise."""
+    columns = rollouts.recognised.get("columns", {})
+    taken = [
+        f"{', '.join(value) if isinstance(value, list) else value} as {what}"
+        for what, value in columns.items()
+        if value
+    ]
+    otherwise = " (--prompt, --reward, --truth and --answer say otherwise)" if taken else ""
+    named = f": {'; '.join(taken)}" if taken else ""
+    lines = [f"Read as {rollouts.recognised['format']}{named}{otherwise}."]
+    if rollouts.skipped:
+        said = "; ".join(f"{count} {reason}" for reason, count in rollouts.skipped.items())
+        lines.append(f"Rows left out: {said}.")
+        lines += [f"  {place}" for place in rollouts.places]
+    return "\n".join(lines)
+
+
+def limits(data: xr.Dataset) -> list[str]:
+    """What the draws cannot tell."""
+    said = []
+    if "truth_at_start" in data:
+        unseen = (data.prompt_verdict.values == Verdict.UNSEEN).any(0)
+        if unseen.any():
+            chance = float(np.median(data.unseen_probability.values[unseen]))
+            later = ""
+            if data.attrs["estimator"] == GradientFlow.title:
+                time = float(one_good_output_time(chance, data.attrs["goal"], 1.0))
+                later = (
+                    f"; one that rare, better by 1 on the rewards' scale, takes a time of {digits(time, 3)}"
+                )
+            said.append(
+                f"{int(unseen.sum())} prompts showed no better output: it may have a probability of up to "
+                f"{digits(chance, 3)} (95 % confidence, the median of these prompts){later}."
+            )
+        ends = {
+            str(name): float(data.tau.values[np.flatnonzero(np.isfinite(row))[-1]])
+            for name, row in zip(data.reward.values, data.truth_tilted.values, strict=True)
+        }
+        first = min(ends, key=lambda name: ends[name])
+        if ends[first] < float(data.tau[-1]):
+            said.append(
+                f"Beyond tau = {digits(ends[first], 3)} ({first}) a tilted policy rests on fewer than three "
+                "draws of the median prompt: the frontier of truth against KL ends there."
+            )
+        if data.attrs["followed"] < int(np.isfinite(data.truth_at_start.values).sum()):
+            said.append(
+                f"The way along training and its peak are of "
+                f"{data.attrs['followed']} prompts drawn at random."
+            )
+        said.append("Times are of the model policy of what was drawn, not updates of a large network.")
+    guessed = [
+        int(g)
+        for g, of in zip(data.group.values, data.share_is_extrapolated.values.T, strict=True)
+        if of.any()
+    ]
+    if guessed:
+        said.append(
+            f"Groups of {', '.join(map(str, guessed))} are larger than the draws of a prompt: extrapolated "
+            "(*) for rewards of two values, unknown for others."
+        )
+    return said
+
+
+# Tables -------------------------------------------------------------------------------------
+
+
+def rewards_table(data: xr.Dataset) -> Table:
+    """A row for each reward, the best teacher first."""
+    truth = "truth_at_start" in data
+    group = int(data.group.values[min(2, data.sizes["group"] - 1)])
+    headers = ["variance within", "between", f"flat groups of {group}"]
+    if truth:
+        headers = ["rank", "beats next", "ground truth at budget", *headers, "covariance", "accuracy"]
+        headers += ["where truth differs", "harm-aware", "median time", "on truth", "peak at KL"]
+    rows = numbers_table("reward", *headers)
+    for name in ranked(data):
+        of = data.sel(reward=name)
+        spread = float(of.share_with_spread.sel(group=group))
+        mark = "*" if bool(of.share_is_extrapolated.sel(group=group)) else ""
+        flat = "-" if np.isnan(spread) else f"{_percent(1.0 - spread)}{mark}"
+        cells = [_between(of, "within_variance"), _between(of, "between_variance"), flat]
+        if truth:
+            beats, peak = _plain(of["beats_next"]), _peak(of)
+            cells = [
+                f"{int(of['rank'])}",
+                "-" if beats is None else f"{beats:.2f}",
+                _between(of, "ground_truth_at_budget"),
+                *cells,
+                *(_between(of, each) for each in _INTERVALS[2:]),
+                _time(_median(of, "hitting_time")),
+                _time(_median(of, "hitting_time_on_truth")),
+                "-" if peak is None else digits(peak["kl"], 3),
+            ]
+        rows.add_row(name, *cells)
+    return rows
+
+
+def _between(of: xr.Dataset, name: str) -> str:
+    value, low, high = (float(of[name + end]) for end in ("", "_low", "_high"))
+    return "-" if np.isnan(value) else f"{digits(value, 3)} [{digits(low, 2)}, {digits(high, 2)}]"
+
+
+def _time(value: float) -> str:
+    return "-" if np.isnan(value) else "never" if np.isinf(value) else digits(value, 3)
+
+
+def verdicts_table(data: xr.Dataset) -> Table:
+    """A row for each verdict, a column for each reward."""
+    names = ranked(data)
+    rows = numbers_table("verdict", *names)
+    for verdict in Verdict:
+        counts = [int(data.verdicts.sel(reward=name, verdict=verdict.title)) for name in names]
+        if any(counts) or (verdict is not Verdict.NO_TRUTH and "truth_at_start" in data):
+            shares = [f"{count} ({_percent(count / data.sizes['prompt'])})" for count in counts]
+            rows.add_row(verdict.title, *shares)
+    return rows
+
+
+def groups_table(data: xr.Dataset) -> Table:
+    """Share of groups with spread by size; of the best reward also at the budget, and what that costs."""
+    rows = numbers_table("groups with spread", *(f"G = {int(g)}" for g in data.group.values))
+    for name in ranked(data):
+        of = data.sel(reward=name)
+        shares = [
+            "-" if np.isnan(share) else f"{_percent(share)}{'*' if guessed else ''}"
+            for share, guessed in zip(
+                of.share_with_spread.values, of.share_is_extrapolated.values, strict=True
+            )
+        ]
+        rows.add_row(name, *shares)
+    best = data.sel(reward=ranked(data)[0])
+    many = ["-" if np.isnan(of) else digits(of, 3) for of in best.generations.values]
+    rows.add_section()
+    rows.add_row(f"groups drawn for each one kept ({ranked(data)[0]})", *many)
+    if "spread_along" in best:
+        last = best.spread_along.isel(time=-1).values
+        rows.add_row(
+            f"with spread at the budget, of the model policy ({ranked(data)[0]})", *map(_percent, last)
+        )
+    return rows
+
+
+def gains(data: xr.Dataset, name: str) -> np.ndarray:
+    """What fixing each prompt would gain: the ground truth at the budget, trained on the truth instead."""
+    of = data.sel(reward=name)
+    return np.nan_to_num(of.truth_at_budget_on_truth.values - of.truth_at_budget.values)
+
+
+def worst_table(data: xr.Dataset, rollouts: Rollouts) -> Table | None:
+    """The prompts that matter most under the best reward, with the output that holds each up."""
+    if "truth_at_start" not in data:
+        return None
+    name = ranked(data)[0]
+    of, gain = data.sel(reward=name), gains(data, name)
+    worst = np.argsort(-gain, kind="stable")[:_WORST]
+    worst = worst[gain[worst] > _SLIGHT]
+    if not worst.size:
+        return None
+    rows = Table(box=box.SIMPLE_HEAD, title=f"Prompts that matter most under {name}", title_justify="left")
+    for header in ("prompt", "verdict"):
+        rows.add_column(header)
+    for header in ("fixing it gains", "held by draw", "its reward", "its truth", "time", "on truth"):
+        rows.add_column(header, justify="right")
+    for prompt in worst:
+        verdict = Verdict(int(of.prompt_verdict.values[prompt])).title
+        held = int(of.held_by.values[prompt])
+        cells = ["-", "-", "-"]
+        if held >= 0:
+            draw = int(rollouts.starts[prompt]) + held
+            reward = rollouts.rewards[rollouts.names.index(name), draw]
+            truth = np.nan if rollouts.truth is None else rollouts.truth[draw]
+            cells = [str(held), digits(float(reward), 3), digits(float(truth), 3)]
+        times = _time(of.hitting_time.values[prompt]), _time(of.hitting_time_on_truth.values[prompt])
+        rows.add_row(rollouts.prompts[prompt], verdict, f"+{digits(float(gain[prompt]), 3)}", *cells, *times)
+    return rows
+
+
+def frame(data: xr.Dataset) -> pd.DataFrame:
+    """A row for each prompt and reward, with everything that is known of it."""
+    chosen = data[
+        [name for name, of in data.data_vars.items() if "prompt" in of.dims and "group" not in of.dims]
+    ]
+    flat = chosen.to_dataframe(dim_order=["prompt", "reward"]).reset_index()
+    flat["verdict"] = [Verdict(int(code)).title for code in flat.pop("prompt_verdict")]
+    spread = data.spread
+    for group in spread.group.values:
+        of = spread.sel(group=group).transpose("prompt", "reward").values.ravel()
+        flat[f"share_with_spread_{int(group)}"] = of
+    return flat

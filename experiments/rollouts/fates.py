@@ -1,0 +1,367 @@
+"""What becomes of prompts under a reward: exact flows of the model policy of what was drawn."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from goodteacher.experiments.rollouts.collection import Rollouts
+from goodteacher.experiments.rollouts.outputs import Outputs, outputs
+from goodteacher.experiments.rollouts.scales import Unscaled
+from goodteacher.experiments.rollouts.teaching import Estimator
+from goodteacher.experiments.rollouts.verdicts import Verdict, moving, still
+from goodteacher.sim import estimates
+
+TIMES = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 12)])  # along training, in budgets
+TAUS = np.concatenate([[0.0], np.geomspace(1e-2, 1e2, 33)])
+_PEAK_TIMES = TIMES[1:-1:2]  # at which a peak is looked for
+_PATIENCE = 10.0  # median times on the truth, that the budget is if none is given
+_LATE = 1e300
+_SIDE_BY_SIDE = 8192  # prompts, each with each reward, that are followed at a time
+
+Tell = Callable[[str], None]
+
+
+class Fate(NamedTuple):
+    """What becomes of prompts under one reward.
+
+    Attributes:
+        verdict: codes of :class:`goodteacher.experiments.rollouts.verdicts.Verdict`.
+        time: when the goal is reached; ``inf`` if never, ``nan`` if not known.
+        truth: expected ground truth at the budget.
+        kl: of the policy at the budget to the initial one.
+        peak_time, peak_kl, peak_truth: of an over-optimised prompt, where the ground truth is largest.
+        held_by: the first draw of the output that holds the policy up: of those that are not best, the most
+            probable one at the budget; -1 where the goal is reached by then.
+    """
+
+    verdict: Int[np.ndarray, "*rewards prompts"]
+    time: Float[np.ndarray, "*rewards prompts"]
+    truth: Float[np.ndarray, "*rewards prompts"]
+    kl: Float[np.ndarray, "*rewards prompts"]
+    peak_time: Float[np.ndarray, "*rewards prompts"]
+    peak_kl: Float[np.ndarray, "*rewards prompts"]
+    peak_truth: Float[np.ndarray, "*rewards prompts"]
+    held_by: Int[np.ndarray, "*rewards prompts"]
+
+
+class Curves(NamedTuple):
+    """Along training, means over the prompts that are followed.
+
+    Attributes:
+        prompts: how many those are.
+        truth, kl: at :data:`TIMES`.
+        spread: share of groups with spread at these times.
+        tilt_truth, tilt_reward, tilt_kl: at :data:`TAUS`, of ten thousand prompts; ``nan`` beyond what
+            the draws know.
+    """
+
+    prompts: int
+    truth: Float[np.ndarray, "rewards times"]
+    kl: Float[np.ndarray, "rewards times"]
+    spread: Float[np.ndarray, "rewards times groups"]
+    tilt_truth: Float[np.ndarray, "rewards taus"]
+    tilt_reward: Float[np.ndarray, "rewards taus"]
+    tilt_kl: Float[np.ndarray, "rewards taus"]
+
+
+class Taught(NamedTuple):
+    """What becomes of all prompts under every reward.
+
+    Attributes:
+        budget: the time that there was.
+        start, best: expected ground truth at the start, and that of the best output.
+        on_truth: what becomes of the prompts when the ground truth itself is trained on.
+        on_rewards: under each reward.
+        curves: along training.
+    """
+
+    budget: float
+    start: Float[np.ndarray, " prompts"]
+    best: Float[np.ndarray, " prompts"]
+    on_truth: Fate
+    on_rewards: Fate
+    curves: Curves
+
+
+class _Prompts(NamedTuple):
+    """Prompts of one number of outputs with one reward."""
+
+    at: Int[np.ndarray, " n"]
+    log_p: Float[np.ndarray, "n outputs"]
+    rewards: Float[np.ndarray, "n outputs"]
+    truth: Float[np.ndarray, "n outputs"]
+    first: Int[np.ndarray, "n outputs"]
+    counts: Int[np.ndarray, "n outputs"]
+
+    def of(self, rows: np.ndarray) -> "_Prompts":
+        """Some of them."""
+        return _Prompts(*(each[rows] for each in self))
+
+    @property
+    def start(self) -> np.ndarray:
+        """Their expected ground truth."""
+        return _expected(self.log_p, self.truth)
+
+    @property
+    def best(self) -> np.ndarray:
+        """The ground truth of their best outputs."""
+        return np.where(np.isfinite(self.log_p), self.truth, -np.inf).max(1)
+
+    @property
+    def worst(self) -> np.ndarray:
+        """That of their worst outputs."""
+        return np.where(np.isfinite(self.log_p), self.truth, np.inf).min(1)
+
+
+def _expected(log_p: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return (np.exp(log_p) * values).sum(-1)
+
+
+def _divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    both = np.isfinite(log_p) & np.isfinite(log_q)
+    change = np.subtract(log_p, log_q, out=np.zeros(log_p.shape), where=both)
+    return np.maximum((np.exp(log_p) * change).sum(-1), 0.0)
+
+
+def teach(
+    scaled: Rollouts,
+    scale: Unscaled,
+    estimator: Estimator,
+    goal: float,
+    budget: float | None,
+    groups: Sequence[int],
+    seed: int,
+    tell: Tell,
+) -> Taught:
+    """Teaches the model policy of every prompt by every reward, and by the ground truth.
+
+    Args:
+        scaled: with a ground truth, and rewards on one scale.
+        scale: that scale, on which the ground truth is put too when it is trained on.
+        estimator: what the policy follows.
+        goal: the share of the possible increase that is to be reached.
+        budget: ten times the median time on the ground truth if not given.
+        groups: sizes of groups.
+        seed: of the prompts that are followed along training.
+        tell: is told what is being done.
+    """
+    assert scaled.truth is not None
+    by_truth = np.nan_to_num(scale.apply(scaled.truth, scaled))
+    both = replace(scaled, names=(*scaled.names, ""), rewards=np.vstack([scaled.rewards, by_truth]))
+    parts, count = list(outputs(both)), len(scaled.prompts)
+    start, best = np.full(count, np.nan), np.full(count, np.nan)
+    for part in parts:
+        its = _with_reward(part, -1)
+        start[its.at], best[its.at] = its.start, its.best
+    top = _highest(scaled.truth)
+
+    # The ground truth is the last of the rewards. As many rewards at a time as there is to do for.
+    rewards = len(both.names)
+    found = _unmoved(start, rewards)
+    several = max(_SIDE_BY_SIDE // count, 1)
+    groups_of_rewards = [range(i, min(i + several, rewards)) for i in range(0, rewards, several)]
+    moving = [
+        _enter([_with_reward(part, number) for number in numbers], numbers, found, top)
+        for numbers in groups_of_rewards
+        for part in parts
+    ]
+    moving = [(rows, its) for rows, its in moving if len(its.at)]
+    tell("hitting times")
+    with ThreadPoolExecutor(1) as aside:
+        # Compiled, where it is, beside the other.
+        one_each = [its.of(np.arange(1)) for _, its in moving]
+        compiled = aside.submit(lambda: [_at_times(estimator, [its], TIMES[-1:]) for its in one_each])
+        for rows, its in moving:
+            increase = goal * (its.best - its.start)
+            found.time[rows, its.at] = estimator.times(its.log_p, its.rewards, its.truth, increase)
+        compiled.result()
+    if budget is None:
+        budget = _patient(found.time[-1])
+    tell("policies at the budget")
+    for rows, its in moving:
+        fate = _followed(its, found.time[rows, its.at], estimator, goal, budget)
+        for name, values in fate._asdict().items():
+            getattr(found, name)[rows, its.at] = values
+    tell("along training")
+    curves = _curves(parts, len(scaled.names), estimator, budget, groups, seed)
+    on_truth, on_rewards = (Fate(*(field[of] for field in found)) for of in (-1, slice(-1)))
+    return Taught(budget, start, best, on_truth, on_rewards, curves)
+
+
+def _enter(
+    each: Sequence[_Prompts], numbers: Sequence[int], found: Fate, top: float
+) -> tuple[np.ndarray, _Prompts]:
+    """Enters the verdicts of prompts on which nothing moves.
+
+    Returns:
+        The others, under all rewards together, and the number of the reward of each.
+    """
+    moving = []
+    for number, its in zip(numbers, each, strict=True):
+        exists = np.isfinite(its.log_p)
+        flat = its.best == its.worst
+        lowest = np.where(exists, its.rewards, np.inf).min(1)
+        signal = np.where(exists, its.rewards, -np.inf).max(1) > lowest
+        codes = still(signal, flat & (its.best >= top), flat & (its.best < top))
+        found.verdict[number, its.at] = codes
+        moving.append(its.of(codes < 0))
+    together = _Prompts(*(np.concatenate(of) for of in zip(*moving, strict=True)))
+    return np.repeat(numbers, [len(its.at) for its in moving]), together
+
+
+def _with_reward(part: Outputs, number: int) -> _Prompts:
+    return _Prompts(
+        part.prompts, part.log_probabilities, part.rewards[number], part.truth, part.first, part.counts
+    )
+
+
+def _highest(truth: np.ndarray) -> float:
+    """The maximum of the ground truth: the largest seen, or 1 for what is between 0 and 1."""
+    low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
+    return 1.0 if low >= 0.0 and high <= 1.0 else high
+
+
+def _patient(times: np.ndarray) -> float:
+    reached = times[np.isfinite(times) & (times > 0)]
+    return _PATIENCE * float(np.median(reached)) if reached.size else 1.0
+
+
+def _unmoved(start: np.ndarray, rewards: int) -> Fate:
+    """Of prompts that nothing happens to; those without a ground truth have no verdict."""
+    shape = rewards, len(start)
+    known = np.isfinite(start)
+    return Fate(
+        np.full(shape, int(Verdict.NO_TRUTH)),
+        np.tile(np.where(known, np.inf, np.nan), (rewards, 1)),
+        np.tile(start, (rewards, 1)),
+        np.tile(np.where(known, 0.0, np.nan), (rewards, 1)),
+        *(np.full(shape, np.nan) for _ in range(3)),
+        held_by=np.full(shape, -1),
+    )
+
+
+def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float, budget: float) -> Fate:
+    """Of prompts with a signal and something to gain, which reach the goal at given times."""
+    increase = goal * (its.best - its.start)
+
+    def at(time: float, of: _Prompts) -> np.ndarray:
+        return _at_times(estimator, [of], np.array([time]))[0][0]
+
+    policy = at(budget, its)
+    truth, kl = _expected(policy, its.truth), _divergence(policy, its.log_p)
+    at_last = np.full(time.shape, np.inf)
+    if (lost := np.isnan(time)).any():
+        late = its.of(lost)
+        at_last[lost] = _expected(at(_LATE, late), late.truth) - late.start
+    peak = np.stack([np.full(time.shape, budget), kl, truth])
+    if (short := truth < its.start + increase).any():
+        some = its.of(short)
+        times = budget * _PEAK_TIMES
+        then = _at_times(estimator, [some], times)[0]
+        values = _expected(then, some.truth)
+        best = values.argmax(0)
+        here = np.stack([times[best], *(_picked(best, of) for of in (_divergence(then, some.log_p), values))])
+        peak[:, short] = np.where(here[2] > truth[short], here, peak[:, short])
+    verdict = moving(
+        time,
+        budget,
+        increase=increase,
+        at_budget=truth - its.start,
+        peak=peak[2] - its.start,
+        at_last=at_last,
+        share=goal,
+    )
+    peak = np.where(verdict == Verdict.OVER_OPTIMISED, peak, np.nan)
+    worse = np.where(its.truth < its.best[:, None], policy, -np.inf).argmax(1)[:, None]
+    holding = np.take_along_axis(its.first, worse, 1)[:, 0]
+    return Fate(verdict, time, truth, kl, *peak, held_by=np.where(verdict == Verdict.LEARNS, -1, holding))
+
+
+def _curves(
+    parts: Sequence[Outputs],
+    rewards: int,
+    estimator: Estimator,
+    budget: float,
+    groups: Sequence[int],
+    seed: int,
+) -> Curves:
+    every = np.concatenate([part.prompts for part in parts])
+    most = estimator.paths // (rewards * (len(TIMES) - 1))
+    rng = np.random.default_rng(seed)
+    chosen = every if len(every) <= most else rng.choice(every, max(most, 1), replace=False)
+    truth, kl = np.zeros((2, rewards, len(TIMES)))
+    spread = np.zeros((rewards, len(TIMES), len(groups)))
+    for part in parts:
+        some = [_with_reward(part, i) for i in range(rewards)]
+        some = [its.of(np.isin(its.at, chosen)) for its in some]
+        if not len(some[0].at):
+            continue
+        for i, (its, ways) in enumerate(zip(some, _at_times(estimator, some, budget * TIMES), strict=True)):
+            truth[i] += _expected(ways, its.truth).sum(1)
+            kl[i] += _divergence(ways, its.log_p).sum(1)
+            spread[i] += [_spread(policy, its.rewards, groups) for policy in ways]
+    followed = len(chosen)
+    tilted = _tilted(parts, rewards, every[rng.permutation(len(every))[:_MOST_TILTED]])
+    return Curves(followed, truth / followed, kl / followed, spread / followed, *tilted)
+
+
+def _at_times(estimator: Estimator, problems: Sequence[_Prompts], times: np.ndarray) -> list[np.ndarray]:
+    """Policies ``[times, n, outputs]`` of problems of one size, all at once."""
+    count = len(times)
+    log_p, rewards = (
+        np.concatenate([np.tile(of, (count, 1)) for of in each])
+        for each in (([p.log_p for p in problems], [p.rewards for p in problems]))
+    )
+    each = np.concatenate([np.repeat(times, len(p.at)) for p in problems])
+    found = estimator.policies(log_p, rewards, each)
+    ends = np.cumsum([count * len(p.at) for p in problems])[:-1]
+    return [of.reshape(count, len(p.at), -1) for of, p in zip(np.split(found, ends), problems, strict=True)]
+
+
+def _picked(which: np.ndarray, of: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(of, which[None], 0)[0]
+
+
+def _tilted(parts: Sequence[Outputs], rewards: int, chosen: np.ndarray) -> np.ndarray:
+    """Ground truth, reward and divergence of the tilted policies of some prompts, ``[3, rewards, taus]``."""
+    sums = np.zeros((3, rewards, len(TAUS)))
+    known = np.ones((rewards, len(TAUS)), bool)
+    for i in range(rewards):
+        several = [_with_reward(part, i) for part in parts]
+        several = [its.of(np.isin(its.at, chosen)) for its in several]
+        for j, tau in enumerate(TAUS):
+            sizes = []
+            for its in several:
+                tilted = estimates.tilt(its.log_p, its.rewards, np.full(len(its.at), tau), its.counts)
+                policy = tilted.log_probabilities
+                means = _expected(policy, its.truth), _expected(policy, its.rewards), tilted.kl
+                sums[:, i, j] += [mean.sum() for mean in means]
+                sizes.append(tilted.effective_size)
+            known[i, j] = np.median(np.concatenate(sizes)) >= _FEWEST
+            if not known[i, j]:
+                known[i, j:] = False
+                break
+    return np.where(np.logical_and.accumulate(known, axis=1), sums / len(chosen), np.nan)
+
+
+_MOST_TILTED = 10_000
+_FEWEST = 3.0  # draws' worth of weight in the median prompt, below which a tilted mean says nothing
+
+
+def _spread(log_p: np.ndarray, rewards: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+    """Expected number of prompts of which a group has two rewards, for every size."""
+    p = np.exp(log_p)
+    order = np.argsort(rewards, axis=1)
+    r, p = np.take_along_axis(rewards, order, 1), np.take_along_axis(p, order, 1)
+    total = np.cumsum(p, axis=1)
+    last = np.ones(r.shape, bool)
+    last[:, :-1] = r[:, 1:] != r[:, :-1]
+    # The mass of each value: what has come up to its last output, less what had come before its first.
+    upto = np.where(last, total, 0.0)
+    before = np.concatenate([np.zeros((len(r), 1)), np.maximum.accumulate(upto, axis=1)[:, :-1]], axis=1)
+    mass = np.where(last, np.clip(upto - before, 0.0, 1.0), 0.0)
+    return np.array([(1.0 - (mass**group).sum(1)).sum() for group in groups])

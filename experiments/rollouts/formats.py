@@ -1,0 +1,388 @@
+"""Formats in which programs write rollouts, recognised by their keys, and what each of their columns is.
+
+A format turns a record of its file into rows, one for each draw; what is of no format that is known is a
+table whose columns are guessed from their names, or told.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from goodteacher.experiments.rollouts.collection import Column, Frame, comparable, numbers
+from goodteacher.sim.names import unknown
+
+Record = Mapping[str, Any]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a program writes.
+
+    Attributes:
+        name: of the program, or of the kind of table.
+        keys: that a record has, by which it is recognised.
+        prompt: columns that together say which prompt a row is of.
+        rewards: columns; every other column of numbers if not given.
+        truth, answer: columns, where there may be some.
+        rows: from a record, and its number in the file, to rows; each record is one if not given.
+        by_file: whether each file is a reward model of its own, on the same draws.
+    """
+
+    name: str
+    keys: frozenset[str]
+    prompt: tuple[str, ...] = ("prompt",)
+    rewards: tuple[str, ...] = ()
+    truth: str | None = None
+    answer: str | None = None
+    rows: Callable[[Record, int], Rows] | None = None
+    by_file: bool = False
+
+
+def _listed(value: Any, what: str) -> list[Any]:
+    """A list of at least one.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{what} is no list of values")
+    return value
+
+
+def _together(record: Record, *names: str) -> list[tuple[Any, ...]]:
+    """Lists of one length, side by side."""
+    lists = [_listed(record.get(name), name) for name in names]
+    if len({len(each) for each in lists}) > 1:
+        raise ValueError(f"{' and '.join(names)} have different lengths")
+    return list(zip(*lists, strict=True))
+
+
+def _prime_rl(record: Record, number: int) -> Rows:
+    rows = []
+    for trace in _listed(record.get("traces"), "traces"):
+        group = trace.get("group") or record.get("group") or {}
+        rewards = trace.get("rewards")
+        if isinstance(rewards, list):
+            rewards = {f"reward_{i}": value for i, value in enumerate(rewards)} if rewards else None
+        elif not isinstance(rewards, dict):
+            rewards = {"reward": rewards}
+        rows.append({"prompt": group.get("id"), **(rewards or {})})
+    return rows
+
+
+def _reward_bench_2(record: Record, number: int) -> Rows:
+    if isinstance(record.get("id"), list):  # a whole file, column by column
+        columns = ("id", "scores", "num_correct")
+        several: list[Record] = [dict(zip(columns, row, strict=True)) for row in _together(record, *columns)]
+        return [row for i, each in enumerate(several) for row in _reward_bench_2(each, i)]
+    scores = _listed(record.get("scores"), "scores")
+    # A score may stand in a list of its own.
+    flat = [score[0] if isinstance(score, list) and len(score) == 1 else score for score in scores]
+    right = int(record["num_correct"])
+    return [
+        {"id": record["id"], "draw": i, "scores": score, "correct": float(i < right)}
+        for i, score in enumerate(flat)
+    ]
+
+
+def _reward_bench(record: Record, number: int) -> Rows:
+    prompt = next((record[key] for key in ("id", "prompt") if record.get(key) is not None), number)
+    rows = []
+    for kind, truth in (("chosen", 1.0), ("rejected", 0.0)):
+        score = next(
+            (record[key] for key in (f"scores_{kind}", f"score_{kind}") if key in record), record[kind]
+        )
+        rows.append({"prompt": prompt, "score": score, "correct": truth})
+    return rows
+
+
+def _best_of_k(record: Record, number: int) -> Rows:
+    scores = _listed(record.get("scores"), "scores")
+    others = {
+        key: _listed(value, key)
+        for key, value in record.items()
+        if key != "scores" and isinstance(value, list | np.ndarray) and len(value) == len(scores)
+    }
+    return [
+        {
+            "question_id": record["question_id"],
+            "response": record.get(f"response_{i + 1}"),
+            "scores": float(score),
+            **{key: values[i] for key, values in others.items()},
+        }
+        for i, score in enumerate(scores)
+    ]
+
+
+_NOT_METRICS = frozenset(
+    {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "metrics", "filter"}
+    | {"doc_hash", "prompt_hash", "target_hash"}
+)
+
+
+def _lm_evaluation(record: Record, number: int) -> Rows:
+    draws = _listed(record.get("resps"), "resps")
+    draws = draws[0] if len(draws) == 1 and isinstance(draws[0], list) else draws
+    answers = _listed(record.get("filtered_resps"), "filtered_resps")
+    answers = answers[0] if len(answers) == 1 and isinstance(answers[0], list) else answers
+    names = record.get("metrics") or [key for key in record if key not in _NOT_METRICS]
+    metrics = {name: record[name] for name in names if name in record}
+    each = {name: of for name, of in metrics.items() if isinstance(of, list) and len(of) == len(draws)}
+    if len(draws) == 1:
+        each |= {name: [of] for name, of in metrics.items() if not isinstance(of, list)}
+    elif not each and len(answers) == len(draws) and record.get("target") is not None:
+        target = str(record["target"]).strip()
+        each = {"exact_match": [float(str(answer).strip() == target) for answer in answers]}
+    if not each:
+        raise ValueError(f"{len(draws)} responses have one metric together")
+    if len(answers) != len(draws):
+        answers = draws
+    return [
+        {"doc_id": record["doc_id"], "answer": answer, **{name: of[i] for name, of in each.items()}}
+        for i, answer in enumerate(answers)
+    ]
+
+
+def _reasoning_gym(record: Record, number: int) -> Rows:
+    rows = []
+    for i, result in enumerate(_listed(record.get("results"), "results")):
+        for completion in result.get("completions") or []:
+            rows.append(
+                {
+                    "prompt": f"{i}: {result.get('question', '')}",
+                    "answer": completion.get("model_answer"),
+                    "score": completion.get("score"),
+                }
+            )
+    return rows
+
+
+FORMATS = (
+    Format("TRL", frozenset({"step", "prompt", "completion", "advantage"}), ("step", "prompt")),
+    Format(
+        "verl",
+        frozenset({"input", "output", "score", "step"}),
+        ("step", "input"),
+        ("score",),
+        truth="acc",
+        answer="pred",
+    ),
+    Format("NeMo Gym", frozenset({"_ng_task_index", "reward"}), ("_ng_task_index",), ("reward",)),
+    Format("prime-rl", frozenset({"traces"}), rows=_prime_rl),
+    Format(
+        "RewardBench 2",
+        frozenset({"id", "scores", "num_correct"}),
+        ("id",),
+        ("scores",),
+        truth="correct",
+        rows=_reward_bench_2,
+        by_file=True,
+    ),
+    Format(
+        "reward-bench",
+        frozenset({"chosen", "rejected"}),
+        rewards=("score",),
+        truth="correct",
+        rows=_reward_bench,
+    ),
+    Format(
+        "PPE best of K",
+        frozenset({"question_id", "response_1", "scores"}),
+        ("question_id",),
+        truth="scores",
+        rows=_best_of_k,
+    ),
+    Format(
+        "lm-evaluation-harness",
+        frozenset({"doc_id", "resps", "filtered_resps"}),
+        ("doc_id",),
+        answer="answer",
+        rows=_lm_evaluation,
+    ),
+    Format(
+        "reasoning-gym-eval",
+        frozenset({"results", "completions_per_prompt"}),
+        rewards=("score",),
+        answer="answer",
+        rows=_reasoning_gym,
+    ),
+)
+
+_PROMPTS = (
+    *("prompt", "prompt_id", "question", "question_id", "problem", "problem_id", "input", "query"),
+    *("instruction", "task_id", "group", "group_id", "example_id", "doc_id", "uid", "id"),
+)
+_TRUTHS = (
+    *("truth", "ground_truth", "ground_truth_reward", "gold", "gold_reward", "correct", "is_correct"),
+    *("verified", "acc"),
+)
+_NO_REWARDS = frozenset(
+    {*_PROMPTS, "step", "epoch", "index", "idx", "draw", "sample", "sample_id", "rollout", "rollout_id"}
+    | {"completion", "response", "output", "answer", "text", "solution", "author", "model", "seed"}
+    | {"length", "tokens", "num_tokens", "advantage", "advantages", "logprob", "log_prob", "temperature"}
+    | {"subset", "category", "timestamp", "unnamed: 0", "_ng_rollout_index"}
+)
+_NUMBERED = re.compile(r"(.+?)[_.]?(\d+)")
+
+
+def recognise(keys: Iterable[str]) -> Format | None:
+    """The format of records with these keys, if it is one that is known."""
+    have = set(keys)
+    return next((each for each in FORMATS if each.keys <= have), None)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column is what; guessed where it is not said.
+
+    Attributes:
+        rewards: columns of rewards.
+        truth: that of the ground truth.
+        prompt: the one that says which prompt a row is of.
+        answer: the one that is equal for equal outputs.
+    """
+
+    rewards: tuple[str, ...] = ()
+    truth: str | None = None
+    prompt: str | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was recognised: the format, and which column was taken for what."""
+
+    format: Format
+    prompt: tuple[str, ...]
+    rewards: tuple[str, ...]
+    truth: str | None
+    answer: str | None
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For the output file."""
+        return {
+            "format": self.format.name,
+            "columns": {
+                "prompt": list(self.prompt),
+                "rewards": list(self.rewards),
+                "truth": self.truth,
+                "answer": self.answer,
+            },
+        }
+
+
+def layout(format: Format | None, frame: Frame, columns: Columns) -> Layout:
+    """What the columns of a table are, from its first rows.
+
+    Raises:
+        ValueError: for a column that there is not, or if no prompt or no reward is recognised.
+    """
+    have = [str(name) for name in frame.columns]
+    listed = f"the columns are {', '.join(have)}"
+    for name in (*columns.rewards, *filter(None, (columns.truth, columns.prompt, columns.answer))):
+        if name not in have:
+            raise unknown("column", name, have)
+    known = format or Format("table", frozenset())
+    prompt = (columns.prompt,) if columns.prompt else tuple(name for name in known.prompt if name in have)
+    if format is None and not columns.prompt:
+        prompt = _named(_PROMPTS, have)[:1]
+    if not prompt:
+        raise ValueError(f"no column says which prompt a row is of; name it as the prompt: {listed}")
+    answer = columns.answer or (known.answer if known.answer in have else None)
+    truth = columns.truth or (known.truth if known.truth in have else None)
+    taken = {*prompt, answer}
+    if truth is None:
+        candidates = [name for name in _named(_TRUTHS, have) if _is_numeric(frame[name])]
+        truth = next((name for name in candidates if name not in (*taken, *columns.rewards)), None)
+    taken.add(truth)
+    rewards = columns.rewards or tuple(name for name in known.rewards if name in have)
+    if not rewards:
+        rewards = tuple(
+            name
+            for name in have
+            if name not in taken and name.lower() not in _NO_REWARDS and _is_numeric(frame[name])
+        )
+    if not rewards and truth is not None:
+        rewards = (truth,)
+    if not rewards:
+        raise ValueError(f"no column of numbers is left to be a reward; name it as the reward: {listed}")
+    return Layout(known, prompt, rewards, truth, answer)
+
+
+def _named(names: Sequence[str], have: Sequence[str]) -> tuple[str, ...]:
+    """Those of some names that there are, whatever their case."""
+    lower = {name.lower(): name for name in reversed(have)}
+    return tuple(lower[name] for name in names if name in lower)
+
+
+def _is_numeric(column: Column) -> bool:
+    """Whether most of it is numbers, and some of it."""
+    given = column.dropna()
+    if given.empty or given.map(lambda value: isinstance(value, list | dict | np.ndarray)).any():
+        return False
+    return bool(np.isfinite(numbers(given)).mean() > 0.5)
+
+
+def lengthened(frame: Frame) -> Frame:
+    """A table with a row for each draw, from one that has a row for each prompt.
+
+    That is one with lists of values, or with numbered columns such as ``score_1`` to ``score_8`` and no
+    prompt in two rows; any other is returned as it is.
+    """
+    objects = [name for name in frame.columns if frame[name].dtype == object and len(frame)]
+    lists = [name for name in objects if frame[name].map(_is_list).all()]
+    numeric = [name for name in lists if frame[name].map(_holds_numbers).any()]
+    if numeric:
+        length = frame[numeric[0]].map(len)
+        whole = [name for name in lists if (frame[name].map(len) == length).all()]
+        return frame.explode(whole, ignore_index=True)
+    prompts = _named(_PROMPTS, [str(name) for name in frame.columns])
+    if prompts and comparable(frame[prompts[0]]).duplicated().any():
+        return frame
+    families: dict[str, list[tuple[int, str]]] = {}
+    for name in map(str, frame.columns):
+        if found := _NUMBERED.fullmatch(name):
+            families.setdefault(found[1].rstrip("_."), []).append((int(found[2]), name))
+    families = {family: sorted(of) for family, of in families.items() if len(of) > 1}
+    if not any(_is_numeric(frame[of[0][1]]) for of in families.values()):
+        return frame
+    members = {name for of in families.values() for _, name in of}
+    rest = [name for name in frame.columns if name not in members]
+    if not prompts:
+        frame = frame.assign(prompt=np.arange(len(frame)))
+        rest.append("prompt")
+    numbers_ = sorted({number for of in families.values() for number, _ in of})
+    parts = []
+    for number in numbers_:
+        of = {name: family for family, each in families.items() for n, name in each if n == number}
+        parts.append(frame[[*rest, *of]].rename(columns=of))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | np.ndarray)
+
+
+def _holds_numbers(value: Any) -> bool:
+    return len(value) > 1 and all(isinstance(each, int | float | np.number) for each in value)
+
+
+def parsed(text: str) -> Record:
+    """A line of JSON.
+
+    Raises:
+        ValueError: if it is none, or no object.
+    """
+    record = json.loads(text)
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    return record

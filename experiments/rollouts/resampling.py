@@ -1,0 +1,136 @@
+"""Bootstrap over prompts: what an estimate is worth that is made of means over prompts.
+
+Prompts are resampled with all their draws. That alone has both variations in it, of prompts and of the draws
+within: resampling the draws as well would count the second one twice, and bias what is no mean of draws
+(Davison and Hinkley, Bootstrap Methods and their Application, 1997, Section 3.8).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import norm
+from scipy.stats import t as student
+
+Columns = Mapping[str, Float[np.ndarray, " prompts"]]
+Sums = Mapping[str, Float[np.ndarray, " resamples"]]
+
+_PART = 1 << 23  # weights at a time
+
+
+class Interval(NamedTuple):
+    """An estimate with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Resampled(NamedTuple):
+    """Sums over the prompts, as they are and resampled.
+
+    Attributes:
+        whole: ``[1]`` each.
+        again: ``[resamples]`` each.
+        without: ``[prompts]`` each, with one prompt left out.
+        prompts: how many.
+    """
+
+    whole: Sums
+    again: Sums
+    without: Sums
+    prompts: int
+
+    def interval(self, estimate: Callable[[Sums], np.ndarray], level: float = 0.95) -> Interval:
+        """Percentile interval of an estimate from the sums; all ``nan`` if it has no value.
+
+        The percentiles are corrected for bias and skewness (BCa: Efron, Better bootstrap confidence
+        intervals, 1987), and are so far out as to make it as wide as Student's where the estimate is a mean.
+        """
+        (value,) = estimate(self.whole)
+        again = estimate(self.again)
+        known = again[np.isfinite(again)]
+        if not np.isfinite(value) or not known.size or self.prompts < 2:
+            return Interval(float(value), np.nan, np.nan)
+        n = self.prompts
+        wider = student.ppf(0.5 - 0.5 * level, n - 1) * np.sqrt(n / (n - 1))
+        most = 1.0 - 0.5 / len(known)
+        below = np.mean(known < value) + 0.5 * np.mean(known == value)
+        bias = norm.ppf(np.clip(below, 1.0 - most, most))
+        reach = bias + np.array([wider, -wider])
+        percentiles = norm.cdf(bias + reach / (1.0 - _skewness(estimate(self.without)) * reach))
+        low, high = np.quantile(known, percentiles)
+        return Interval(float(value), float(low), float(high))
+
+    def exceeds(self, first: Callable[[Sums], np.ndarray], second: Callable[[Sums], np.ndarray]) -> float:
+        """How often one estimate is above another on the same prompts; ties count half."""
+        difference = first(self.again) - second(self.again)
+        return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def _skewness(without: np.ndarray) -> float:
+    """The acceleration of BCa, from the estimates with one prompt left out."""
+    known = without[np.isfinite(without)]
+    if not known.size:
+        return 0.0
+    change = known.mean() - known
+    size = (change**2).sum() ** 1.5
+    # What jumps without one prompt has no acceleration to speak of.
+    return float(np.clip((change**3).sum() / (6.0 * size), -0.2, 0.2)) if size > 0 else 0.0
+
+
+def resample(columns: Columns, resamples: int, seed: int) -> Resampled:
+    """Sums of columns over prompts drawn with replacement, as many as there are; ``nan`` counts as 0.
+
+    Args:
+        columns: a value for each prompt.
+        resamples: how often.
+        seed: of the draws.
+
+    Raises:
+        ValueError: if there is no resample.
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; give at least 1")
+    names = list(columns)
+    matrix = np.stack([np.nan_to_num(np.asarray(columns[name], float)) for name in names], axis=1)
+    prompts = len(matrix)
+    again = np.empty((resamples, len(names)))
+    part = max(_PART // prompts, 1)
+    for first in range(0, resamples, part):
+        weights = _weights(seed, first, min(part, resamples - first), prompts)
+        again[first : first + len(weights)] = weights @ matrix
+    total = matrix.sum(0)
+
+    def named(sums: np.ndarray) -> Sums:
+        return dict(zip(names, sums.T, strict=True))
+
+    return Resampled(named(total[None]), named(again), named(total - matrix), prompts)
+
+
+@lru_cache(maxsize=4)
+def _weights(seed: int, first: int, count: int, prompts: int) -> Float[np.ndarray, "count prompts"]:
+    """How often each prompt is drawn, in the resamples from a first one on."""
+    rng = np.random.default_rng((seed, first))
+    weights = np.empty((count, prompts))
+    for row in weights:
+        drawn = rng.integers(prompts, size=prompts, dtype=np.int32)
+        row[:] = np.bincount(drawn, minlength=prompts)
+    weights.setflags(write=False)
+    return weights
+
+
+def ratio(numerator: str, denominator: str) -> Callable[[Sums], np.ndarray]:
+    """The estimate that is one sum over another."""
+
+    def estimate(sums: Sums) -> np.ndarray:
+        return divided(sums[numerator], sums[denominator])
+
+    return estimate
+
+
+def divided(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """A quotient, ``nan`` where there is none."""
+    return np.divide(first, second, out=np.full(np.shape(first), np.nan), where=np.asarray(second) > 0)

@@ -1,0 +1,127 @@
+"""The command ``diagnose``: what is printed, in which order, and what its files hold."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from goodteacher.experiments.commands.main import main
+from goodteacher.experiments.rollouts.verdicts import Verdict
+
+KEYS = ["prompts", "draws", "skipped", "recognised", "answer", "rewards"]
+OF_A_REWARD = [
+    *("within_variance", "between_variance", "covariance", "accuracy", "accuracy_where_truth_differs"),
+    *("harm_aware_accuracy", "share_with_spread", "verdicts", "median_time", "median_time_on_truth"),
+    *("peak", "rank", "beats_next"),
+]
+
+
+@pytest.fixture
+def table():
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(30), 8)
+    truth = (rng.random(240) < rng.random(30)[prompt]).astype(float)
+    noise = rng.normal(size=240)
+    return pd.DataFrame(
+        {"prompt": prompt, "correct": truth, "good": truth + 0.3 * noise, "noise": noise, "other": 5 * noise}
+    )
+
+
+@pytest.fixture
+def run(tmp_path, capsys, table):
+    def run(*options, frame=table):
+        path, out, csv = tmp_path / "r.csv", tmp_path / "out.json", tmp_path / "prompts.csv"
+        frame.to_csv(path, index=False)
+        files = ["--output", str(out), "--table", str(csv), "--overwrite", "--estimator", "natural"]
+        assert main(["diagnose", str(path), *files, "--resamples", "50", *map(str, options)]) == 0
+        refuse = pytest.fail
+        return json.loads(out.read_text(), parse_constant=refuse), pd.read_csv(csv), capsys.readouterr().out
+
+    return run
+
+
+def test_answer_tables_and_files_in_their_order(run):
+    result, prompts, printed = run("--reward", "good", "noise", "--group", 2, 8)
+    assert list(result) == KEYS
+    assert (result["prompts"], result["draws"], result["skipped"]) == (30, 240, {})
+    assert list(result["rewards"]) == ["good", "noise"]
+    good = result["rewards"]["good"]
+    assert list(good) == OF_A_REWARD
+    for name in OF_A_REWARD[:6]:
+        assert list(good[name]) == ["value", "low", "high"]
+        assert good[name]["low"] <= good[name]["value"] <= good[name]["high"]
+    assert list(good["share_with_spread"]) == ["2", "8"]
+    assert list(good["verdicts"]) == [verdict.title for verdict in Verdict][:-1]
+    assert sum(good["verdicts"].values()) == 30
+    assert list(good["peak"]) == ["time", "kl", "truth"]
+    assert (good["rank"], result["rewards"]["noise"]["rank"]) == (1, 2)
+    assert good["beats_next"] > 0.9
+    assert result["rewards"]["noise"]["beats_next"] is None
+    first, *_ = printed.splitlines()
+    assert first == result["answer"]
+    places = [
+        printed.index(word) for word in ("variance within", "verdict", "matter most", "groups with spread")
+    ]
+    assert places == sorted(places)
+    assert "Read as table: prompt as prompt; good, noise as rewards; correct as truth" in printed
+    assert len(prompts) == 60
+    assert {"prompt", "reward", "verdict", "reward_variance", "hitting_time"} <= set(prompts.columns)
+    counts = prompts[prompts.reward == "good"].verdict.value_counts().to_dict()
+    assert counts == {name: n for name, n in good["verdicts"].items() if n}
+
+
+def test_one_reward_without_a_truth(run, table):
+    result, _, printed = run("--reward", "good", frame=table.drop(columns="correct"))
+    good = result["rewards"]["good"]
+    assert good["within_variance"]["value"] > 0
+    assert [good[name] for name in ("accuracy", "covariance", "rank", "peak", "median_time")] == [None] * 5
+    assert "Without a ground truth" in printed.splitlines()[0]
+    assert "have a signal" in printed
+
+
+def test_the_report_is_a_page(run, tmp_path):
+    path = tmp_path / "report.html"
+    result, _, _ = run("--reward", "good", "--report", path)
+    assert result["answer"] in path.read_text(encoding="utf-8")
+
+
+def test_weighted_sums_stand_beside_each_alone(run):
+    result, _, _ = run("--weights", "good=2", "other=0.1")
+    assert list(result["rewards"]) == ["good", "other", "2 good + 0.1 other"]
+
+
+def test_what_is_left_out_is_said(run, table):
+    spoiled = table.assign(good=table.good.astype(object))
+    spoiled.loc[3, "good"] = "n/a?"
+    result, _, printed = run("--reward", "good", frame=spoiled)
+    assert result["skipped"] == {"good is not a number": 1}
+    assert "Rows left out: 1 good is not a number." in printed
+    assert "row 5" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--reward", "godo"], "did you mean good"),
+        (["--goal", "1.5"], "goal is 1.5"),
+        (["--group", "1"], "a group has size 1"),
+        (["--weights", "good"], "--weights has 'good'; give NAME=NUMBER"),
+        (["--budget", "0"], "budget is 0.0"),
+    ],
+)
+def test_bad_input(tmp_path, capsys, table, options, message):
+    path = tmp_path / "r.csv"
+    table.to_csv(path, index=False)
+    assert main(["diagnose", str(path), *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_bad_files(tmp_path, capsys):
+    assert main(["diagnose", str(tmp_path / "none.csv")]) == 2
+    assert "No such file" in capsys.readouterr().err
+    (tmp_path / "x.csv").write_text("prompt,score\na,1\n")
+    assert main(["diagnose", str(tmp_path / "x.csv")]) == 2
+    assert "nothing usable: 1 rows alone in its group" in capsys.readouterr().err
