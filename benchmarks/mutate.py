@@ -73,10 +73,9 @@ def numbers(statement: Statement) -> list[tuple[str, int, str]]:
         for name, number in formula.numbers.items()
         for value in (float(changed(number, share)) for share in _SHARES)
     }
-    every = {**altered, **statement.edges}
-    judged = replace(statement, sabotages=altered).judgements(
-        statement.sample(jax.random.key(0), _INSTANCES), None
-    )
+    tried = replace(statement, sabotages=altered)
+    every = {**altered, **tried.edges}
+    judged = tried.judgements(tried.sample(jax.random.key(0), _INSTANCES))
     counts = {of: int((~(np.asarray(judged[judge].margin) >= 0)).sum()) for of, judge in every.items()}
 
     def reason(of: str) -> str:
