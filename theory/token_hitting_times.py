@@ -32,7 +32,6 @@ from goodteacher.theory.rises import paths
 from goodteacher.theory.statements import Judge, Sides, Statement
 from goodteacher.theory.token_draws import (
     SHAPE,
-    mlp_policy,
     random_linear_policy,
     random_parameters,
     random_scaled_rewards,
@@ -246,7 +245,6 @@ def _time_statement(
     policy: Callable[[Source], Autoregressive],
     judge: Judge,
     sabotages: dict[str, _TimeBound],
-    searched: bool = True,
 ) -> Statement:
     return Statement(
         name=name,
@@ -257,7 +255,7 @@ def _time_statement(
         judge=judge,
         observe=_observe,
         sabotages=MappingProxyType({false: _judge(bound) for false, bound in sabotages.items()}),
-        bound=searched,
+        bound=True,
     )
 
 
@@ -280,18 +278,4 @@ SHARP = _time_statement(
     Formula(sharp_lower_bound, _judge),
     {"variance of the policy of tenfold parameters": _of_tenfold(sharp_lower_bound)},
 )
-# Its flows are long: numbers are altered, and the tightest instance is searched for, in the statement before.
-SHARP_MLP = _time_statement(
-    "hitting_time_mlp_sharp",
-    "next-token logits of a neural network, by the sharp bound",
-    _SHARP,
-    lambda source: mlp_policy(),
-    _judge(sharp_lower_bound),
-    {
-        "variance of the policy of tenfold parameters": _of_tenfold(sharp_lower_bound),
-        "constant 2.5 for 2": partial(sharp_lower_bound, constant=2.5),
-    },
-    searched=False,
-)
-
-STATEMENTS = (HITTING_TIME, SHARP, SHARP_MLP)
+STATEMENTS = (HITTING_TIME, SHARP)
