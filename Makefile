@@ -3,6 +3,7 @@
 
 PYTHON =
 COUNT = 2000
+MINUTES = 5
 SEED = 0
 RUN = .venv/bin/python
 
@@ -12,6 +13,7 @@ help:
 	@echo 'make test-browser  open the report of a diagnosis in Chromium'
 	@echo 'make verify    check every statement of theory/ on many random instances'
 	@echo 'make tightest  search for the least favourable instance of every bound, for figures/tightness'
+	@echo 'make mutate    alter formulas and code one place at a time, and see what notices (MINUTES=)'
 	@echo 'make bench     measure speed and accuracy beside the alternatives'
 	@echo 'make audit     search for wrong hitting times on random problems (COUNT=, SEED=)'
 	@echo 'make lint      check style and types'
@@ -33,6 +35,10 @@ verify: .venv/installed
 tightest: .venv/installed
 	@mkdir -p build
 	$(RUN) -m goodteacher verify --adversarial --directory build/tightest --output theory/tightest.json --overwrite
+
+mutate: .venv/installed
+	@mkdir -p build
+	$(RUN) -m benchmarks.mutate $(MINUTES)
 
 bench: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
@@ -63,4 +69,4 @@ lint: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
-.PHONY: help figures test test-browser verify tightest bench audit lint
+.PHONY: help figures test test-browser verify tightest mutate bench audit lint

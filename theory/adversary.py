@@ -1,6 +1,6 @@
 """Search for the instance on which a statement is tightest, or false."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from goodteacher.theory.formulas import Formula, nearest_false
 from goodteacher.theory.statements import Statement, instance_of, plain
 
 _CLIMBERS, _PROPOSALS = 20, 20  # points that are improved side by side, and tries for each at a time
@@ -19,6 +20,10 @@ _FIRST_BATCHES = 5  # of random points, of which the best start to climb
 _FIRST_SPREAD, _LAST_SPREAD = 0.2, 1e-7  # of proposals about a climber, in the unit cube
 _WIDEN, _NARROW = 1.6, 0.6  # of the spread, after success and after failure
 _MOVED = 3.0  # coordinates that a proposal changes, about
+_POOL, _OTHERS = (
+    6_000,
+    1,
+)  # instances on which numbers are refuted, and what tells them from those of the seed
 _GRADIENT_STEPS, _LEARNING_RATE = 300, 0.03
 _EDGE = 1e-9  # points stay so far from the faces of the cube, where logarithms may end
 _FARTHEST = 20.0  # log-odds of a coordinate
@@ -36,6 +41,7 @@ class Finding:
         tightest_sides: the smaller and the larger side there.
         point: the instance of that margin, as a point of the unit cube.
         instance: that instance itself.
+        false: for each number of a formula the nearest values that an instance of a sample refutes by 5 %.
     """
 
     statement: str
@@ -45,6 +51,7 @@ class Finding:
     tightest_sides: tuple[float, float]
     point: Float[Array, " dimension"]
     instance: Any
+    false: Mapping[str, list[float]]
 
     @property
     def ok(self) -> bool:
@@ -68,6 +75,7 @@ class Finding:
             "tightest_sides": plain(self.tightest_sides),
             "point": plain(self.point),
             "tightest_instance": plain(self.instance),
+            "false": plain(self.false),
         }
 
 
@@ -130,7 +138,7 @@ def search(
 
     # As many of it as were tried at a time: nothing is compiled for one.
     batch = statement.build(jnp.asarray(np.broadcast_to(champion, (_BATCH, champion.size))))
-    smaller, larger = (float(np.asarray(side)[0]) for side in statement.claim(batch).sides)
+    smaller, larger = (float(np.asarray(side)[0]) for side in statement.claim(batch).sides[:2])
     return Finding(
         statement=statement.name,
         evaluations=examined,
@@ -139,7 +147,16 @@ def search(
         tightest_sides=(smaller, larger),
         point=jnp.asarray(champion),
         instance=instance_of(batch, 0),
+        false=_false(statement, champion, seed),
     )
+
+
+def _false(statement: Statement, champion: np.ndarray, seed: int) -> dict[str, list[float]]:
+    if not isinstance(statement.judge, Formula):
+        return {}
+    # Others than those that are verified on.
+    key = jax.random.fold_in(jax.random.key(seed), _OTHERS)
+    return nearest_false(statement.judge, statement.observe(statement.sample_near(champion, key, _POOL)))
 
 
 def _margins(statement: Statement, points: np.ndarray) -> np.ndarray:

@@ -12,16 +12,27 @@ from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from goodteacher.sim.flow import Control
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward
-from goodteacher.theory.draws import Source, Task, random_logits, without
+from goodteacher.theory.closed_forms import one_good_output_time
+from goodteacher.theory.draws import (
+    REGULARIZED_OUTPUTS,
+    Source,
+    Task,
+    random_logits,
+    random_outputs,
+    random_prompt_weights,
+    without,
+)
 from goodteacher.theory.error_kinds import trained_on
+from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.rises import escape_times, first_output_goals, rise_times
 from goodteacher.theory.stalling import PUBLISHED_GROUND_TRUTH_EXPONENT, PUBLISHED_PROXY_EXPONENT
 from goodteacher.theory.stalling_extensions import log_escape_time, with_rare_best
@@ -40,7 +51,14 @@ def ideal_proxy_time_bound(
     initial_probability: Float[ArrayLike, "*batch"],
     best_reward: Float[ArrayLike, "*batch"],
     target: Float[ArrayLike, "*batch"],
-    prompts: int = 1,
+    prompts: ArrayLike = 1,
+    *,
+    constant: Number = 2.0,
+    count: Number = 1.0,
+    rest: Number = -2.0,
+    others: Number = -1.0,
+    rarity: Number = -1.0,
+    late: Number = 1.0,
 ) -> Float[Array, "*batch"]:
     """Time by which training on :func:`ideal_proxy` brings the expected ground truth reward to a target.
 
@@ -55,10 +73,48 @@ def ideal_proxy_time_bound(
         initial_probability: ``eps`` of the best output.
         best_reward: ``r_*``, its ground truth reward.
         target: ``V_G(0) + gamma``, below ``r_*``; not below ``V_G(0)``.
-        prompts: ``|S|``, over which the objective is the mean.
+        prompts: ``|S|``, over which the objective is the mean; or one over the prompt's weight.
+        constant: 2.
+        count, rest, others, rarity: exponents of ``|S|``, ``1 - rho``, ``1 - eps`` and ``eps``.
+        late: of ``1/rho``.
     """
     eps, rho = jnp.asarray(initial_probability), (jnp.asarray(target) + 1.0) / (best_reward + 1.0)
-    return 2.0 * prompts / ((1.0 - rho) ** 2 * (1.0 - eps)) * (1.0 / eps - 1.0 / rho)
+    pace = (1.0 - rho) ** rest * (1.0 - eps) ** others
+    return constant * jnp.asarray(prompts, float) ** count * pace * (eps**rarity - late / rho)
+
+
+def sharp_ideal_proxy_time_bound(
+    initial_probability: Float[ArrayLike, "*batch"],
+    best_reward: Float[ArrayLike, "*batch"],
+    target: Float[ArrayLike, "*batch"],
+    outputs: Int[ArrayLike, "*batch"],
+    prompts: ArrayLike = 1,
+    *,
+    constant: Number = 1 / 2,
+    count: Number = 1.0,
+    share: Number = 1.0,
+) -> Float[Array, "*batch"]:
+    """``|S| (K-1)/K [F(rho) - F(eps)] / 2``: the same without regularisation, and attained.
+
+    Derived here. Under the ideal proxy ``dp/dt = 2 p^2 [(1-p)^2 + sum_{z != *} pi(z)^2] / |S|`` for the
+    probability ``p`` of ``*``, and the sum is at least ``(1-p)^2 / (K-1)``, with equality where all others
+    are equally likely; so the solution for these,
+    :func:`goodteacher.theory.closed_forms.one_good_output_time`, bounds the time from any initial policy.
+    When ``p = rho`` the target is met, and not sooner if all others have a ground truth reward of -1. As
+    ``F(rho) - F(eps) <= (1/eps - 1/rho) / (1 - rho)^2``, term by term, :func:`ideal_proxy_time_bound` then
+    holds with 1/2 for 2 and without ``1 - eps``. It is the sharp form of arXiv:2503.15477, Theorem 6, too,
+    with ``c`` for ``eps``.
+
+    Args:
+        initial_probability, best_reward, target, prompts: as for :func:`ideal_proxy_time_bound`.
+        outputs: ``K``.
+        constant: 1/2.
+        count, share: exponents of ``|S|`` and of ``(K-1)/K``.
+    """
+    eps, rho = jnp.asarray(initial_probability), (jnp.asarray(target) + 1.0) / (best_reward + 1.0)
+    wait = 2.0 * one_good_output_time(eps, rho, 1.0)  # F(rho) - F(eps)
+    of_outputs = (1.0 - 1.0 / jnp.asarray(outputs, float)) ** share
+    return constant * jnp.asarray(prompts, float) ** count * of_outputs * wait
 
 
 def ideal_proxy_kl_limit(
@@ -110,28 +166,46 @@ _HORIZON = 1e150
 
 # The upper bound ---------------------------------------------------------------
 
-_PROMPTS, _BOUND_OUTPUTS = 2, 5
+
+_SHAPE = (2, REGULARIZED_OUTPUTS)
 
 
 def _task(source: Source) -> Task:
-    shape = (_PROMPTS, _BOUND_OUTPUTS)
-    truth = source.uniform(-1.0, 1.0, shape)
-    best = truth.argmax(-1, keepdims=True) == jnp.arange(_BOUND_OUTPUTS)
-    rarity = source.log_uniform(1e-8, 0.5, (_PROMPTS, 1))
-    others = jax.nn.log_softmax(jnp.where(best, -jnp.inf, random_logits(source, shape, high=3.0)))
-    start = jnp.where(best, jnp.log(rarity), others + jnp.log1p(-rarity))
-    top = truth.max(-1)
+    """In a quarter of the draws all outputs but the best are as bad as can be, and alike."""
+    exists, regularized = random_outputs(source, _SHAPE)
+    alike = source.bernoulli(0.25)
+    index = jnp.arange(_SHAPE[1])
+    top, part = source.uniform(-0.9, 1.0, (_SHAPE[0], 1)), source.uniform(shape=_SHAPE)
+    truth = jnp.where(index == 0, top, jnp.where(alike, -1.0, -1.0 + 0.999 * part * (top + 1.0)))
+    early = source.bernoulli() & ~regularized  # a small rise, where the best output is not rare
+    rarity = source.log_uniform(jnp.where(early, 1e-3, 1e-8), 0.5, (_SHAPE[0], 1))
+    spread = jnp.where(alike, 0.0, random_logits(source, _SHAPE, high=3.0))
+    others = jax.nn.log_softmax(jnp.where(exists & (index > 0), spread, -jnp.inf))
+    start = jnp.where(index == 0, jnp.log(rarity), others + jnp.log1p(-rarity))
     initial = expected_reward(jnp.exp(start), truth)
     # One increase for all prompts, below the smallest that is possible.
-    gamma = source.uniform(0.01, 0.99) * (top - initial).min()
-    limit = ideal_proxy_kl_limit(rarity[:, 0], jnp.exp(start).min(-1), top, initial + gamma).min()
-    kl = jnp.where(source.bernoulli(), 0.0, limit * source.uniform())
-    instance = Instance(ideal_proxy(truth), truth, start=Parameters(start), regularizer=Regularizer(kl=kl))
-    return Task(instance, gamma)
+    within = (top[:, 0] - initial).min()
+    gamma = within * jnp.where(early, source.log_uniform(1e-4, 0.99), source.uniform(0.01, 0.99))
+    least = jnp.where(exists, jnp.exp(start), 1.0).min(-1)
+    limit = ideal_proxy_kl_limit(rarity[:, 0], least, top[:, 0], initial + gamma).min()
+    kl = jnp.where(regularized, limit * jnp.minimum(source.uniform(0.0, 1.3), 1.0), 0.0)
+    instance = Instance(
+        jnp.where(index == 0, 1.0, -1.0) * jnp.ones(_SHAPE),
+        truth,
+        start=Parameters(jnp.where(exists, start, 0.0)),
+        regularizer=Regularizer(kl=kl),
+        prompt_weights=random_prompt_weights(source, _SHAPE[0]),
+    )
+    return Task(without(instance, exists), gamma)
+
+
+def _free_task(source: Source) -> Task:
+    task = _task(source)
+    return eqx.tree_at(lambda t: t.instance.regularizer.kl, task, jnp.zeros(()))
 
 
 class Learned(NamedTuple):
-    """A task, and when each prompt has learned it; ``inf`` if later than ten times the bound."""
+    """A task, and when each prompt has learned it; ``inf`` if regularised and later than thrice the bound."""
 
     task: Task
     time: Float[Array, " prompts"]
@@ -144,25 +218,44 @@ def _observe(tasks: Task) -> Learned:
 @jax.jit
 @jax.vmap
 def _horizon(task: Task) -> Array:
-    return jnp.maximum(10.0 * _bounds(task).max(), 1.0)
+    bounds = ideal_proxy_time_bound(*_quantities(task), 1.0 / task.instance.prompt_weights)
+    return 3.0 * jnp.maximum(jnp.where(jnp.isfinite(bounds), bounds, 0.0).max(), 1.0)
 
 
-def _bounds(task: Task) -> Array:
+def _quantities(task: Task) -> tuple[Array, Array, Array]:
+    """Of each prompt the probability of the best output, its reward, and the target."""
     start = jnp.exp(task.instance.reference_log_probabilities)
     truth = task.instance.ground_truth_rewards
-    best = jnp.take_along_axis(start, truth.argmax(-1, keepdims=True), -1)[:, 0]
-    target = expected_reward(start, truth) + task.gamma
-    return ideal_proxy_time_bound(best, truth.max(-1), target, _PROMPTS)
+    return start[:, 0], truth[:, 0], expected_reward(start, truth) + task.gamma
 
 
-def _bound_judge(factor: float = 1.0, power: float = 1.0) -> Judge:
-    """With the bound to a power, times a factor."""
-    return lambda learned: Sides(learned.time, factor * _bounds(learned.task) ** power).tightest()
+def _bound_judge(bound: Callable[..., Array]) -> Judge:
+    def judge(learned: Learned) -> Sides:
+        task, time = learned
+        weights = task.instance.prompt_weights
+        claimed = bound(*_quantities(task), 1.0 / weights)
+        return Sides(jnp.where(weights > 0, time, 0.0), claimed).tightest()
+
+    return judge
+
+
+def _sharp_judge(bound: Callable[..., Array]) -> Judge:
+    def judge(learned: Learned) -> Sides:
+        task, time = learned
+        weights = task.instance.prompt_weights
+        outputs = jnp.isfinite(task.instance.reference_log_probabilities).sum(-1)
+        claimed = bound(*_quantities(task), outputs, 1.0 / weights)
+        # Hitting times are good to 1e-9.
+        return Sides(jnp.where(weights > 0, time * (1.0 - 1e-9), 0.0), claimed).tightest()
+
+    return judge
 
 
 def _on_ground_truth(task: Task) -> Task:
     return task._replace(instance=trained_on(task.instance, task.instance.ground_truth_rewards))
 
+
+_ON_TRUTH = MappingProxyType({"trained on the ground truth": Dropped(_on_ground_truth)})
 
 PROXY_BOUND = Statement(
     name="beneficial_proxy_bound",
@@ -171,15 +264,25 @@ PROXY_BOUND = Statement(
     formula="t_γ ≤ 2|S| / ((1−ρ)² (1−ε)) (1/ε − 1/ρ), ρ = (V_G(0)+γ+1)/(r*+1), "
     "for λ ≤ ε (1−ρ)² (1−ε) / (4 (2 ln(1/min π₀) + 1/(2e)))",
     draw=_task,
-    judge=_bound_judge(),
-    observe=_observe,
-    sabotages=MappingProxyType(
-        {
-            "a tenth of it": _bound_judge(factor=0.1),
-            "its square root": _bound_judge(power=0.5),
-            "trained on the ground truth": Dropped(_on_ground_truth),
-        }
+    judge=Formula(
+        ideal_proxy_time_bound,
+        _bound_judge,
+        unrefuted={"others": "true without 1 - eps at lambda = 0, see sharp_ideal_proxy_time_bound"},
     ),
+    observe=_observe,
+    sabotages=_ON_TRUTH,
+    bound=True,
+)
+
+SHARP_PROXY_BOUND = Statement(
+    name="beneficial_proxy_bound_sharp",
+    title="The time on the ideal proxy is longest where all other outputs are alike",
+    citation="theory/beneficial.py (derived here)",
+    formula="t_γ ≤ |S| (K−1)/K [F(ρ) − F(ε)] / 2, F(p) = −1/p + 1/(1−p) + 2 ln(p/(1−p)), λ = 0",
+    draw=_free_task,
+    judge=Formula(sharp_ideal_proxy_time_bound, _sharp_judge),
+    observe=_observe,
+    sabotages=_ON_TRUTH,
     bound=True,
 )
 
@@ -253,15 +356,25 @@ def _truth_for_proxy(drawn: Rarer) -> Rarer:
     return drawn._replace(proxy_rewards=drawn.instance.rewards)
 
 
-def _lower_judge(exponent: float) -> Judge:
-    return lambda decades: Sides(jnp.asarray(exponent), decades.exponent)
+def ground_truth_exponent(*, exponent: Number = float(PUBLISHED_GROUND_TRUTH_EXPONENT)) -> Number:
+    """14/13, with which the time on the ground truth grows at the least (arXiv:2604.25872, Theorem 1)."""
+    return exponent
 
 
-def _rate_judge(exponent: float) -> Judge:
+def proxy_exponent(*, exponent: Number = float(PUBLISHED_PROXY_EXPONENT)) -> Number:
+    """1, with which the time on the proxy grows (arXiv:2604.25872, Theorem 2)."""
+    return exponent
+
+
+def _lower_judge(law: Callable[[], Number]) -> Judge:
+    return lambda decades: Sides(jnp.asarray(law()), decades.exponent)
+
+
+def _rate_judge(law: Callable[[], Number]) -> Judge:
     """That the exponent is as given, up to what ``eps ln(1/eps)`` still is at the start of the decades."""
 
     def judge(decades: Decades) -> Sides:
-        deviation = jnp.abs(decades.exponent - exponent)
+        deviation = jnp.abs(decades.exponent - law())
         return Sides(deviation, -_RATE_OUTPUTS * jnp.exp(decades.log_eps) * decades.log_eps)
 
     return judge
@@ -273,12 +386,11 @@ GROUND_TRUTH_RATE = Statement(
     citation="arXiv:2604.25872, Theorem 1",
     formula="t = Ω(ε^(−14/13))",
     draw=_rarer,
-    judge=_lower_judge(float(PUBLISHED_GROUND_TRUTH_EXPONENT)),
+    judge=Formula(ground_truth_exponent, _lower_judge),
     observe=partial(_observe_on, _truth),
     sabotages=MappingProxyType(
         {
             "on the proxy": Dropped(_proxy_for_truth),
-            "exponent 2.1": _lower_judge(2.1),
         }
     ),
     bound=True,
@@ -290,12 +402,11 @@ PROXY_RATE = Statement(
     citation="arXiv:2604.25872, Theorem 2",
     formula="t = O(1/ε); the exponent is 1 up to 8 ε ln(1/ε)",
     draw=_rarer,
-    judge=_rate_judge(float(PUBLISHED_PROXY_EXPONENT)),
+    judge=Formula(proxy_exponent, _rate_judge),
     observe=partial(_observe_on, _proxy),
     sabotages=MappingProxyType(
         {
             "on the ground truth": Dropped(_truth_for_proxy),
-            "exponent 14/13": _rate_judge(float(PUBLISHED_GROUND_TRUTH_EXPONENT)),
         }
     ),
 )
@@ -404,4 +515,29 @@ GAIN = Statement(
     ),
 )
 
-STATEMENTS = (PROXY_BOUND, GROUND_TRUTH_RATE, PROXY_RATE, GAIN)
+
+def _harm(source: Source) -> Gain:
+    """The same with proxy and ground truth exchanged: the proxy overrates a low output into the middle."""
+    drawn = _gain(source)
+    truth, proxy = drawn.proxy_rewards, drawn.instance.rewards
+    instance = eqx.tree_at(lambda i: (i.rewards, i.ground_truth_rewards), drawn.instance, (truth, truth))
+    return drawn._replace(instance=instance, proxy_rewards=proxy)
+
+
+HARM = Statement(
+    name="harmful_error_stalling",
+    title="Harmful errors II: the predicted loss of an output that is overrated into the middle",
+    citation="derived here, theory/beneficial.py; after arXiv:2604.25872, Section 3",
+    formula="t*(proxy) / t*(ground truth), both by the law, to below 1 %",
+    draw=_harm,
+    judge=_gain_judge(_by_the_law),
+    observe=_observe_gain,
+    sabotages=MappingProxyType(
+        {
+            "no loss": _gain_judge(lambda gained: jnp.zeros(())),
+            "2 % off": _gain_judge(lambda gained: _by_the_law(gained) + 0.02),
+        }
+    ),
+)
+
+STATEMENTS = (PROXY_BOUND, SHARP_PROXY_BOUND, GROUND_TRUTH_RATE, PROXY_RATE, GAIN, HARM)

@@ -1,7 +1,7 @@
 """A reward error at an output that is rare at first is benign: a bound on what it can do in a given time.
 
 Two tabular flows from one initial policy, under rewards that differ at one output ``y`` of a prompt only,
-by ``e``; both with values in a range of width ``D``; no regularisation. After time ``T``, the prompt's
+by ``e``; ``D`` is the larger of the ranges of both; no regularisation. After time ``T``, the prompt's
 logits have parted, in Euclidean norm, by at most
 
     ``sqrt(2) |e| (w T) pi_0(y) exp((8/27) D w T)``,
@@ -27,7 +27,8 @@ with constants; they are derived here.
    beyond), and ``q (1-q) (2 - 3q) < 1/4``: the field is Lipschitz with ``w D / 4``. (Numerically the best
    constant is ``w D / (3 sqrt 3)``, which two outputs attain.)
 4. Gronwall: the distance is at most ``int_0^T exp(w D (T-s)/4) sqrt(2) w |e| pi_0(y) exp((8/27) w D s)
-   ds``, and 1/4 < 8/27.
+   ds``, and 1/4 < 8/27. (The first ``D`` is the range of the one flow's rewards, the second that of the
+   other's.)
 5. ``|d pi|_1 = E|v - E v| <= sqrt(Var v) <= |v|/sqrt(2)`` when the logits move by ``v``; total variation is
    half of it.
 """
@@ -41,8 +42,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from goodteacher.sim.instance import Instance, Parameters
-from goodteacher.theory.draws import Source, random_logits, random_rewards
+from goodteacher.theory.draws import (
+    Source,
+    random_logits,
+    random_mask,
+    random_prompt_weights,
+    random_rewards,
+    without,
+)
 from goodteacher.theory.error_kinds import trained_on
+from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.rises import paths
 from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
@@ -72,16 +81,26 @@ def logits_apart(
     time: Float[ArrayLike, "*batch"],
     weight: Float[ArrayLike, "*batch"] = 1.0,
     reward_range: Float[ArrayLike, "*batch"] = 2.0,
+    *,
+    constant: Number = 2**0.5,
+    growth: Number = GROWTH,
+    size: Number = 1.0,
+    clock: Number = 1.0,
+    rarity: Number = 1.0,
 ) -> Float[Array, "*batch"]:
     """How far, in Euclidean norm, a reward error at one output can move the logits of its prompt by ``T``.
 
     Args:
         initial_probability, time, weight: as for :func:`largest_probability`.
         error: ``e``, of the reward.
-        reward_range: ``D``, of the rewards with the error and without it together.
+        reward_range: ``D``, of the rewards with the error or without it, whichever is larger.
+        constant: the root of 2.
+        growth: 8/27.
+        size, clock, rarity: exponents of ``|e|``, ``w T`` and ``pi_0(y)``.
     """
-    reached = largest_probability(initial_probability, time, weight, reward_range)
-    return jnp.sqrt(2.0) * jnp.abs(jnp.asarray(error)) * weight * time * reached
+    elapsed = jnp.asarray(weight) * time
+    reached = jnp.asarray(initial_probability) ** rarity * jnp.exp(growth * reward_range * elapsed)
+    return constant * jnp.abs(jnp.asarray(error)) ** size * elapsed**clock * reached
 
 
 def policies_apart(
@@ -101,12 +120,13 @@ def policies_apart(
 
 # Statements -------------------------------------------------------------------
 
-_OUTPUTS = 5
+_SHAPE = (2, 8)
 _TRAJECTORY_TOLERANCE = 1e-12
 
 
 class Error(NamedTuple):
-    """A problem with an error at its first output, the rewards without it, and how long it is trained on."""
+    """A problem with an error at the first output of its first prompt, the rewards without it, and how long
+    it is trained on."""
 
     instance: Instance
     correct_rewards: Float[Array, "prompts outputs"]
@@ -114,19 +134,38 @@ class Error(NamedTuple):
 
 
 def _error(source: Source) -> Error:
-    """The output's initial probability is between 1e-5 and 1/2, so that differences are seen."""
+    """The output's initial probability is between 1e-5 and 1/2, so that differences are seen.
+
+    In a third of the draws the error is all that tells the outputs apart.
+    """
+    exists = random_mask(source, _SHAPE)
     rare = source.log_uniform(1e-5, 0.5)
-    rest = jax.nn.log_softmax(random_logits(source, (_OUTPUTS - 1,), high=4.0)) + jnp.log1p(-rare)
-    rewards = random_rewards(source, (_OUTPUTS,))[::-1]
+    logits = jnp.where(exists, random_logits(source, _SHAPE, high=4.0), -jnp.inf)
+    rest = jax.nn.log_softmax(logits[0].at[0].set(-jnp.inf)) + jnp.log1p(-rare)
+    start = logits.at[0].set(rest.at[0].set(jnp.log(rare)))
+
+    alike = source.bernoulli(1 / 3)
+    rewards = random_rewards(source, _SHAPE)[:, ::-1]
+    rewards = jnp.where(alike, rewards[:, 1:2] + source.log_uniform(1e-9, 1e-1) * rewards, rewards)
     wrong = source.log_uniform(0.01, 1.0)
-    correct = jnp.where(rewards[0] > 0, rewards[0] - wrong, rewards[0] + wrong)
-    instance = Instance(rewards, start=Parameters(jnp.append(jnp.log(rare), rest)[None]))
+    correct = jnp.where(rewards[0, 0] > 0, rewards[0, 0] - wrong, rewards[0, 0] + wrong)
+    instance = Instance(
+        rewards,
+        start=Parameters(jnp.where(exists, start, 0.0)),
+        prompt_weights=random_prompt_weights(source, 2),
+    )
     corrected = instance.rewards.at[0, 0].set(correct)
-    return Error(instance, corrected, source.log_uniform(0.1, 30.0))
+    swapped = source.bernoulli()  # whether the error is the other way round
+    instance = trained_on(instance, jnp.where(swapped, corrected, rewards))
+    return Error(
+        without(instance, exists),
+        jnp.where(swapped, rewards, corrected),
+        source.log_uniform(0.1, 30.0) / instance.prompt_weights[0],
+    )
 
 
 class Ends(NamedTuple):
-    """Where training leads with the error and without it: logits ``[outputs]`` of the prompt."""
+    """Where training leads with the error and without it: logits of the first prompt."""
 
     drawn: Error
     wrong: Float[Array, " outputs"]
@@ -140,7 +179,7 @@ def _observe(drawn: Error) -> Ends:
     return Ends(drawn, ends(drawn.instance), ends(trained_on(drawn.instance, drawn.correct_rewards)))
 
 
-_Bound = Callable[[Array, Array, Array, Array], Array]  # of pi_0(y), error, time and range
+_Bound = Callable[[Array, Array, Array, Array, Array], Array]  # of pi_0(y), error, time, weight and range
 
 
 def _judge(bound: _Bound) -> Judge:
@@ -148,27 +187,40 @@ def _judge(bound: _Bound) -> Judge:
 
     def judge(ends: Ends) -> Sides:
         drawn, wrong_end, right_end = ends
-        correct = drawn.correct_rewards[0, 0]
-        rewards = jnp.append(drawn.instance.rewards[0], correct)
-        error = drawn.instance.rewards[0, 0] - correct
-        initial = jnp.exp(drawn.instance.reference_log_probabilities[0, 0])
-        distance = bound(initial, error, drawn.time, jnp.ptp(rewards))
-        logits = jnp.sqrt(((wrong_end - right_end) ** 2).sum())
-        policies = 0.5 * jnp.abs(jax.nn.softmax(wrong_end) - jax.nn.softmax(right_end)).sum()
-        apart = jnp.stack([logits, policies])
-        return Sides(apart, distance / jnp.array([1.0, 2.0 * jnp.sqrt(2.0)])).tightest()
+        instance = drawn.instance
+        exists = jnp.isfinite(instance.reference_log_probabilities[0])
+
+        def spread(rewards: Array) -> Array:
+            highest = rewards.max(where=exists, initial=-jnp.inf)
+            return highest - rewards.min(where=exists, initial=jnp.inf)
+
+        rewards, correct = instance.rewards[0], drawn.correct_rewards[0]
+        initial = jnp.exp(instance.reference_log_probabilities[0, 0])
+        widest = jnp.maximum(spread(rewards), spread(correct))
+        weight = instance.prompt_weights[0]
+        distance = bound(initial, rewards[0] - correct[0], drawn.time, weight, widest)
+        logits = jnp.sqrt(jnp.where(exists, (wrong_end - right_end) ** 2, 0.0).sum())
+        wrong, right = (jax.nn.softmax(jnp.where(exists, end, -jnp.inf)) for end in (wrong_end, right_end))
+        apart = jnp.stack([logits, 0.5 * jnp.abs(wrong - right).sum()])
+        # Paths are good to 1e-9.
+        return Sides(apart * (1.0 - 1e-9), distance / jnp.array([1.0, 2.0 * jnp.sqrt(2.0)])).tightest()
 
     return judge
 
 
-def _other_errors(drawn: Error) -> Error:
+def _with_other_errors(drawn: Error) -> Error:
     """Without the error, but with the rewards of the others in the opposite order."""
     correct = drawn.correct_rewards
     return drawn._replace(correct_rewards=correct.at[0, 1:].set(correct[0, :0:-1]))
 
 
-def _logits_apart(initial: Array, error: Array, time: Array, reward_range: Array) -> Array:
-    return logits_apart(initial, error, time, 1.0, reward_range)
+def _narrow(ends: Ends) -> Sides:
+    """With the range of the rewards that are trained on alone."""
+    instance = ends.drawn.instance
+    exists = jnp.isfinite(instance.reference_log_probabilities[0])
+    highest = instance.rewards[0].max(where=exists, initial=-jnp.inf)
+    spread = highest - instance.rewards[0].min(where=exists, initial=jnp.inf)
+    return _judge(lambda p, e, t, w, _: logits_apart(p, e, t, w, spread))(ends)
 
 
 BENIGN_RARE_OUTPUT = Statement(
@@ -177,15 +229,12 @@ BENIGN_RARE_OUTPUT = Statement(
     citation="derived here, theory/benign.py; after arXiv:2604.25872, Section 3; arXiv:2503.15477, Lemma 10",
     formula="|θ_T − θ'_T| ≤ √2 |e| (T/|S|) π₀(y) exp((8/27) D T/|S|), and TV(π_T, π'_T) ≤ this / (2√2)",
     draw=_error,
-    judge=_judge(_logits_apart),
+    judge=Formula(logits_apart, _judge),
     observe=_observe,
     sabotages=MappingProxyType(
         {
-            "growth of the output's probability dropped": _judge(
-                lambda p, e, t, d: jnp.sqrt(2.0) * jnp.abs(e) * t * p
-            ),
-            "initial probability squared": _judge(lambda p, e, t, d: _logits_apart(p**2, e, t, d)),
-            "other rewards changed too": Dropped(_other_errors),
+            "range of the rewards with the error alone": _narrow,
+            "other rewards changed too": Dropped(_with_other_errors),
         }
     ),
     bound=True,

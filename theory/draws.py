@@ -11,6 +11,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from goodteacher.sim.instance import Instance
 
+REGULARIZED_OUTPUTS = 6
+"""Outputs at most of a tabular problem whose flow has to be integrated."""
+
 
 class Source:
     """A point of the unit cube, handed out coordinate by coordinate: what a random instance is made of.
@@ -97,12 +100,45 @@ def random_kl_coefficient(source: Source, low: float = 1e-3, high: float = 10.0)
     return jnp.where(source.bernoulli(0.25), 0.0, source.log_uniform(low, high))
 
 
-def without(instance: Instance, exists: Bool[Array, "prompts outputs"]) -> Instance:
+def random_prompt_weights(source: Source, prompts: int) -> Float[Array, " prompts"]:
+    """Equal in a third of the draws, unequal up to a hundredfold in others, else one for a single prompt."""
+    kind = source.integer(0, 2)
+    weights = jnp.where(kind == 0, 1.0, source.log_uniform(1e-2, 1.0, (prompts,)))
+    weights = jnp.where((kind == 2) & (jnp.arange(prompts) > 0), 0.0, weights)
+    return weights / weights.sum()
+
+
+def random_outputs(
+    source: Source, shape: tuple[int, int], fewest: int = 2
+) -> tuple[Bool[Array, "prompts outputs"], Bool[Array, ""]]:
+    """Which outputs exist, the first ones of each prompt; and whether the problem is to be regularised.
+
+    It is in a quarter of the draws; then only :data:`REGULARIZED_OUTPUTS` exist at most, for the flow has to
+    be integrated.
+    """
+    regularized = source.bernoulli(0.25)
+    most = jnp.where(regularized, min(REGULARIZED_OUTPUTS, shape[1]), shape[1])
+    return jnp.arange(shape[1]) < source.integer(fewest, most, (shape[0], 1)), regularized
+
+
+def random_mask(source: Source, shape: tuple[int, int], fewest: int = 2) -> Bool[Array, "prompts outputs"]:
+    """Which outputs exist: the first ones, of each prompt some number of its own."""
+    return jnp.arange(shape[1]) < source.integer(fewest, shape[1], (shape[0], 1))
+
+
+def without(
+    instance: Instance,
+    exists: Bool[Array, "prompts outputs"],
+    reference_logits: Float[Array, "prompts outputs"] | None = None,
+) -> Instance:
     """A problem of which only some outputs exist, decided at run time.
 
     One shape then serves every number of outputs. (A mask that is given to the constructor is concrete.)
-    The reference becomes the initial policy.
+    The reference becomes the initial policy, if none is given.
     """
     masked = eqx.tree_at(lambda i: i.mask, instance, exists, is_leaf=lambda leaf: leaf is None)
-    reference = masked.log_probabilities(masked.initial_parameters)
+    if reference_logits is None:
+        reference = masked.log_probabilities(masked.initial_parameters)
+    else:
+        reference = jax.nn.log_softmax(jnp.where(exists, reference_logits, -jnp.inf))
     return eqx.tree_at(lambda i: i.reference_log_probabilities, masked, reference)

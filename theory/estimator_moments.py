@@ -46,6 +46,7 @@ from goodteacher.sim.sampling import estimator as find_estimator
 from goodteacher.sim.sampling import logit_estimate
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
 from goodteacher.theory.error_kinds import trained_on
+from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.gradients import logit_gradient_magnitude
 from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
@@ -115,12 +116,21 @@ def grpo_factor(success: Float[Array, "*batch"], gap: ArrayLike, group: int) -> 
     return (ways * p ** (k - 1.0) * (1.0 - p) ** (group - k - 1.0)).sum(-1) / gap
 
 
-def grpo_norm_bound(probabilities: Float[Array, "*batch outputs"], group: int) -> Float[Array, "*batch"]:
+def grpo_norm_bound(
+    probabilities: Float[Array, "*batch outputs"],
+    group: int,
+    *,
+    constant: Number = 1.0,
+    share: Number = 1 / 2,
+    spread: Number = 1 / 2,
+) -> Float[Array, "*batch"]:
     """The largest norm of the expectation of GRPO's estimate by the logits of a prompt, for any rewards.
 
-    ``sqrt((1 - 1/G)(1 - sum_y pi(y)^2))``. Args as for :func:`reinforce_variance`.
+    ``sqrt((1 - 1/G)(1 - sum_y pi(y)^2))``. Args as for :func:`reinforce_variance`; the numbers are a constant
+    and the exponents of both factors.
     """
-    return jnp.sqrt((1.0 - 1.0 / group) * (probabilities * (1.0 - probabilities)).sum(-1))
+    of_policy = (probabilities * (1.0 - probabilities)).sum(-1)
+    return constant * (1.0 - 1.0 / group) ** share * of_policy**spread
 
 
 def enumerate_estimates(
@@ -331,15 +341,20 @@ GRPO_TWO_VALUES = Statement(
 )
 
 
-def _norm_judge(bound: Callable[[Array, Array], Array]) -> Judge:
-    """With the probabilities and the rewards ``[outputs]`` to a bound."""
+def _norm_judge(bound: Callable[[Array, int], Array]) -> Judge:
+    """With the probabilities ``[outputs]`` and the size of the group to a bound."""
 
     def judge(moments: Moments) -> Sides:
         probabilities = jax.nn.softmax(moments.instance.initial_parameters[0])
-        norm = jnp.linalg.norm(moments.mean["grpo"][0])
-        return Sides(norm, bound(probabilities, moments.instance.rewards[0]))
+        return Sides(jnp.linalg.norm(moments.mean["grpo"][0]), bound(probabilities, _GROUP))
 
     return judge
+
+
+def _below_deviation(moments: Moments) -> Sides:
+    probabilities = jax.nn.softmax(moments.instance.initial_parameters[0])
+    deviation = jnp.sqrt(reward_variance(probabilities, moments.instance.rewards[0]))
+    return Sides(jnp.linalg.norm(moments.mean["grpo"][0]), deviation)
 
 
 GRPO_NORM = Statement(
@@ -348,14 +363,11 @@ GRPO_NORM = Statement(
     citation="theory/estimator_moments.py (derived for this project)",
     formula="|E[GRPO]| ≤ √((1 − 1/G)(1 − Σ_y π(y)²))",
     draw=_one_prompt,
-    judge=_norm_judge(lambda p, r: grpo_norm_bound(p, _GROUP)),
+    judge=Formula(grpo_norm_bound, _norm_judge),
     observe=_observe("grpo"),
     sabotages=MappingProxyType(
         {
-            "root dropped": _norm_judge(lambda p, r: grpo_norm_bound(p, _GROUP) ** 2),
-            "bounded like the gradient by the standard deviation of the reward": _norm_judge(
-                lambda p, r: jnp.sqrt(reward_variance(p, r))
-            ),
+            "bounded like the gradient by the standard deviation of the reward": _below_deviation,
         }
     ),
     bound=True,

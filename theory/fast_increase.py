@@ -9,11 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward
-from goodteacher.theory.draws import Source, Task
+from goodteacher.theory.draws import (
+    Source,
+    Task,
+    random_logits,
+    random_outputs,
+    random_prompt_weights,
+    without,
+)
+from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.rises import SHAPE, rise_times
 from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
@@ -23,7 +31,8 @@ class FastIncrease(NamedTuple):
 
     Attributes:
         holds: whether all conditions do.
-        time: the bound; meaningless where they do not hold.
+        time: :func:`fast_increase_time`; meaningless where they do not hold.
+        outputs: how many outputs are good.
         rho: ``(V_G(0) + gamma + 1) / (min r_G + 1)``, minimum over the good outputs.
         delta: by how much the good outputs are ahead of the rest, less how much they differ.
         good_probability: initial probability ``p+`` of the good outputs.
@@ -34,6 +43,7 @@ class FastIncrease(NamedTuple):
 
     holds: Bool[Array, " prompts"]
     time: Float[Array, " prompts"]
+    outputs: Int[Array, " prompts"]
     rho: Float[Array, " prompts"]
     delta: Float[Array, " prompts"]
     good_probability: Float[Array, " prompts"]
@@ -97,9 +107,10 @@ def fast_increase(
         & (jnp.log(bad_probability) <= largest_bad)
         & (kl_coefficient <= largest_kl)
     )
-    return FastIncrease(
+    found = FastIncrease(
         holds=holds,
-        time=4.0 / instance.prompt_weights * wait,
+        time=wait,
+        outputs=count,
         rho=rho,
         delta=delta,
         good_probability=good_probability,
@@ -107,23 +118,55 @@ def fast_increase(
         largest_bad_log_probability=largest_bad,
         largest_kl_coefficient=largest_kl,
     )
+    return found._replace(time=fast_increase_time(found, 1.0 / instance.prompt_weights))
+
+
+def fast_increase_time(
+    found: FastIncrease,
+    prompts: ArrayLike,
+    *,
+    constant: Number = 4.0,
+    count: Number = 1.0,
+    outputs: Number = 1.0,
+    rest: Number = -1.0,
+    lead: Number = -1.0,
+    likely: Number = -1.0,
+    late: Number = 1.0,
+) -> Float[Array, " prompts"]:
+    """``4 |S| |Y+| / ((1-rho) delta) (1/p+ - 1/rho)``: the bound of :func:`fast_increase`.
+
+    Args:
+        found: the quantities that enter.
+        prompts: ``|S|``, or one over the weight of each prompt.
+        constant: 4.
+        count, outputs, rest, lead, likely: exponents of ``|S|``, ``|Y+|``, ``1 - rho``, ``delta`` and ``p+``.
+        late: of ``1/rho``.
+    """
+    wait = found.good_probability**likely - late / found.rho
+    pace = (1.0 - found.rho) ** rest * found.delta**lead
+    return constant * jnp.asarray(prompts) ** count * found.outputs.astype(float) ** outputs * pace * wait
 
 
 # Statement --------------------------------------------------------------------
 
-_FIRST, _SECOND, _BAD, _REST = range(SHAPE[1])  # the second output is good as well, or like the rest
+_PROMPTS = 2
+_FIRST, _SECOND, _BAD, _REST = range(4)  # the second output is good as well, or like the rest
+_KINDS = np.array([_FIRST, _SECOND, _BAD, *[_REST] * 5, *[_SECOND] * 8])  # of the outputs
 _ROUNDS = 8  # in which the probability of the bad output settles
 
 
 def _task(source: Source) -> Task:
-    prompts = SHAPE[:1]
+    prompts = (_PROMPTS,)
     two = source.bernoulli(shape=prompts)
     both = jnp.stack([jnp.ones(prompts, bool), two], axis=-1)
     rare = source.bernoulli(shape=prompts)
     mass = jnp.where(
         rare, source.log_uniform(1e-3, 0.9, prompts), 1.0 - source.log_uniform(1e-3, 0.5, prompts)
     )
-    share = jnp.where(two, source.uniform(0.05, 0.95, prompts), 1.0)
+    exists, regularized = random_outputs(source, (_PROMPTS, SHAPE[1]), _REST + 1)
+    alike = 1.0 / (1.0 + (exists & (_KINDS == _SECOND)).sum(-1))
+    share = jnp.where(source.bernoulli(shape=prompts), alike, source.uniform(0.05, 0.95, prompts))
+    share = jnp.where(two, share, 1.0)
     rest = source.uniform(0.05, 0.95, prompts)
 
     # Ground truth: that of the bad output is no better than the rest's, so that it does not count as good.
@@ -142,6 +185,12 @@ def _task(source: Source) -> Task:
     portion = source.uniform(0.0, 0.8, prompts)
     bad_share, log_less = source.uniform(1e-3, 1.0, prompts), jnp.log(source.log_uniform(1e-6, 1.0, prompts))
     part = source.log_uniform(1e-3, 0.99)
+
+    weights = random_prompt_weights(source, _PROMPTS)
+    # Each of these four stands for the outputs of its kind, which share its probability.
+    spread = jnp.where(source.bernoulli(), 1.0, 0.0) * random_logits(source, (_PROMPTS, SHAPE[1]), high=3.0)
+    of_kind = exists[:, None] & (np.arange(4)[:, None] == _KINDS)
+    shares = spread - jax.nn.logsumexp(spread[:, None], axis=-1, where=of_kind)[:, _KINDS]
 
     def instance(log_bad: Array, kl_coefficient: ArrayLike) -> tuple[Instance, Array]:
         remaining = (1.0 - mass) * -jnp.expm1(log_bad)
@@ -163,11 +212,17 @@ def _task(source: Source) -> Task:
         value = mass * high - second_mass * behind + (1.0 - mass) * low
         top = jnp.minimum(1.0, value + bad_share * (2.0 - value))
         rewards = jnp.stack([high, jnp.where(two, high - behind, low), top, low], axis=-1)
-        made = Instance(rewards, truth, start=Parameters(logits), regularizer=Regularizer(kl=kl_coefficient))
-        return made, gamma
+        made = Instance(
+            rewards[:, _KINDS],
+            truth[:, _KINDS],
+            start=Parameters(jnp.where(exists, logits[:, _KINDS] + shares, 0.0)),
+            regularizer=Regularizer(kl=kl_coefficient),
+            prompt_weights=weights,
+        )
+        return without(made, exists), gamma
 
     log_bad = jnp.full(prompts, -jnp.inf)
-    good = jnp.concatenate([both, jnp.zeros_like(both)], axis=-1)
+    good = jnp.concatenate([both, jnp.zeros_like(both)], axis=-1)[:, _KINDS] & exists
 
     def limits(log_bad: Array) -> FastIncrease:
         return fast_increase(*instance(log_bad, 0.0), good)
@@ -175,36 +230,47 @@ def _task(source: Source) -> Task:
     for _ in range(_ROUNDS):
         allowed = limits(log_bad).largest_bad_log_probability + log_less - jnp.log1p(-mass)
         log_bad = jnp.where(jnp.isneginf(log_bad), allowed, jnp.minimum(log_bad, allowed))
-    strength = jnp.where(source.bernoulli(0.25), 0.0, source.uniform(0.0, 0.999))
+    within = jnp.where(source.bernoulli(0.25), 0.999, source.uniform(0.0, 0.999))
+    strength = jnp.where(regularized, within, 0.0)
     return Task(*instance(log_bad, strength * limits(log_bad).largest_kl_coefficient.min()))
 
 
 class Increase(NamedTuple):
-    """What the proposition says of a task, and when each prompt has risen; no later than is looked."""
+    """What the proposition says of a task, and when each prompt has risen."""
 
     found: FastIncrease
+    prompt_weights: Float[Array, " prompts"]
     time: Float[Array, " prompts"]
 
 
 def _observe(tasks: Task) -> Increase:
     found, horizon = _found(tasks)
-    return Increase(found, jnp.minimum(rise_times(tasks, horizon).time, horizon[:, None]))
+    return Increase(found, tasks.instance.prompt_weights, rise_times(tasks, horizon).time)
 
 
 @jax.jit
 @jax.vmap
 def _found(task: Task) -> tuple[FastIncrease, Array]:
     found = fast_increase(*task)
-    return found, 2.0 * jnp.where(found.time > 0, found.time, 1.0).max()
+    later = 2.0 * jnp.where((found.time > 0) & jnp.isfinite(found.time), found.time, 1.0).max()
+    return found, later
 
 
-def _claimed(found: FastIncrease) -> Array:
+_Bound = Callable[[FastIncrease, Array], Array]
+
+
+def _judge(bound: _Bound) -> Judge:
     # The conditions must hold on what is drawn: else there is no bound.
-    return jnp.where(found.holds, found.time, jnp.nan)
+    return _judge_where(bound, lambda found: found.holds, jnp.nan)
 
 
-def _judge(bound: Callable[[FastIncrease], Array]) -> Judge:
-    return lambda increase: Sides(increase.time, bound(increase.found)).tightest()
+def _judge_where(bound: _Bound, holds: Callable[[FastIncrease], Array], otherwise: float) -> Judge:
+    def judge(increase: Increase) -> Sides:
+        found, weights, time = increase
+        claimed = jnp.where(holds(found), bound(found, 1.0 / weights), otherwise)
+        return Sides(jnp.where(weights > 0, time, 0.0), claimed).tightest()
+
+    return judge
 
 
 def _with_a_likely_bad_output(task: Task) -> Task:
@@ -215,23 +281,19 @@ def _with_a_likely_bad_output(task: Task) -> Task:
     """
     instance = task.instance
     logits, rewards = instance.initial_parameters, instance.rewards
-    likely = logits.at[..., _BAD].set(logits[..., _REST])
+    rest = jax.nn.logsumexp(instance.logits(logits), axis=-1, where=jnp.asarray(_KINDS == _REST))
+    likely = logits.at[..., _BAD].set(rest)
     praised = rewards.at[..., _BAD].set(rewards[..., _FIRST])
-    changed = eqx.tree_at(
-        lambda i: (i.initial_parameters, i.rewards, i.reference_log_probabilities),
-        instance,
-        (likely, praised, jax.nn.log_softmax(likely)),
-    )
-    return task._replace(instance=changed)
+    changed = eqx.tree_at(lambda i: (i.initial_parameters, i.rewards), instance, (likely, praised))
+    assert instance.mask is not None
+    return task._replace(instance=without(changed, instance.mask))
 
 
 def _with_kl(task: Task) -> Task:
-    return eqx.tree_at(lambda t: t.instance.regularizer.kl, task, jnp.ones(()))
+    return eqx.tree_at(lambda t: t.instance.regularizer.kl, task, replace_fn=jnp.sign)
 
 
-def _whatever_is_likely(found: FastIncrease) -> Array:
-    return jnp.where(found.delta > 0, found.time, jnp.inf)
-
+_WHATEVER = _judge_where(fast_increase_time, lambda found: found.delta > 0, jnp.inf)
 
 FAST_INCREASE = Statement(
     name="fast_increase",
@@ -239,14 +301,19 @@ FAST_INCREASE = Statement(
     citation="arXiv:2503.15477, Proposition 4",
     formula="t_γ ≤ 4 |S| |Y₊| / ((1−ρ) δ) (1/p₊ − 1/ρ), with conditions on λ and on π₀(Y_bad)",
     draw=_task,
-    judge=_judge(_claimed),
+    judge=Formula(
+        fast_increase_time,
+        _judge,
+        unrefuted={
+            "outputs": "open: up to nine good outputs are drawn, and none of them refutes it; no proof",
+            "rest": "open: near rho = 1 times grow like 1/(1 - rho), which delta has already; no proof",
+        },
+    ),
     observe=_observe,
     sabotages=MappingProxyType(
         {
-            "without the condition on Y_bad": Dropped(_with_a_likely_bad_output, _judge(_whatever_is_likely)),
-            "without the condition on λ": Dropped(_with_kl, _judge(_whatever_is_likely)),
-            "constant 50 times smaller": _judge(lambda found: 0.02 * found.time),
-            "without 1/p₊": _judge(lambda found: found.good_probability * found.time),
+            "without the condition on Y_bad": Dropped(_with_a_likely_bad_output, _WHATEVER),
+            "without the condition on λ": Dropped(_with_kl, _WHATEVER),
         }
     ),
     bound=True,

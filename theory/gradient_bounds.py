@@ -15,42 +15,87 @@ from jaxtyping import Array, Float
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import advantage, logit_gradient, regularized_advantage
-from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
-from goodteacher.theory.statements import Judge, Sides, Statement
+from goodteacher.theory.draws import (
+    Source,
+    random_kl_coefficient,
+    random_logits,
+    random_mask,
+    random_prompt_weights,
+    random_rewards,
+    without,
+)
+from goodteacher.theory.formulas import Formula, Number
+from goodteacher.theory.statements import Judge, Sides, Statement, all_of
 
 
 def gradient_upper_bound(
-    instance: Instance, logits: Float[Array, "prompts outputs"]
+    instance: Instance,
+    logits: Float[Array, "prompts outputs"],
+    *,
+    constant: Number = 1.0,
+    variance: Number = 1 / 2,
 ) -> Float[Array, " prompts"]:
     """``sqrt(Var r_KL)``, ``r_KL = r - lambda ln(pi / ref)``: no less than the 1-norm of ``grad phi(x)``.
 
     Cauchy-Schwarz; equality for two values of ``r_KL`` of probability one half each (arXiv:2503.15477,
-    Lemma 8).
+    Lemma 8). The numbers are the constant and the exponent of the variance.
     """
-    return jnp.sqrt(_variance(instance, logits))
+    return constant * _variance(instance, logits) ** variance
 
 
 def modal_gradient_upper_bound(
-    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
+    probabilities: Float[Array, "*batch outputs"],
+    rewards: Float[Array, "*batch outputs"],
+    *,
+    constant: Number = 1.0,
+    modal: Number = 1 / 2,
+    variance: Number = 1 / 2,
 ) -> Float[Array, "*batch"]:
     """``sqrt(max pi Var r)``: no less than the Euclidean norm of ``grad V(x)``.
 
-    Derived here: ``sum_y (pi(y) A(y))^2 <= max pi sum_y pi(y) A(y)^2``. Attained by the uniform policy.
+    Derived here: ``sum_y (pi(y) A(y))^2 <= max pi sum_y pi(y) A(y)^2``. Attained by the uniform policy. The
+    numbers are the constant and the exponents of ``max pi`` and of the variance.
     """
-    return jnp.sqrt(probabilities.max(-1) * reward_variance(probabilities, rewards))
+    return constant * probabilities.max(-1) ** modal * reward_variance(probabilities, rewards) ** variance
 
 
 def gradient_lower_bound(
-    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
+    probabilities: Float[Array, "*batch outputs"],
+    rewards: Float[Array, "*batch outputs"],
+    *,
+    constant: Number = 1.0,
+    probability: Number = 1.0,
+    gap: Number = 1.0,
 ) -> Float[Array, "*batch"]:
     """``pi(y*) (r(y*) - V)``, ``y*`` a best output: no more than the Euclidean norm of ``grad V(x)``.
 
     It is one component of the gradient: a non-uniform Lojasiewicz inequality (Mei et al., arXiv:2005.06392,
-    Lemma 3).
+    Lemma 3). The numbers are a constant and the exponents of both factors.
     """
-    best = rewards == rewards.max(-1, keepdims=True)
-    gain = jnp.where(best, probabilities * advantage(probabilities, rewards), 0.0)
-    return gain.max(-1)
+    ranked = jnp.where(probabilities > 0, rewards, -jnp.inf)
+    best = ranked == ranked.max(-1, keepdims=True)
+    lead = jnp.where(best, advantage(probabilities, rewards), 0.0)
+    return constant * (jnp.where(best, probabilities, 0.0) ** probability * lead**gap).max(-1)
+
+
+def sharp_gradient_lower_bound(
+    probabilities: Float[Array, "*batch outputs"],
+    rewards: Float[Array, "*batch outputs"],
+    *,
+    constant: Number = 1.0,
+    share: Number = -1 / 2,
+    probability: Number = 1.0,
+    gap: Number = 1.0,
+) -> Float[Array, "*batch"]:
+    """``sqrt(K / (K-1)) pi(y*) (r(y*) - V)``: no more than the Euclidean norm of ``grad V(x)`` either.
+
+    Derived here: the components of the gradient add up to zero. So the ``K - 1`` others add up to minus that
+    of ``y*``, and their squares to at least a ``(K - 1)``-th of its square. Attained where they are equal.
+    The numbers are a constant, the exponent of ``1 - 1/K``, and those of both factors.
+    """
+    outputs = (probabilities > 0).sum(-1)
+    least = gradient_lower_bound(probabilities, rewards, probability=probability, gap=gap)
+    return constant * (1.0 - 1.0 / outputs) ** share * least
 
 
 def _variance(instance: Instance, logits: Array) -> Array:
@@ -61,28 +106,36 @@ def _variance(instance: Instance, logits: Array) -> Array:
 # Statements -------------------------------------------------------------------
 
 
+_SHAPE = (2, 16)
+
+
 def _regularized(source: Source) -> Instance:
-    shape = (2, 4)
-    return Instance(
-        random_rewards(source, shape),
-        start=Parameters(random_logits(source, shape)),
-        reference_policy_logits=random_logits(source, shape),
+    exists = random_mask(source, _SHAPE)
+    instance = Instance(
+        random_rewards(source, _SHAPE),
+        start=Parameters(random_logits(source, _SHAPE)),
         regularizer=Regularizer(kl=random_kl_coefficient(source)),
+        prompt_weights=0.1 + random_prompt_weights(source, _SHAPE[0]),
     )
+    return without(instance, exists, random_logits(source, _SHAPE))
 
 
 def _unregularized(source: Source) -> Instance:
-    shape = (2, 8)
-    return Instance(random_rewards(source, shape), start=Parameters(random_logits(source, shape)))
+    """Rewards of any scale; all outputs but one alike, in a quarter of the draws."""
+    exists, scale = random_mask(source, _SHAPE), source.log_uniform(1e-4, 1.0)
+    logits, rewards = random_logits(source, _SHAPE), scale * random_rewards(source, _SHAPE)
+    alike = source.bernoulli(0.25) & (jnp.arange(_SHAPE[1]) > 0)
+    logits, rewards = (jnp.where(alike, v[:, 1:2], v) for v in (logits, rewards))
+    return without(Instance(rewards, start=Parameters(logits)), exists)
 
 
 def _upper_judge(bound: Callable[[Instance, Array], Array]) -> Judge:
     def judge(instance: Instance) -> Sides:
-        logits = instance.initial_parameters
+        logits = instance.logits(instance.initial_parameters)
         gradient = logit_gradient(instance, logits) / instance.prompt_weights[:, None]
         one_norm, two_norm = jnp.abs(gradient).sum(-1), jnp.linalg.norm(gradient, axis=-1)
         largest = bound(instance, logits)
-        return Sides(jnp.stack([two_norm, one_norm]), jnp.stack([one_norm, largest])).tightest()
+        return all_of([Sides(two_norm, one_norm), Sides(one_norm, largest)]).tightest()
 
     return judge
 
@@ -97,13 +150,9 @@ UPPER = Statement(
     citation="arXiv:2503.15477, Lemma 8",
     formula="|∇φ(x)|₂ ≤ |∇φ(x)|₁ ≤ √Var r_KL(x,·), every λ ≥ 0",
     draw=_regularized,
-    judge=_upper_judge(gradient_upper_bound),
+    judge=Formula(gradient_upper_bound, _upper_judge),
     sabotages=MappingProxyType(
-        {
-            "variance for its root": _upper_judge(_variance),
-            "constant 1% smaller": _upper_judge(lambda i, z: 0.99 * gradient_upper_bound(i, z)),
-            "variance of the reward without its KL term": _upper_judge(_of_reward_alone),
-        }
+        {"variance of the reward without its KL term": _upper_judge(_of_reward_alone)}
     ),
     bound=True,
     smooth=True,
@@ -112,16 +161,27 @@ UPPER = Statement(
 _Values = Callable[[Array, Array], Array]
 
 
-def _norm_judge(smaller: _Values, larger: _Values) -> Judge:
+def _norm(instance: Instance) -> tuple[Array, Array, Array]:
+    """The norm of the gradient, and what it is of."""
+    policy = instance.probabilities(instance.initial_parameters)
+    rewards = instance.rewards
+    return jnp.linalg.norm(policy * advantage(policy, rewards), axis=-1), policy, rewards
+
+
+def _above_norm(bound: _Values) -> Judge:
     def judge(instance: Instance) -> Sides:
-        policy = instance.probabilities(instance.initial_parameters)
-        return Sides(smaller(policy, instance.rewards), larger(policy, instance.rewards)).tightest()
+        norm, policy, rewards = _norm(instance)
+        return Sides(norm, bound(policy, rewards)).tightest()
 
     return judge
 
 
-def _norm(probabilities: Array, rewards: Array) -> Array:
-    return jnp.linalg.norm(probabilities * advantage(probabilities, rewards), axis=-1)
+def _below_norm(bound: _Values) -> Judge:
+    def judge(instance: Instance) -> Sides:
+        norm, policy, rewards = _norm(instance)
+        return Sides(bound(policy, rewards), norm).tightest()
+
+    return judge
 
 
 MODAL = Statement(
@@ -130,37 +190,42 @@ MODAL = Statement(
     citation="theory/gradient_bounds.py (derived here)",
     formula="|∇V(x)|₂² ≤ max_y π(y|x) Var r(x,·)",
     draw=_unregularized,
-    judge=_norm_judge(_norm, modal_gradient_upper_bound),
+    judge=Formula(modal_gradient_upper_bound, _above_norm),
     sabotages=MappingProxyType(
         {
-            "5% smaller": _norm_judge(_norm, lambda p, r: 0.95 * modal_gradient_upper_bound(p, r)),
-            "least for largest probability": _norm_judge(
-                _norm, lambda p, r: jnp.sqrt(p.min(-1) * reward_variance(p, r))
-            ),
-            "squared probability": _norm_judge(
-                _norm, lambda p, r: p.max(-1) * jnp.sqrt(reward_variance(p, r))
+            "least for largest probability": _above_norm(
+                lambda p, r: jnp.sqrt(jnp.where(p > 0, p, 1.0).min(-1) * reward_variance(p, r))
             ),
         }
     ),
     bound=True,
     smooth=True,
 )
+
+_WITHOUT_PROBABILITY = _below_norm(lambda p, r: jnp.where(p > 0, advantage(p, r), 0.0).max(-1))
 
 LOJASIEWICZ = Statement(
     name="lojasiewicz",
     title="The gradient vanishes only where the best output does, or where all is won",
-    citation="theory/gradient_bounds.py (derived here); arXiv:2005.06392, Lemma 3",
+    citation="arXiv:2005.06392, Lemma 3",
     formula="|∇V(x)|₂ ≥ π(y*|x) (r(x,y*) − V(x))",
     draw=_unregularized,
-    judge=_norm_judge(gradient_lower_bound, _norm),
-    sabotages=MappingProxyType(
-        {
-            "√2 times as large": _norm_judge(lambda p, r: 2.0**0.5 * gradient_lower_bound(p, r), _norm),
-            "without the probability": _norm_judge(lambda p, r: advantage(p, r).max(-1), _norm),
-        }
-    ),
+    judge=Formula(gradient_lower_bound, _below_norm),
+    sabotages=MappingProxyType({"without the probability": _WITHOUT_PROBABILITY}),
     bound=True,
     smooth=True,
 )
 
-STATEMENTS = (UPPER, MODAL, LOJASIEWICZ)
+SHARP_LOJASIEWICZ = Statement(
+    name="lojasiewicz_sharp",
+    title="The same by the number of outputs",
+    citation="theory/gradient_bounds.py (derived here)",
+    formula="|∇V(x)|₂ ≥ √(K/(K−1)) π(y*|x) (r(x,y*) − V(x))",
+    draw=_unregularized,
+    judge=Formula(sharp_gradient_lower_bound, _below_norm),
+    sabotages=MappingProxyType({"without the probability": _WITHOUT_PROBABILITY}),
+    bound=True,
+    smooth=True,
+)
+
+STATEMENTS = (UPPER, MODAL, LOJASIEWICZ, SHARP_LOJASIEWICZ)

@@ -14,9 +14,15 @@ pi_0(both)``:
   - p_2| pi_0(neither) / (3 e^2)``, and partial credit is slower by a factor of order ``|p_1 - p_2| / e``.
 - Equally likely, ``p_1 = p_2 = p``: the two tied outputs share the policy for ever, which makes the stall
   shorter, ``t = (pi/2) pi_0(only 1) pi_0(neither)^(1/2) / e^(3/2)``. As ``p -> 0``, ``e -> psi p^2``, and the
-  binary reward takes ``1/(2 e)``. The ratio becomes ``pi / sqrt(psi)``: partial credit is faster if and
-  only if the odds ratio exceeds ``pi^2``. For independent constraints it is ``pi`` times slower, however
-  rare both is.
+  binary reward takes ``1/(2 e)``. The ratio becomes ``pi / sqrt(psi)``: in this limit partial credit is
+  faster if and only if the odds ratio exceeds ``pi^2``. For independent constraints it is ``pi`` times
+  slower, however rare both is.
+
+The limit is approached slowly, like ``sqrt(e)``: constraints that are not rare need less. Where exactly both
+rewards are as fast is found by the solved flow, :func:`critical_odds_ratio`: for ``pi(both) = 1/2``, at odds
+ratios of 9.81, 9.30, 6.80 and 5.13 for ``p = 1e-4, 1e-3, 1e-2`` and ``5e-2``. For common constraints the
+level counts, too: at ``p = 5e-2`` it is 3.71 for ``pi(both) = 1/10``, and none below ``2 pi^2`` will do for
+9/10.
 """
 
 from collections.abc import Callable
@@ -36,7 +42,9 @@ from goodteacher.theory.statements import Judge, Sides, Statement
 
 OUTPUTS = ("both", "only the first", "only the second", "neither")
 BINARY, PARTIAL = (1.0, 0.0, 0.0, 0.0), (1.0, 0.5, 0.5, 0.0)
-CRITICAL_ODDS_RATIO = np.pi**2  # of equally likely, rare constraints: where both rewards are as fast
+CRITICAL_ODDS_RATIO = np.pi**2
+"""Of equally likely constraints whose probability goes to zero: where both rewards are as fast."""
+_BISECTIONS = 30
 
 
 def joint_probabilities(
@@ -75,6 +83,36 @@ def _log_times(log_p: Array) -> tuple[Array, Array]:
     rewards = jnp.asarray((PARTIAL, BINARY)).reshape(2, *[1] * (log_p.ndim - 1), len(OUTPUTS))
     partial, binary = log_escape_time(*jnp.broadcast_arrays(log_p, rewards))
     return partial, binary
+
+
+def critical_odds_ratio(probabilities: Float[ArrayLike, " n"], level: float = 0.5) -> Float[np.ndarray, " n"]:
+    """Odds ratios of two equally likely constraints at which both rewards are as fast, by the exact flow.
+
+    Partial credit is faster above. :data:`CRITICAL_ODDS_RATIO` is the limit of rare constraints; where up to
+    twice that there is none, the result is twice that.
+
+    Args:
+        probabilities: of either constraint, below one half.
+        level: of the probability of both that is waited for.
+    """
+    probabilities = jnp.asarray(probabilities, float)
+    low = jnp.zeros_like(probabilities)
+    high = low + jnp.log(2.0 * CRITICAL_ODDS_RATIO)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        slower = _log_exact_ratio(probabilities, jnp.exp(middle), level) > 0
+        low, high = jnp.where(slower, middle, low), jnp.where(slower, high, middle)
+    return np.exp(np.asarray(high))
+
+
+def _log_exact_ratio(probabilities: Array, odds_ratio: Array, level: float) -> Array:
+    log_p = jnp.log(joint_probabilities(probabilities, probabilities, odds_ratio))
+    levels = jnp.full(len(probabilities), level)
+    times = []
+    for rewards in (PARTIAL, BINARY):
+        instances = jax.vmap(lambda p, r=rewards: Instance(r, start=Parameters(p[None])))(log_p)
+        times.append(escape_times(instances, first_output_goals(instances, levels)))
+    return jnp.log(times[0]) - jnp.log(times[1])
 
 
 # Statements -------------------------------------------------------------------
@@ -156,7 +194,7 @@ PARTIAL_CREDIT = Statement(
     title="How much slower or faster partial credit is, for two rare constraints of any odds ratio",
     citation="derived here, theory/partial_credit_law.py; after arXiv:2604.25872, Section 5",
     formula="t(partial)/t(binary) by the stalling law: |p₁−p₂| π₀(neither)/(3 e² t(binary)) far from "
-    "p₁ = p₂, π/√ψ at p₁ = p₂ → 0; to 1e-3 + 20 e ln(1/e), e = π₀(both)",
+    "p₁ = p₂, π/√ψ at p₁ = p₂ → 0; to 1e-3 + 20 e ln(1/e), e = π₀(both), for p ≤ 1e-2",
     draw=_constraints,
     judge=_judge(_law),
     observe=_observe,

@@ -11,20 +11,31 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import HORIZON, SOLVER, Control, HittingTime, hitting_times, trajectory
+from goodteacher.sim import integrated
+from goodteacher.sim.flow import (
+    HORIZON,
+    LANES,
+    SOLVER,
+    Control,
+    HittingTime,
+    hitting_times,
+    trajectory,
+)
 from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.policies import Tabular
-from goodteacher.theory.draws import Task
+from goodteacher.sim.status import Status
+from goodteacher.theory.draws import REGULARIZED_OUTPUTS, Task
 
-SHAPE = (2, 4)
-"""Prompts and outputs of all statements on how the ground truth rises under a tabular policy."""
+SHAPE = (2, 16)
+"""Prompts and outputs of most statements on how the ground truth rises under a tabular policy."""
 
 RISE_SOLVER = diffrax.Tsit5()  # of few stages: quick to compile, and at this tolerance quick to run
 _RISE_TOLERANCE = 1e-8
-_RISE_WIDTH = 5  # outputs of the problems of a rise
+_RISE_WIDTHS = (REGULARIZED_OUTPUTS, SHAPE[1])  # outputs of the problems of a rise
 _WIDTHS = (8, 16)  # outputs of the problems of one output that escapes
 PATH_TIMES = 8  # at which a path is observed, if the statement has no number of its own
 _SIDE_BY_SIDE = 100  # paths; under ``vmap`` all wait for the longest
@@ -33,17 +44,75 @@ _SIDE_BY_SIDE = 100  # paths; under ``vmap`` all wait for the longest
 def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
     """When the expected ground truth reward has risen by ``gamma``, to a relative error of 1e-7.
 
+    Problems whose KL coefficient is zero are solved, and followed for ever; the others are integrated.
+
     Args:
-        tasks: a batch of tabular problems of up to five outputs.
-        horizon: the time at which to give up, one for all or one for each.
+        tasks: a batch of tabular problems of up to sixteen outputs, where there is regularisation of
+            :data:`goodteacher.theory.draws.REGULARIZED_OUTPUTS`.
+        horizon: the time at which to give up where the flow is integrated, one for all or one for each.
 
     Raises:
         ValueError: if there are more outputs.
     """
-    instances, goals = _widen(_RISE_WIDTH, tasks.instance, _rises(tasks))
-    found = hitting_times(instances, goals, Control(RISE_SOLVER, _RISE_TOLERANCE, horizon))
     outputs = tasks.instance.rewards.shape[-1]
+    instances, goals = _widen(_width(_RISE_WIDTHS, outputs), tasks.instance, _rises(tasks))
+    found = _solved(eqx.tree_at(lambda i: i.regularizer, instances, None), goals)
+    if instances.regularizer is not None:
+        few, few_goals, regularized = _regularized(instances, goals)
+        if (
+            np.asarray(regularized)[:, None, None] & np.asarray(instances.mask)[..., REGULARIZED_OUTPUTS:]
+        ).any():
+            raise ValueError(
+                f"regularised problems have more than {REGULARIZED_OUTPUTS} outputs; give at most so many"
+            )
+        late = Control(RISE_SOLVER, _RISE_TOLERANCE, horizon)
+        found = _where(regularized, hitting_times(few, few_goals, late), found)
     return eqx.tree_at(lambda times: times.log_probabilities, found, replace_fn=lambda p: p[..., :outputs])
+
+
+def _solved(instances: Instance, goals: Goal) -> HittingTime:
+    """Integrated where the solution is not sure whether an expectation that rises and falls met its goal."""
+    found = hitting_times(instances, goals)
+    unsure = np.asarray(found.status == Status.NOT_CONVERGED)
+    if not unsure.any():
+        return found
+    horizons = jnp.full(len(unsure), HORIZON)
+    control = Control(RISE_SOLVER, _RISE_TOLERANCE)
+    surely = integrated.hitting_times(instances, goals.lowered(~unsure), horizons, control, LANES)
+    return _where_unsure(jnp.asarray(unsure), surely, found)
+
+
+@jax.jit
+def _where_unsure(unsure: Array, these: HittingTime, those: HittingTime) -> HittingTime:
+    times = jnp.where(unsure, these.time, those.time)
+    status = jnp.where(unsure, these.status, those.status)
+    log_p = jnp.where(unsure[..., None], these.log_probabilities, those.log_probabilities)
+    return eqx.tree_at(lambda f: (f.time, f.status, f.log_probabilities), those, (times, status, log_p))
+
+
+@jax.jit
+def _regularized(instances: Instance, goals: Goal) -> tuple[Instance, Goal, Array]:
+    """The first outputs alone, with goals that are met at once where there is no regularisation."""
+    assert instances.regularizer is not None
+    assert instances.mask is not None
+    regularized = instances.regularizer.kl > 0
+
+    def first(leaf: Array) -> Array:
+        return leaf[..., :REGULARIZED_OUTPUTS] if leaf.ndim == 3 else leaf
+
+    few, few_goals = jax.tree.map(first, (instances, goals))
+    return few, few_goals.lowered(~regularized[:, None]), regularized
+
+
+@jax.jit
+def _where(chosen: Array, these: HittingTime, those: HittingTime) -> HittingTime:
+    def pick(this: Array, that: Array) -> Array:
+        if this.shape != that.shape:  # log-probabilities of fewer outputs
+            missing = [(0, 0)] * (this.ndim - 1) + [(0, that.shape[-1] - this.shape[-1])]
+            this = jnp.pad(this, missing, constant_values=-jnp.inf)
+        return jnp.where(chosen.reshape(-1, *[1] * (this.ndim - 1)), this, that)
+
+    return jax.tree.map(pick, these, those)
 
 
 @jax.jit
@@ -64,8 +133,7 @@ def escape_times(instances: Instance, goals: Goal, control: Control | None = Non
         ValueError: if there are more than sixteen outputs.
     """
     outputs = instances.rewards.shape[-1]
-    width = min((width for width in _WIDTHS if width >= outputs), default=_WIDTHS[-1])
-    instances, goals = _widen(width, instances, goals)
+    instances, goals = _widen(_width(_WIDTHS, outputs), instances, goals)
     return hitting_times(instances, goals, control).time[:, 0]
 
 
@@ -74,6 +142,11 @@ def escape_times(instances: Instance, goals: Goal, control: Control | None = Non
 def first_output_goals(instance: Instance, level: Float[Array, ""]) -> Goal:
     """That the first output has a probability, for a batch of problems and of levels."""
     return probability_level(instance, 0, level)
+
+
+def _width(widths: tuple[int, ...], outputs: int) -> int:
+    """The least that will do; the last if none does."""
+    return min((width for width in widths if width >= outputs), default=widths[-1])
 
 
 @partial(jax.jit, static_argnames="width")
@@ -109,7 +182,7 @@ def _wider(width: int, instance: Instance, goal: Goal) -> tuple[Instance, Goal]:
         ),
         is_leaf=lambda leaf: leaf is None,
     )
-    return widened, Goal(wider(goal.values), goal.level)
+    return widened, Goal(wider(goal.values), goal.level, goal.increase)
 
 
 @partial(jax.jit, static_argnames="solver")

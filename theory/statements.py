@@ -3,7 +3,7 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from types import MappingProxyType
@@ -12,25 +12,42 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from goodteacher import theory
 from goodteacher.sim.files import to_dictionary
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.names import unknown
 from goodteacher.theory import draws as sources
+from goodteacher.theory import findings
 from goodteacher.theory.draws import Source
+from goodteacher.theory.formulas import Formula, changed
 
 CHUNK = 2_000
 _ROUNDING = 1e-14  # decades within which two sides are equal
 _WIDTH = 256  # coordinates made at a time: one compilation then serves all statements
+_NEAR = 4  # one in so many instances is drawn near the tightest that is known
+_FARTHEST, _NEAREST = 0.1, 1e-6  # how far from it, in the unit cube
+_MOVED = 0.5  # share of its coordinates that are moved
+_EDGE = 1e-9  # from the faces of the cube, where logarithms may end
+_OFF = 0.01  # relative change of a number of an identity that must be noticed
+LEAST_INFORMATIVE = 0.2
+"""Share of instances on which a statement must be able to fail."""
 
 
 class Sides(NamedTuple):
-    """What is claimed to be smaller, and what is claimed to be larger, or an error and its tolerance."""
+    """What is claimed to be smaller, and what is claimed to be larger, or an error and its tolerance.
+
+    Attributes:
+        smaller: of a bound the smaller side, of an identity the error.
+        larger: the larger side; the tolerance.
+        informative: whether the claim could have failed here. It could not where a side is only known to be
+            beyond something: a time that was not waited for, or that never comes.
+    """
 
     smaller: Float[Array, "*batch"]
     larger: Float[Array, "*batch"]
+    informative: Bool[Array, "*batch"] | bool = True
 
     @property
     def margin(self) -> Float[Array, "*batch"]:
@@ -46,11 +63,16 @@ class Sides(NamedTuple):
 
     def tightest(self, axis: int | None = None) -> "Sides":
         """The two sides where the margin is smallest, along an axis or of all."""
-        smaller, larger = jnp.broadcast_arrays(self.smaller, self.larger)
+        parts = jnp.broadcast_arrays(*self)
         if axis is None:
-            smaller, larger, axis = smaller.ravel(), larger.ravel(), 0
-        at = jnp.expand_dims(Sides(smaller, larger).margin.argmin(axis), axis)
-        return Sides(*(jnp.take_along_axis(side, at, axis).squeeze(axis) for side in (smaller, larger)))
+            parts, axis = [part.ravel() for part in parts], 0
+        at = jnp.expand_dims(Sides(*parts).margin.argmin(axis), axis)
+        return Sides(*(jnp.take_along_axis(part, at, axis).squeeze(axis) for part in parts))
+
+
+def all_of(sides: Iterable[Sides]) -> Sides:
+    """Several claims as one, with a leading axis."""
+    return Sides(*(jnp.stack(jnp.broadcast_arrays(*part)) for part in zip(*sides, strict=True)))
 
 
 Judge = Callable[[Any], Sides]
@@ -58,10 +80,13 @@ _Change = Callable[[Any], Any]
 
 
 class Judgement(NamedTuple):
-    """What a judge finds on a batch: the two sides, and the margin between them, ``[n]``."""
+    """What a judge finds on a batch, ``[n]`` each: the two sides, the margin between them, and whether they
+    say anything: not where the smaller side is not positive or the larger one infinite, nor where the judge
+    says so."""
 
     sides: Sides
     margin: Float[Array, " n"]
+    informative: Bool[Array, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +116,11 @@ class Statement:
             ``instance``. Traceable: it is compiled and vmapped.
         judge: from one observation to the two sides: those of a bound, or the error of an identity and its
             tolerance. A side that could not be evaluated is ``nan``, which counts as a violation. Traceable:
-            it is vmapped, and compiled together with those of the sabotages.
-        sabotages: false variants by description: other judges of the same observations (another constant, a
-            term dropped), or an assumption dropped. A check that does not catch them checks nothing.
+            it is vmapped, and compiled together with those of the sabotages. With constants and exponents
+            it is a :class:`goodteacher.theory.formulas.Formula`.
+        sabotages: false variants by description: other judges of the same observations (a term dropped), or
+            an assumption dropped. A check that does not catch them checks nothing. Those with another
+            number in the formula need not be written, see :attr:`edges`.
         observe: from a batch of instances to a batch of observations, pytrees with a leading axis: the
             costly part, done once for the statement and its sabotages. Not compiled as a whole, so that what
             it calls (the integrator above all) is compiled once for all who call it. By default an instance
@@ -144,18 +171,54 @@ class Statement:
         return dict(zip(different, _judge(different, observed), strict=True))
 
     @functools.cached_property
+    def edges(self) -> Mapping[str, Formula]:
+        """Sabotages by description, made of the formula's numbers: each replaced by the nearest false values.
+
+        In a bound these are values that a search has seen refuted by 5 % (``make tightest``), but for numbers
+        of which none is known, see :class:`goodteacher.theory.formulas.Formula`; in an identity they are 1 %
+        off.
+
+        Raises:
+            ValueError: for a bound of whose numbers nothing is known.
+        """
+        formula = self.judge
+        if not isinstance(formula, Formula):
+            return {}
+        if not self.bound:
+            false = {
+                name: [float(changed(number, off)) for off in (_OFF, -_OFF)]
+                for name, number in formula.numbers.items()
+            }
+        else:
+            false = findings.known()[self.name].false if self.name in findings.known() else {}
+            if set(false) != set(formula.numbers):
+                what = ", ".join(sorted(false)) or "nothing"
+                raise ValueError(
+                    f"{findings.FOUND.name} knows {what} of {self.name}, whose numbers are "
+                    f"{', '.join(sorted(formula.numbers))}; run make tightest"
+                )
+        return {
+            f"{name} {value:.4g} for {formula.numbers[name]:.4g}": formula.altered(**{name: value})
+            for name, values in false.items()
+            for value in values
+            if name not in formula.unrefuted
+        }
+
+    @functools.cached_property
     def trials(self) -> Mapping[str, tuple[_Change | None, Judge]]:
-        """For every sabotage, how the instances are changed, and its judge."""
+        """For every sabotage and every edge, how the instances are changed, and its judge."""
 
         def trial(sabotage: Judge | Dropped) -> tuple[_Change | None, Judge]:
             if isinstance(sabotage, Dropped):
                 return sabotage.change, sabotage.judge or self.judge
             return None, sabotage
 
-        return {name: trial(sabotage) for name, sabotage in self.sabotages.items()}
+        return {name: trial(sabotage) for name, sabotage in [*self.sabotages.items(), *self.edges.items()]}
 
     def sample(self, key: Array, n: int, first: ArrayLike = 0) -> Any:
         """Instances ``first`` to ``first + n - 1`` of the infinite sequence that a key stands for.
+
+        Every fourth one is near the tightest that is known, if there is one; the others are anywhere.
 
         Args:
             key: a random key.
@@ -164,11 +227,30 @@ class Statement:
 
         Returns:
             A batch: the pytree of an instance with a leading axis.
+
+        Raises:
+            ValueError: if what is known is not of this statement.
         """
-        return self.build(self._points(key, n, first))
+        points = self._points(key, n, first)
+        if self.name not in findings.known():
+            return self.build(points)
+        return self.build(self._near(points, findings.known()[self.name].point, key, first))
+
+    def sample_near(self, tightest: Float[np.ndarray, " dimension"], key: Array, n: int) -> Any:
+        """A sample with every fourth instance near another point of the unit cube than is known."""
+        return self.build(self._near(self._points(key, n, 0), tightest, key, 0))
+
+    def _near(self, points: Array, tightest: np.ndarray, key: Array, first: ArrayLike) -> Array:
+        if tightest.shape != (self.dimension,):
+            raise ValueError(
+                f"{findings.FOUND.name} holds a point of {tightest.size} numbers for {self.name}, "
+                f"which takes {self.dimension}; run make tightest"
+            )
+        wide = np.pad(tightest, (0, points.shape[1] - tightest.size))
+        return _with_near(points, self._points(jax.random.fold_in(key, 1), len(points), first), wide, first)
 
     def points(self, key: Array, n: int, first: ArrayLike = 0) -> Float[Array, "n dimension"]:
-        """The points of the unit cube that :meth:`sample` builds instances at. Args as there."""
+        """Points of the unit cube, none of them near another on purpose. Args as for :meth:`sample`."""
         return self._points(key, n, first)[:, : self.dimension]
 
     def _points(self, key: Array, n: int, first: ArrayLike) -> Float[Array, "n width"]:
@@ -180,9 +262,34 @@ def _judge(judges: tuple[Judge, ...], observed: Any) -> list[Judgement]:
     """All at once: what they have in common is compiled once."""
 
     def every(one: Any) -> list[Judgement]:
-        return [Judgement(sides, sides.margin) for sides in (judge(one) for judge in judges)]
+        return [_judgement(sides) for sides in _sides(judges, one)]
 
     return jax.vmap(every)(observed)
+
+
+def _judgement(sides: Sides) -> Judgement:
+    sides = Sides(*jnp.broadcast_arrays(*sides))
+    possible = ~((sides.smaller <= 0) | jnp.isinf(sides.larger))
+    return Judgement(sides, sides.margin, jnp.asarray(sides.informative) & possible)
+
+
+def _sides(judges: Sequence[Judge], one: Any) -> list[Sides]:
+    """Formulas that differ in their numbers alone are traced once."""
+    found: dict[Judge, Sides] = {}
+    alike: dict[Any, list[Formula]] = {}
+    for judge in judges:
+        if isinstance(judge, Formula):
+            alike.setdefault(judge.root, []).append(judge)
+        else:
+            found[judge] = judge(one)
+    for formulas in alike.values():
+        if len(formulas) == 1:
+            found[formulas[0]] = formulas[0](one)
+            continue
+        numbers = {name: jnp.asarray([f.numbers[name] for f in formulas]) for name in formulas[0].numbers}
+        sides = jax.vmap(lambda n, f=formulas[0]: Sides(*jnp.broadcast_arrays(*f.sides(one, n))))(numbers)
+        found |= {f: Sides(*(jnp.asarray(part)[i] for part in sides)) for i, f in enumerate(formulas)}
+    return [found[judge] for judge in judges]
 
 
 @partial(jax.jit, static_argnames="change")
@@ -203,6 +310,17 @@ def _uniform(key: Array, n: int, width: int, first: ArrayLike) -> Float[Array, "
         return jax.random.uniform(jax.random.fold_in(key, index), (width,))
 
     return jax.vmap(point)(jnp.arange(n) + first)
+
+
+@jax.jit
+def _with_near(points: Array, others: Array, tightest: Array, first: ArrayLike) -> Array:
+    """Every fourth point replaced by one near the tightest."""
+    step = jax.scipy.special.ndtri(jnp.clip(points, 1e-9, 1.0 - 1e-9))
+    spread = jnp.exp(jnp.log(_NEAREST) + others[:, :1] * jnp.log(_FARTHEST / _NEAREST))
+    near = tightest + jnp.where(jnp.roll(others, 1, axis=1) < _MOVED, spread * step, 0.0)
+    near = jnp.clip(near, _EDGE, 1.0 - _EDGE)
+    at = jnp.arange(len(points)) + first
+    return jnp.where((at % _NEAR == _NEAR - 1)[:, None], near, points)
 
 
 @functools.cache
@@ -265,6 +383,7 @@ class Report:
         statement: its name.
         instances: how many were examined.
         seed: of the sequence of instances.
+        informative: on which share of them the statement could have failed.
         violations: how many margins were not positive or zero.
         tightest_margin: the smallest; ``nan`` if one was.
         tightest_sides: the smaller and the larger side there.
@@ -276,6 +395,7 @@ class Report:
     statement: str
     instances: int
     seed: int
+    informative: float
     violations: int
     tightest_margin: float
     tightest_sides: tuple[float, float]
@@ -285,8 +405,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No violation, and every sabotage caught."""
-        return self.violations == 0 and all(trial.caught for trial in self.sabotages.values())
+        """No violation, enough instances that say something, and every sabotage caught."""
+        return (
+            self.violations == 0
+            and self.informative >= LEAST_INFORMATIVE
+            and all(trial.caught for trial in self.sabotages.values())
+        )
 
     def to_dictionary(self) -> dict[str, Any]:
         """Plain values for a JSON file; instances in the format of instance files, see :func:`plain`."""
@@ -295,6 +419,7 @@ class Report:
             "ok": self.ok,
             "instances": self.instances,
             "seed": self.seed,
+            "informative": self.informative,
             "violations": self.violations,
             "tightest_margin": plain(self.tightest_margin),
             "tightest_sides": plain(self.tightest_sides),
@@ -379,8 +504,9 @@ def verify(
     key = jax.random.key(seed)
     size = min(chunk, instances)
 
-    trials = dict.fromkeys(statement.sabotages, Trial(0, 0))
-    violations, least, index, tightest, ends = 0, np.inf, -1, None, (np.nan, np.nan)
+    trials = dict.fromkeys(statement.trials, Trial(0, 0))
+    violations, informative = 0, 0
+    least, index, tightest, ends = np.inf, -1, None, (np.nan, np.nan)
     for first in range(0, instances, size):
         # The last chunk is as large as the others, so that it is not compiled again; its surplus is cut off.
         batch = statement.sample(key, size, first)
@@ -389,6 +515,8 @@ def verify(
         claim = jax.tree.map(np.asarray, found[None][statement.judge])
         margins = claim.margin[: done - first]
         violations += _violations(margins)
+        telling = claim.informative if statement.bound else claim.sides.informative
+        informative += int(telling[: done - first].sum())
         here = int(margins.argmin())  # the first nan, if there is one
         if index < 0 or not (margins[here] >= least or np.isnan(least)):
             least, index = float(margins[here]), first + here
@@ -406,6 +534,7 @@ def verify(
         statement=statement.name,
         instances=instances,
         seed=seed,
+        informative=informative / instances,
         violations=violations,
         tightest_margin=least,
         tightest_sides=ends,

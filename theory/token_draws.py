@@ -2,18 +2,16 @@
 
 from functools import cache
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from goodteacher.sim.autoregressive import Autoregressive, Sequences, TokenFunction, TokenLinear, token_mlp
-from goodteacher.sim.instance import Instance
 from goodteacher.theory.draws import Source, random_logits, random_rewards
 
-SEQUENCES = Sequences(prompts=2, vocabulary=2, length=2)
-"""All sequences of which these problems are: of two tokens, after two prompts."""
+SEQUENCES = Sequences(prompts=2, vocabulary=2, length=3)
+"""All sequences of which these problems are: of three tokens, after two prompts."""
 SHAPE = (SEQUENCES.prompts, SEQUENCES.outputs)
 _TOKENS = (SEQUENCES.prompts, SEQUENCES.prefixes, SEQUENCES.vocabulary)
 _SIZE = int(np.prod(_TOKENS))
@@ -28,30 +26,26 @@ def mlp_policy() -> TokenFunction:
 
 
 def random_linear_policy(source: Source) -> TokenLinear:
-    """A table in half of the draws; else few features, shared by all prefixes and prompts."""
+    """A table in a third of the draws; in another few features, shared by all prefixes and prompts; in the
+    last one feature, opposite for the two tokens, with which the bounds are tightest."""
     few = jnp.pad(source.normal((*_TOKENS, _FEW)), ((0, 0),) * 3 + ((0, _SIZE - _FEW),))
     table = jnp.eye(_SIZE).reshape(*_TOKENS, _SIZE)
-    scale = source.log_uniform(0.3, 3.0)
-    return TokenLinear(SEQUENCES, scale * jnp.where(source.bernoulli(), table, few))
+    opposite = jnp.zeros((*_TOKENS, _SIZE)).at[..., 0].set(jnp.array([1.0, -1.0]))
+    scale = source.log_uniform(1e-2, 1e2)
+    return TokenLinear(SEQUENCES, scale * jnp.stack([table, few, opposite])[source.integer(0, 2)])
 
 
 def random_scaled_rewards(source: Source) -> Float[Array, "prompts outputs"]:
-    """Of any scale up to one."""
-    return source.log_uniform(1e-4, 1.0) * random_rewards(source, SHAPE)
+    """Of any scale up to one; in a third of the draws by how many tokens are the first one."""
+    count = (SEQUENCES.tokens() == 0).sum(-1) / SEQUENCES.length
+    counted = jnp.broadcast_to(2.0 * count - 1.0, SHAPE)
+    rewards = random_rewards(source, SHAPE)
+    return source.log_uniform(1e-4, 1.0) * jnp.where(source.bernoulli(1 / 3), counted, rewards)
 
 
-def random_parameters(source: Source, policy: Autoregressive) -> Float[Array, " parameters"]:
-    """From nearly uniform to nearly deterministic; no logit beyond 50, lest a variance underflow."""
+def random_parameters(
+    source: Source, policy: Autoregressive, largest: float = 50.0
+) -> Float[Array, " parameters"]:
+    """From nearly uniform to nearly deterministic; no logit beyond the largest, lest a variance underflow."""
     parameters = random_logits(source, (policy.size,), low=1e-3)
-    return parameters / jnp.maximum(jnp.abs(policy.next_token_logits(parameters)).max() / 50.0, 1.0)
-
-
-def stretched(instance: Instance) -> Instance:
-    """The same policy by features a thousand times as long: ``J`` is that much larger."""
-    policy = instance.policy
-    assert isinstance(policy, TokenLinear)
-    return eqx.tree_at(
-        lambda i: (i.policy.features, i.initial_parameters),
-        instance,
-        (1e3 * policy.features, instance.initial_parameters / 1e3),
-    )
+    return parameters / jnp.maximum(jnp.abs(policy.next_token_logits(parameters)).max() / largest, 1.0)

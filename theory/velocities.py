@@ -9,8 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
-from goodteacher.sim.objective import advantage, gradient, regularized_advantage
-from goodteacher.theory.draws import Source, Task, random_kl_coefficient, random_logits, random_rewards
+from goodteacher.sim.objective import advantage, expected_reward, gradient, regularized_advantage
+from goodteacher.theory.draws import (
+    Source,
+    Task,
+    random_kl_coefficient,
+    random_logits,
+    random_outputs,
+    random_prompt_weights,
+    random_rewards,
+    without,
+)
+from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
 from goodteacher.theory.rises import SHAPE, rise_times
 from goodteacher.theory.statements import Judge, Sides, Statement
@@ -31,7 +41,14 @@ def probability_velocity(
     return probabilities * (logit_velocity - (probabilities * logit_velocity).sum(-1, keepdims=True))
 
 
-def log_growth_bound(instance: Instance, time: ArrayLike) -> Float[Array, " prompts"]:
+def log_growth_bound(
+    instance: Instance,
+    time: ArrayLike,
+    *,
+    constant: Number = 4.0,
+    kl: Number = 2.0,
+    prompts: Number = -1.0,
+) -> Float[Array, " prompts"]:
     """``(T / |S|) (4 + 2 lambda ln(1 / min pi_0))``: the most by which ``ln pi_T`` of any outputs exceeds
     ``ln pi_0``.
 
@@ -41,11 +58,47 @@ def log_growth_bound(instance: Instance, time: ArrayLike) -> Float[Array, " prom
     Args:
         instance: the problem.
         time: ``T``, one number or one per prompt.
+        constant, kl: 4 and 2.
+        prompts: exponent of ``|S|``.
     """
     log_p = instance.log_probabilities(instance.initial_parameters)
     rarest = jnp.where(jnp.isfinite(log_p), log_p, 0.0).min(-1)
     strength = 0.0 if instance.regularizer is None else instance.regularizer.kl
-    return instance.prompt_weights * time * (4.0 - 2.0 * strength * rarest)
+    return instance.prompt_weights**-prompts * time * (constant - kl * strength * rarest)
+
+
+def sharp_log_growth_bound(
+    instance: Instance,
+    time: ArrayLike,
+    *,
+    constant: Number = 8 / 27,
+    spread: Number = 1.0,
+    prompts: Number = -1.0,
+) -> Float[Array, " prompts"]:
+    """``(8/27) D T / |S|`` with the range ``D`` of the rewards, at most 2, for every ``lambda >= 0``: the
+    same.
+
+    Derived here. With ``a = pi(A)`` and weight ``w``, ``d ln a/dt = w Cov(r_KL, g)``, where ``g`` is
+    ``pi (1 - a)/a`` on ``A`` and ``-pi`` off it. That is linear in ``r_KL``, so at most ``w D q (1-q) (E[g|B]
+    - E[g|B'])`` for a set ``B`` of outputs, ``q = pi(B)``, and its complement. On ``B'``, ``g >= -(1-q)``.
+    With ``b = pi(A and B)``, ``E[g|B] <= (1-a) b^2 / (a q) <= b (1-b) / q``: at most ``1 - q`` for ``q <=
+    1/2``, where the product is at most ``2 q (1-q)^2 <= 8/27``; at most ``1/(4q)`` beyond, where it is at
+    most 1/4. This is for the range of ``r_KL``. From the reference on it is at most that of the rewards:
+    between an output ``y`` where ``r_KL`` is largest and one ``z`` where it is smallest,
+    ``d (r_KL(y) - r_KL(z))/dt = -lambda w (pi(y) c(y) - pi(z) c(z)) <= 0``, for ``c = r_KL - E r_KL`` is not
+    negative at the one and not positive at the other. As ``T -> 0`` it is attained by two outputs, the better
+    of probability one third.
+
+    Args:
+        instance: the problem.
+        time: ``T``, one number or one per prompt.
+        constant: 8/27.
+        spread, prompts: exponents of ``D`` and of ``|S|``.
+    """
+    exists = jnp.isfinite(instance.log_probabilities(instance.initial_parameters))
+    highest = instance.rewards.max(-1, where=exists, initial=-jnp.inf)
+    lowest = instance.rewards.min(-1, where=exists, initial=jnp.inf)
+    return instance.prompt_weights**-prompts * time * constant * (highest - lowest) ** spread
 
 
 # Statements -------------------------------------------------------------------
@@ -118,15 +171,29 @@ class Growth(NamedTuple):
 
 
 def _growth(source: Source) -> Growth:
+    """For a short time from few outputs, in a quarter of the draws, where the bound is tightest."""
+    exists, regularized = random_outputs(source, SHAPE)
+    few = source.bernoulli(0.25)
+    exists &= ~few | (jnp.arange(SHAPE[1]) < 2)
     rewards = random_rewards(source, SHAPE)
     rewards = jnp.where(source.bernoulli(), jnp.sign(rewards), rewards)
+    rewards *= source.log_uniform(1e-3, 1.0)
+    logits = random_logits(source, SHAPE, high=5.0)
     instance = Instance(
         rewards,
-        start=Parameters(random_logits(source, SHAPE, high=5.0)),
-        regularizer=Regularizer(kl=random_kl_coefficient(source, high=1.0)),
+        start=Parameters(jnp.where(few, source.normal(SHAPE), logits)),
+        regularizer=Regularizer(kl=jnp.where(regularized, source.log_uniform(1e-3, 1.0), 0.0)),
+        prompt_weights=random_prompt_weights(source, SHAPE[0]),
     )
     one = jnp.arange(SHAPE[1]) == source.integer(0, SHAPE[1] - 1, (SHAPE[0], 1))
-    return Growth(instance, source.log_uniform(1e-3, 2.0), one | source.bernoulli(0.25, SHAPE))
+    one |= few & (rewards == rewards.max(-1, keepdims=True))
+    some = (one | source.bernoulli(0.25, SHAPE)) & exists
+    some = some.at[:, 0].set(some[:, 0] | ~some.any(-1))
+    instance = without(instance, exists)
+    start = instance.probabilities(instance.initial_parameters)
+    best = jnp.where(exists, rewards, -jnp.inf).max(-1)
+    within = (best - expected_reward(start, rewards)).min()
+    return Growth(instance, jnp.maximum(within, 1e-9) * source.log_uniform(1e-4, 0.99), some)
 
 
 class Grown(NamedTuple):
@@ -156,10 +223,14 @@ def _growth_judge(bound: Callable[[Instance, Array], Array]) -> Judge:
         grown = log_probability(later) - log_probability(initial)
         reached = time < jnp.inf  # true for nan
         largest = jnp.where(reached, bound(instance, jnp.where(reached, time, 1.0)), jnp.inf)
-        return Sides(grown, largest).tightest()
+        return Sides(grown, largest, reached).tightest()
 
     return judge
 
+
+_SABOTAGES = MappingProxyType(
+    {"without the time": _growth_judge(lambda i, t: log_growth_bound(i, jnp.ones_like(t)))}
+)
 
 GROWTH = Statement(
     name="probability_growth",
@@ -167,15 +238,26 @@ GROWTH = Statement(
     citation="arXiv:2503.15477, Lemma 10",
     formula="π_T(A) ≤ π₀(A) exp((T/|S|) (4 + 2λ ln(1 / min π₀))); the margin is that of the logarithms",
     draw=_growth,
-    judge=_growth_judge(log_growth_bound),
-    observe=_observe,
-    sabotages=MappingProxyType(
-        {
-            "without the time": _growth_judge(lambda i, t: log_growth_bound(i, jnp.ones_like(t))),
-            "1/2 for 4": _growth_judge(lambda i, t: log_growth_bound(i, t) - 3.5 * i.prompt_weights * t),
-        }
+    judge=Formula(
+        log_growth_bound,
+        _growth_judge,
+        unrefuted={"kl": "probability_growth_sharp: 16/27 is enough for every lambda"},
     ),
+    observe=_observe,
+    sabotages=_SABOTAGES,
     bound=True,
 )
 
-STATEMENTS = (VELOCITY, GROWTH)
+SHARP_GROWTH = Statement(
+    name="probability_growth_sharp",
+    title="No probability grows faster than at the best rate, whatever the regularisation",
+    citation="theory/velocities.py (derived here)",
+    formula="π_T(A) ≤ π₀(A) exp((8/27) D T/|S|), D the range of the rewards, every λ ≥ 0",
+    draw=_growth,
+    judge=Formula(sharp_log_growth_bound, _growth_judge),
+    observe=_observe,
+    sabotages=_SABOTAGES,
+    bound=True,
+)
+
+STATEMENTS = (VELOCITY, GROWTH, SHARP_GROWTH)

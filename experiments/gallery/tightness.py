@@ -1,21 +1,18 @@
 """How tight each bound is: on random instances, and on the least favourable one that a search has found."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from goodteacher import theory
 from goodteacher.experiments.datasets import Data, variable
 from goodteacher.experiments.experiment import Experiment
 from goodteacher.figures.style import BLACK, BLUE, PAGE, RED, decades, paper
+from goodteacher.theory import findings
 from goodteacher.theory.statements import Statement, find_statements
 
-FOUND = Path(theory.__file__).with_name("tightest.json")  # what goodteacher verify --adversarial has found
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95)
 _MOST = 6.0  # decades shown
 
@@ -37,15 +34,14 @@ class Settings:
 
 def tightest_points() -> dict[str, np.ndarray]:
     """For each bound the point of the unit cube where a search found it tightest."""
-    reports = json.loads(FOUND.read_text(encoding="utf-8"))["reports"]
-    return {report["statement"]: np.asarray(report["point"]) for report in reports}
+    return {name: one.point for name, one in findings.known().items()}
 
 
 def _factors(statement: Statement, point: np.ndarray, settings: Settings) -> np.ndarray:
     """Decades between the sides of a bound: at the point found, then on random instances."""
     if point.shape != (statement.dimension,):
         raise ValueError(
-            f"{FOUND.name} holds a point of {point.size} numbers for {statement.name}, which takes "
+            f"{findings.FOUND.name} holds a point of {point.size} numbers for {statement.name}, which takes "
             f"{statement.dimension}; run make tightest"
         )
     points = statement.points(jax.random.key(settings.seed), settings.instances).at[0].set(point)

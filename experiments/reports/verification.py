@@ -91,11 +91,16 @@ def contents(reports: Sequence[Report | Finding]) -> dict[str, Any]:
 
 def table(reports: Sequence[Report]) -> Table:
     """A row for each statement that was checked."""
-    rows = numbers_table("statement", "instances", "violations", "tightest margin", "sabotages caught")
+    rows = numbers_table(
+        "statement", "instances", "informative", "violations", "tightest margin", "sabotages caught"
+    )
     for report in reports:
         caught = sum(trial.caught for trial in report.sabotages.values())
-        cells = (f"{report.instances}", f"{report.violations}", f"{report.tightest_margin:.3g}")
-        rows.add_row(report.statement, *cells, f"{caught} of {len(report.sabotages)}", style=_style(report))
+        cells = (f"{report.instances}", f"{100.0 * report.informative:.0f} %", f"{report.violations}")
+        margin = f"{report.tightest_margin:.3g}"
+        rows.add_row(
+            report.statement, *cells, margin, f"{caught} of {len(report.sabotages)}", style=_style(report)
+        )
     return rows
 
 

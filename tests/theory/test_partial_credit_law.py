@@ -4,7 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from goodteacher.theory.partial_credit_law import CRITICAL_ODDS_RATIO, joint_probabilities, log_ratio
+from goodteacher.theory.partial_credit_law import (
+    CRITICAL_ODDS_RATIO,
+    critical_odds_ratio,
+    joint_probabilities,
+    log_ratio,
+)
 
 
 @pytest.mark.parametrize("odds_ratio", [0.01, 1.0, 100.0])
@@ -36,3 +41,13 @@ def test_one_constraint_much_likelier():
     z = sum(p / (1.0 + p * s) for p in (one, other, neither))
     binary = np.trapezoid(z**2 / np.prod([1.0 + p * s for p in (one, other, neither)], axis=0), s) / both
     assert found == pytest.approx(stalled / binary, rel=1e-5)
+
+
+def test_where_partial_credit_begins_to_help():
+    """Below pi squared, and the more so the less rare the constraints are; in the limit it is that."""
+    rare = critical_odds_ratio(np.array([1e-6, 1e-3, 1e-2]))
+    np.testing.assert_allclose(rare, [CRITICAL_ODDS_RATIO, 9.3027, 6.8010], rtol=1e-4)
+    assert (np.diff(rare) < 0).all()
+    early = critical_odds_ratio(np.array([1e-3, 5e-2, 1e-2]), 0.1)
+    np.testing.assert_allclose(early, [9.2996, 3.7051, 6.6686], rtol=1e-4)
+    assert critical_odds_ratio(np.array([5e-2, 5e-2, 5e-2]), 0.9)[0] == pytest.approx(2 * CRITICAL_ODDS_RATIO)

@@ -542,6 +542,8 @@ def test_verify(statement, code, violations, caught, output, monkeypatch, capsys
     assert next(row for row in rows if row[:1] == [statement.name]) == [
         statement.name,
         "500",
+        "100",
+        "%",
         str(violations),
         f"{float(report['tightest_margin']):.3g}",
         *caught.split(),

@@ -1,12 +1,11 @@
 """The figure of how tight the bounds are, and that what a search has found is still what it was."""
 
-import json
-
 import numpy as np
 import pytest
 from test_figures import run
 
 from goodteacher.experiments.gallery import tightness
+from goodteacher.theory import findings
 from goodteacher.theory.statements import find_statements
 
 BOUNDS = ("gradient_bound_tabular", "divergence_bound", "lojasiewicz")
@@ -21,9 +20,9 @@ def test_tightness():
     assert (np.diff(random) >= 0).all()
 
     # What was recorded with the points is what they give.
-    recorded = {r["statement"]: r["factor"] for r in json.loads(tightness.FOUND.read_text())["reports"]}
     for bound in found:
-        assert float(bound) == pytest.approx(recorded[str(bound["bound"].item())], rel=1e-9)
+        recorded = findings.known()[str(bound["bound"].item())].factor
+        assert float(bound) == pytest.approx(recorded, rel=1e-9)
         assert f"{float(bound):.3g}" in caption
 
 

@@ -1,0 +1,166 @@
+"""Lines of ``sim`` that ``make mutate`` alters one at a time, and mutants that survive for a reason."""
+
+from typing import NamedTuple
+
+
+class Line(NamedTuple):
+    """One alteration.
+
+    Attributes:
+        path: of the file, from the root of the checkout.
+        old: what stands there, once.
+        new: what is put in its place.
+        tests: files of ``tests/sim``, any of which is to notice, the likeliest first.
+    """
+
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _in(path: str, tests: str, *pairs: tuple[str, str]) -> tuple[Line, ...]:
+    return tuple(Line(f"sim/{path}.py", old, new, tuple(tests.split())) for old, new in pairs)
+
+
+LINES = (
+    *_in(
+        "objective",
+        "test_objective test_regularized_flow",
+        ("jax.lax.stop_gradient(of_modal(probabilities, rewards))", "of_modal(probabilities, rewards)"),
+        ("relative = rewards - jax.lax.stop_gradient", "relative = rewards - 0.5 * jax.lax.stop_gradient"),
+        ("jnp.where(modal, rewards, -jnp.inf).max(-1", "jnp.where(modal, rewards, jnp.inf).min(-1"),
+        ("        -instance.regularizer.kl * kl_d", "        -0.99 * instance.regularizer.kl * kl_d"),
+        ("kl_divergence(log_reference, log_p)", "kl_divergence(log_p, log_reference)"),
+        (
+            "+ instance.regularizer.entropy * entropy(log_p)",
+            "- instance.regularizer.entropy * entropy(log_p)",
+        ),
+        ("return (instance.prompt_weights * value).sum()", "return value.mean()"),
+        ("        - instance.regularizer.kl * log_ratio\n", ""),
+        ("instance.regularizer.entropy * _log_ratio(log_p, jnp.zeros_like(log_p))\n    )", "0.0\n    )"),
+        ("forward_kl * (reference - probabilities)\n    return", "forward_kl * (probabilities)\n    return"),
+        (
+            "return instance.prompt_weights[:, None] * gradient",
+            "return gradient / len(instance.prompt_weights)",
+        ),
+        ("strength * (ratio - 1.0), 0.0)", "0.9 * strength * (ratio - 1.0), 0.0)"),
+        ("advantages.mean(-1, keepdims=True, where=valid)", "advantages.mean(-1, keepdims=True)"),
+        ("& (instance.prompt_weights[:, None] > 0)", ""),
+        ("_FISHER_FLOOR = 1e-12", "_FISHER_FLOOR = 1e-6"),
+        ("little = jnp.abs(change).max(-1, keepdims=True) < 1.0", "little = change.max() < -1.0"),
+        ("small = change - jnp.log1p(", "small = change + jnp.log1p("),
+    ),
+    *_in(
+        "metrics",
+        "test_metrics test_ranking_metrics",
+        (
+            "(probabilities * advantage(probabilities, rewards) ** 2)",
+            "(advantage(probabilities, rewards) ** 2)",
+        ),
+        ("return 0.5 * (weight * difference**2)", "return (weight * difference**2)"),
+        ("((r < rewards) == (g < truth))", "((r <= rewards) == (g <= truth))"),
+        ("& ((r < rewards) == (g < truth))", ""),
+        ("jnp.where(jnp.arange(rewards.shape[-1]) == output, 0.0,", "jnp.where(False, 0.0,"),
+        ("decided = ground_truth_rewards[..., output, None] != ", "decided = 2.0 != 0.0 * "),
+        ("weights = exists.astype(float), jnp.exp(logs", "weights = jnp.ones(logs.shape), jnp.exp(logs"),
+        ("judged = correct, correct | harmless", "judged = correct, harmless"),
+        ("(correct | ~mask).all(1), (harmless | ~mask)", "correct.all(1), (harmless | ~mask)"),
+        (
+            "mask, comparisons.dispreferred_log_probabilities, 0.0",
+            "True, comparisons.dispreferred_log_probabilities, 0.0",
+        ),
+        (
+            "dispreferred_rewards < comparisons.expected_rewards",
+            "dispreferred_rewards <= comparisons.expected_rewards",
+        ),
+        ("preferred_rewards[:, None] > comparisons", "preferred_rewards[:, None] >= comparisons"),
+        ("means = instance.rewards - advantage", "means = instance.rewards - 0.0 * advantage"),
+        ("worse = exists & (truth < truth.max(", "worse = exists & (truth <= truth.max("),
+    ),
+    *_in(
+        "sampling",
+        "test_sampling test_sampled_learning",
+        ("(group / (group - 1))", "((group + 1) / group)"),
+        (
+            "variance = (centered**2).mean(-1, keepdims=True)",
+            "variance = (centered**2).sum(-1, keepdims=True) / (rewards.shape[-1] - 1)",
+        ),
+        ("relative = rewards - rewards[..., :1]", "relative = rewards"),
+        (">= cumulative[..., :-1]", "> cumulative[..., :-1]"),
+        ("* cumulative[..., -1:]", ""),
+        ("(log_p - log_reference) + regularizer.entropy * log_p", "(log_p - log_reference)"),
+        ("estimate -= weights.mean(-1, keepdims=True) * probabilities", "estimate -= 0.0"),
+        ("estimate += regularizer.forward_kl * (reference - probabilities)", "estimate += 0.0"),
+        ("return instance.prompt_weights[:, None] * estimate", "return estimate / len(estimate)"),
+        ("probabilities / jnp.where(present, mass, 1.0)[group] * chosen", "chosen"),
+        ("complement < 0.5, near_one", "complement < 0.0, near_one"),
+    ),
+    *_in(
+        "ascent",
+        "test_ascent",
+        ("max_backtracking_steps=30", "max_backtracking_steps=10"),
+        ("max_learning_rate=learning_rate)", "max_learning_rate=learning_rate, slope_rtol=0.3)"),
+        ("momentum=0.9", "momentum=0.91"),
+        ("look(count + 1.0, parameters, first)", "look(count, parameters, first)"),
+        ("look(jnp.zeros(()), start, unmet)", "unmet"),
+        ("(value >= goal.level)", "(value > goal.level + 1e-3)"),
+        ("jnp.isinf(first) & (value", "(value"),
+        ("counts[0] < 0 or", ""),
+        ("_SMALLEST_NORM = 1e-150", "_SMALLEST_NORM = 1e-3"),
+    ),
+    *_in(
+        "learning",
+        "test_sampled_learning",
+        ("uniforms[count - index * length]", "uniforms[(count - index * length) // 2]"),
+        ("jnp.minimum(last, (index + 1) * length)", "jnp.minimum(last, (index + 1) * length - 1)"),
+        ("transformation.update(-estimate", "transformation.update(estimate"),
+    ),
+    *_in(
+        "goals",
+        "test_goals test_small_increases test_flow",
+        (
+            "expected_reward(initial, goal.values) + goal.level",
+            "expected_reward(initial, goal.values) + 1.01 * goal.level",
+        ),
+        ("level >= top and level > start", "level > top and level > start"),
+        ("ratio = jnp.expm1(jnp.clip(change, -1.0, 1.0))", "ratio = jnp.clip(change, -1.0, 1.0)"),
+        ("small = initial * (ratio - mean) / (1.0 + mean)", "small = initial * (ratio - mean)"),
+        ("return goal.level < largest_value", "return goal.level <= largest_value"),
+        ("values = jnp.where(instance.mask, values, -jnp.inf)", "pass"),
+    ),
+    *_in(
+        "policies",
+        "test_policies test_objective",
+        (
+            "return spectral_norms(self.features / self.temperature)[:, None]",
+            "return spectral_norms(self.features)[:, None]",
+        ),
+        ("return self.features @ parameters / self.temperature", "return self.features @ parameters"),
+        ("scale = jnp.sqrt(weights)", "scale = weights"),
+        ("RANK_TOLERANCE = 1e-10", "RANK_TOLERANCE = 1e-2"),
+        ("_GAUSS_NODE = math.sqrt(3.0) / 6.0", "_GAUSS_NODE = 0.5"),
+        ("_LITTLE = 1e-3", "_LITTLE = 0.0"),
+    ),
+    *_in(
+        "autoregressive",
+        "test_autoregressive",
+        ("np.cumsum(counts)[:-1], axis=1)", "np.cumsum(counts)[:-1] + 1, axis=1)"),
+        ("return (after - after.mean(-1, keepdims=True)).ravel()", "return after.ravel()"),
+    ),
+    *_in(
+        "integrator",
+        "test_regularized_flow test_saddles test_flow",
+        ("_CONVERGED = 1e-6", "_CONVERGED = 1e-2"),
+        ("_AT_REST = 1e-10", "_AT_REST = 1e-7"),
+    ),
+    *_in(
+        "integrated",
+        "test_regularized_flow test_saddles test_flow",
+        ("return (pull != 0).any(-1)", "return (pull == pull).any(-1)"),
+        ("~is_possible(instance, goal),", "is_possible(instance, goal) & False,"),
+    ),
+)
+
+EXPLAINED: dict[str, str] = {}
+"""Why a mutant that nothing notices is right as it is."""

@@ -1,0 +1,307 @@
+"""``make mutate``: alters formulas and code one place at a time, and prints what nothing notices.
+
+Three kinds of mutants. Numbers: each constant and exponent of every formula, larger and smaller, on the same
+observations as ``verify``. Theory: operators, comparisons, minima and maxima, and constants in the functions
+of the modules of statements (not in how instances are drawn), each run through ``verify`` of the module's
+statements and then its tests. Lines: those of :mod:`benchmarks.mutants` in ``sim``, each run through their
+tests.
+
+Mutated code runs in a copy of the checkout. What came out is kept in ``build/mutation.json`` by a digest of
+the mutant and of all files that what runs depends on, so that a later call goes on where this one stops.
+"""
+
+import ast
+import copy
+import hashlib
+import importlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.mutants import EXPLAINED, LINES
+from benchmarks.timing import table
+from goodteacher.experiments.compilation import keep_compiled
+from goodteacher.theory.formulas import Formula, changed
+from goodteacher.theory.statements import Statement, find_statements
+
+MINUTES = 5.0
+_ROOT = Path(__file__).parents[1]
+_COPY, _KEPT = _ROOT / "build/mutated", _ROOT / "build/mutation.json"
+_COPIED = ("goodteacher", "sim", "theory", "experiments", "figures/style.py", "figures/__init__.py", "tests")
+_WEAKER = "refuted on one side only: a bound"
+_SHARES = (0.1, -0.1)  # by which numbers are altered in magnitude, besides the values known to be false
+_INSTANCES = 2_000
+_PATIENCE = 400.0  # seconds after which a run counts as stopped: what never ends is noticed
+
+
+class Mutant(NamedTuple):
+    """Altered code.
+
+    Attributes:
+        name: the place and the alteration.
+        path: of the file.
+        source: its altered text.
+        checks: arguments of the commands that are to fail, tried in turn.
+    """
+
+    name: str
+    path: str
+    source: str
+    checks: tuple[tuple[str, ...], ...]
+
+
+# Numbers -----------------------------------------------------------------------
+
+
+def numbers(statement: Statement) -> list[tuple[str, int, str]]:
+    """For every alteration of a number: what it is, how many instances refute it, and why none need to."""
+    formula = statement.judge
+    assert isinstance(formula, Formula)
+    altered = {
+        f"{name} {value:.4g} for {number:.4g}": formula.altered(**{name: value})
+        for name, number in formula.numbers.items()
+        for value in (float(changed(number, share)) for share in _SHARES)
+    }
+    tried = replace(statement, sabotages=altered)
+    every = {**altered, **tried.edges}
+    judged = tried.judgements(tried.sample(jax.random.key(0), _INSTANCES))
+    counts = {of: int((~(np.asarray(judged[judge].margin) >= 0)).sum()) for of, judge in every.items()}
+
+    def reason(of: str) -> str:
+        name = of.split()[0]
+        others = [count for other, count in counts.items() if other.split()[0] == name]
+        return formula.unrefuted.get(name, _WEAKER if any(others) else "")
+
+    return [(of, count, reason(of)) for of, count in counts.items()]
+
+
+# Code of theory ----------------------------------------------------------------
+
+_OPERATORS: Mapping[type, type] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+}
+_COMPARISONS: Mapping[type, type] = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.Gt, ast.GtE: ast.Lt}
+_CALLS = {"minimum": "maximum", "maximum": "minimum", "min": "max", "max": "min", "argmax": "argmin"}
+_CALLS |= {"any": "all", "all": "any"}
+_FACTOR = 1.1
+
+
+def theory_mutants(path: Path) -> Iterator[Mutant]:
+    """Of one module: public functions that compute, by one node of their bodies at a time."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    statements = _statements_of(path.stem)
+    checks = []
+    if statements:
+        checks.append(("-m", "goodteacher", "verify", *statements, "--instances", str(_INSTANCES)))
+    tests = _ROOT / "tests/theory" / f"test_{path.stem}.py"
+    if tests.exists():
+        checks.append(("-m", "pytest", "-q", "-x", "-n", "0", f"tests/theory/{tests.name}"))
+    for function in tree.body:
+        if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
+            continue
+        for site, (node, alter, what) in enumerate(_sites(function)):
+            original = copy.deepcopy(node.__dict__)
+            alter(node)
+            source = ast.unparse(tree)
+            node.__dict__.clear()
+            node.__dict__.update(original)
+            name = f"theory/{path.name}::{function.name} {site}: {what}"
+            yield Mutant(name, f"theory/{path.name}", source, tuple(checks))
+
+
+def _statements_of(module: str) -> list[str]:
+    found = importlib.import_module(f"goodteacher.theory.{module}")
+    return [statement.name for statement in getattr(found, "STATEMENTS", ())]
+
+
+def _sites(function: ast.FunctionDef) -> Iterator[tuple[ast.AST, Callable[[ast.AST], None], str]]:
+    """Nodes of the body of a function, how each is altered, and in words."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    raising = {id(n) for s in body for r in ast.walk(s) if isinstance(r, ast.Raise) for n in ast.walk(r)}
+    for statement in body:
+        for node in ast.walk(statement):
+            if id(node) in raising:
+                continue
+            where = f"{ast.unparse(node)[:60]!r}" if isinstance(node, ast.expr) else ""
+            match node:
+                case ast.BinOp() if type(node.op) in _OPERATORS:
+                    yield node, _set("op", _OPERATORS[type(node.op)]()), f"{where} with the other operator"
+                case ast.Compare() if type(node.ops[0]) in _COMPARISONS:
+                    other = _COMPARISONS[type(node.ops[0])]()
+                    yield node, _set("ops", [other, *node.ops[1:]]), f"{where} the other way round"
+                case ast.Attribute() if node.attr in _CALLS:
+                    yield node, _set("attr", _CALLS[node.attr]), f"{where} with {_CALLS[node.attr]}"
+                case ast.Constant(value=float(number)) if 0 < abs(number) < np.inf:
+                    yield node, _set("value", number * _FACTOR), f"{number} times {_FACTOR}"
+                case ast.UnaryOp(op=ast.USub()):
+                    yield node, _set("op", ast.UAdd()), f"{where} without its sign"
+
+
+def _set(field: str, value: object) -> Callable[[ast.AST], None]:
+    return lambda node: setattr(node, field, value)
+
+
+# Lines of sim ------------------------------------------------------------------
+
+
+def line_mutants() -> Iterator[Mutant]:
+    """Those of :data:`benchmarks.mutants.LINES`.
+
+    Raises:
+        ValueError: if a line is not where it is said to be, once.
+    """
+    for line in LINES:
+        text = (_ROOT / line.path).read_text(encoding="utf-8")
+        if text.count(line.old) != 1:
+            raise ValueError(f"{line.path} has {line.old!r} {text.count(line.old)} times; mend mutants.py")
+        checks = tuple(("-m", "pytest", "-q", "-x", "-n", "0", f"tests/sim/{t}.py") for t in line.tests)
+        name = f"{line.path}: {line.old.strip()!r} -> {line.new.strip()!r}"
+        yield Mutant(name, line.path, text.replace(line.old, line.new), checks)
+
+
+# Running -----------------------------------------------------------------------
+
+
+def digest(mutant: Mutant) -> str:
+    """Of a mutant, what runs it, and all files of the house that these import."""
+    files = {mutant.path, *(part for check in mutant.checks for part in check if part.endswith(".py"))}
+    return _digest([mutant.name, mutant.source, mutant.checks], files)
+
+
+def _digest(what: list[Any], files: Iterable[str]) -> str:
+    found = hashlib.sha256(json.dumps(what).encode())
+    for path in sorted(set().union(*map(_needed, files))):
+        found.update((_ROOT / path).read_bytes())
+    found.update((_ROOT / "theory/tightest.json").read_bytes())
+    return found.hexdigest()[:24]
+
+
+@cache
+def _needed(path: str) -> frozenset[str]:
+    """A file and what it imports of the house, and these in turn."""
+    found, open_ = set(), [path]
+    while open_:
+        one = open_.pop()
+        if one in found:
+            continue
+        found.add(one)
+        for node in ast.walk(ast.parse((_ROOT / one).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("goodteacher"):
+                base = "/".join((node.module or "").split(".")[1:])
+                names = [f"{base}.py", *(f"{base}/{alias.name}.py" for alias in node.names)]
+                open_ += [name for name in names if (_ROOT / name).is_file()]
+    return frozenset(found)
+
+
+def run(mutant: Mutant) -> str:
+    """What noticed the mutant; nothing if it survived."""
+    target = _COPY / mutant.path
+    original = target.read_text(encoding="utf-8")
+    target.write_text(mutant.source, encoding="utf-8")
+    try:
+        for check in mutant.checks:
+            try:
+                done = subprocess.run(
+                    [sys.executable, *check], cwd=_COPY, capture_output=True, timeout=_PATIENCE, check=False
+                )
+            except subprocess.TimeoutExpired:
+                return "no end"
+            if done.returncode:
+                return " ".join(check[1:4])
+    finally:
+        target.write_text(original, encoding="utf-8")
+    return ""
+
+
+def _make_copy() -> None:
+    shutil.rmtree(_COPY, ignore_errors=True)
+    _COPY.mkdir(parents=True)
+    for name in _COPIED:
+        source, target = _ROOT / name, _COPY / name
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(source, target)
+    shutil.copy(_ROOT / "pyproject.toml", _COPY)
+
+
+def every_mutant() -> list[Mutant]:
+    """Of code, in an order that spreads a slice over all of it."""
+    modules = sorted((_ROOT / "theory").glob("[!_]*.py"))
+    of_theory = [mutant for path in modules if _statements_of(path.stem) for mutant in theory_mutants(path)]
+    mutants = [*line_mutants(), *of_theory]
+    random.Random(0).shuffle(mutants)
+    return mutants
+
+
+def main(minutes: float = MINUTES) -> int:
+    """Runs for about so many minutes, prints what is known by then; 1 if a mutant survives unexplained."""
+    keep_compiled()
+    end = time.monotonic() + 60.0 * minutes
+    kept: dict[str, Any] = json.loads(_KEPT.read_text(encoding="utf-8")) if _KEPT.exists() else {}
+
+    def known(key: str, find: Callable[[], Any]) -> Any:
+        if key not in kept and time.monotonic() < end:
+            kept[key] = find()
+            _KEPT.write_text(json.dumps(kept, indent=0), encoding="utf-8")
+        return kept.get(key)
+
+    survivors, rows, waiting = [], [], 0
+    for name, statement in find_statements().items():
+        if isinstance(statement.judge, Formula):
+            path = "/".join(statement.judge.law.__module__.split(".")[1:]) + ".py"
+            key = _digest([name, _SHARES, _INSTANCES], [path])
+            found = known(key, partial(numbers, statement))
+            if found is None:
+                waiting += 1
+                continue
+            blind = [(f"{name}: {what}", why) for what, count, why in found if not count]
+            rows.append((name, len(found), len(found) - len(blind), len(blind)))
+            survivors += [pair for pair in blind if pair[1] != _WEAKER]
+    table("Numbers of formulas", ("statement", "altered", "refuted", "not refuted"), rows)
+    print(f"{waiting} statements not run yet")
+
+    mutants = every_mutant()
+    digests = [digest(mutant) for mutant in mutants]
+    _make_copy()
+    for mutant, key in zip(mutants, digests, strict=True):
+        known(key, partial(run, mutant))
+    counts: dict[str, list[int]] = {}
+    for mutant, key in zip(mutants, digests, strict=True):
+        row = counts.setdefault(mutant.path, [0, 0, 0, 0])
+        row[0] += 1
+        row[1 if key not in kept else 2 if kept[key] else 3] += 1
+        if kept.get(key) == "":
+            survivors.append((mutant.name, EXPLAINED.get(mutant.name, "")))
+    rows = [(path, *row) for path, row in sorted(counts.items())]
+    table("Code", ("file", "mutants", "not run yet", "killed", "survived"), rows)
+
+    unexplained = [name for name, why in survivors if not why]
+    print(f"\nSurvivors with a reason: {len(survivors) - len(unexplained)}")
+    for name, why in survivors:
+        if why:
+            print(f"  {name}\n    {why}")
+    print(f"Survivors without: {len(unexplained)}")
+    for name in unexplained:
+        print(f"  {name}")
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(float, sys.argv[1:])))

@@ -1,0 +1,121 @@
+"""Formulas as data: their constants and exponents have names, so that who checks a claim can alter each."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Number = float | Float[Array, ""]
+"""A constant or exponent of a formula: a keyword-only parameter of the function that is the law."""
+
+BEYOND = np.log10(1.05)  # decades by which a number that is known to be false is refuted
+_LEAST, _MOST = 1e-4, 1e3  # relative changes of a number that are tried
+_HALVINGS = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Formula:
+    """A judge of observations whose constants and exponents have names.
+
+    Attributes:
+        law: what is claimed, a function whose numbers are its keyword-only parameters; the defaults are those
+            of the claim. For example ``def bound(x, *, constant=2.0, exponent=-0.5)``.
+        judged: makes a judge of a law without these parameters.
+        numbers: the numbers by name; those of the claim if not given.
+        unrefuted: numbers of which no false value is known, each with the reason why: mostly a stronger
+            statement, by which the claim is true with other values too.
+    """
+
+    law: Callable[..., Any]
+    judged: Callable[[Callable[..., Any]], Callable[[Any], Any]]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    unrefuted: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Completes the numbers.
+
+        Raises:
+            ValueError: if a number is named that the law has not.
+        """
+        parameters = inspect.signature(self.law).parameters.values()
+        claimed = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        for name in [*self.numbers, *self.unrefuted]:
+            if name not in claimed:
+                raise ValueError(f"the law has no number {name!r}; its numbers are {', '.join(claimed)}")
+        object.__setattr__(self, "numbers", MappingProxyType({**claimed, **self.numbers}))
+
+    def __call__(self, observed: Any) -> Any:
+        """The two sides on one observation."""
+        return self.sides(observed, self.numbers)
+
+    def sides(self, observed: Any, numbers: Mapping[str, Any]) -> Any:
+        """The two sides by other numbers, which may be traced."""
+        return self.judged(partial(self.law, **numbers))(observed)
+
+    def altered(self, **numbers: Any) -> "Formula":
+        """The same with other numbers."""
+        return replace(self, numbers={**self.numbers, **numbers})
+
+    @cached_property
+    def root(self) -> tuple[Any, Any]:
+        """What formulas that differ in their numbers alone have in common."""
+        return self.law, self.judged
+
+
+def changed(number: float, by: Any) -> Any:
+    """A number changed in magnitude by a share: larger where that is positive, else smaller."""
+    by = jnp.asarray(by)
+    return number * jnp.where(by > 0, 1.0 + by, 1.0 / (1.0 - by))
+
+
+def nearest_false(formula: Formula, observed: Any) -> dict[str, list[float]]:
+    """For each number the nearest values, above and below in magnitude, that some observation refutes.
+
+    Refuted means: the claim with that value in its place is violated by 5 %.
+
+    Args:
+        formula: whose numbers are altered one at a time.
+        observed: a batch of observations.
+
+    Returns:
+        At most two values for each number, the nearer one first; the other one within a factor of two.
+    """
+    shares = np.geomspace(_LEAST, _MOST, 57)
+    found = {}
+    for name, number in formula.numbers.items():
+        values = []
+        for sign in (1.0, -1.0):
+            ladder = _refuted(formula, name, observed, sign * shares)
+            if not ladder.any():
+                continue
+            first = int(ladder.argmax())
+            low, high = shares[max(first - 1, 0)], shares[first]
+            between = np.geomspace(low, high, _HALVINGS)
+            fine = _refuted(formula, name, observed, sign * between)
+            values.append((between[int(fine.argmax())], sign))
+        # What is false on the other side too, but only far away, would ask for much.
+        values = [(share, sign) for share, sign in values if share <= 1.0 or share == min(values)[0]]
+        found[name] = [float(changed(number, sign * share)) for share, sign in sorted(values)]
+    return found
+
+
+def _refuted(formula: Formula, name: str, observed: Any, shares: np.ndarray) -> np.ndarray:
+    """For each relative change of a number whether an observation refutes it."""
+    return np.asarray(_least_margins(formula, name, observed, jnp.asarray(shares))) <= -BEYOND
+
+
+@partial(jax.jit, static_argnames=("formula", "name"))
+def _least_margins(formula: Formula, name: str, observed: Any, shares: Any) -> Any:
+    def least(share: Any) -> Any:
+        numbers = {**formula.numbers, name: changed(formula.numbers[name], share)}
+        margins = jax.vmap(lambda one: formula.sides(one, numbers).margin)(observed)
+        return jnp.where(jnp.isnan(margins), -jnp.inf, margins).min()
+
+    return jax.vmap(least)(shares)  # what no number enters is computed once
