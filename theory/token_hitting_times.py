@@ -32,6 +32,7 @@ from goodteacher.theory.rises import paths
 from goodteacher.theory.statements import Judge, Sides, Statement
 from goodteacher.theory.token_draws import (
     SHAPE,
+    mlp_policy,
     random_linear_policy,
     random_parameters,
     random_scaled_rewards,
@@ -120,7 +121,7 @@ def _scale(
 # Statements -------------------------------------------------------------------
 
 
-def _task(policy: Autoregressive, source: Source) -> Task:
+def _task(policy: Autoregressive, source: Source, regularized: bool) -> Task:
     """For the time of the proxy itself, of what it praises, or of a reward unrelated to it."""
     weights = random_parameters(source, policy, largest=8.0)
     rewards, unrelated = random_scaled_rewards(source), random_rewards(source, SHAPE)
@@ -132,14 +133,13 @@ def _task(policy: Autoregressive, source: Source) -> Task:
     headroom = (truth.max(-1) - expected_reward(start, truth)).max()
     # A KL coefficient far above the deviation of the reward holds the policy where it is.
     deviation = jnp.sqrt((prompt_weights * (start * advantages**2).sum(-1)).sum())
+    strength = jnp.where(source.bernoulli(), 0.0, deviation * source.log_uniform(1e-3, 1.0))
     instance = Instance(
         rewards,
         truth,
         policy=policy,
         start=Parameters(weights),
-        regularizer=Regularizer(
-            kl=jnp.where(source.bernoulli(), 0.0, deviation * source.log_uniform(1e-3, 1.0))
-        ),
+        regularizer=Regularizer(kl=strength) if regularized else None,
         prompt_weights=prompt_weights,
     )
     return Task(instance, jnp.maximum(headroom * source.log_uniform(1e-3, 0.9), 1e-6))
@@ -245,17 +245,18 @@ def _time_statement(
     policy: Callable[[Source], Autoregressive],
     judge: Judge,
     sabotages: dict[str, _TimeBound],
+    searched: bool = True,
 ) -> Statement:
     return Statement(
         name=name,
         title=f"A low reward variance makes any reward wait, {of}",
         citation=source[0],
         formula=source[1],
-        draw=lambda source: _task(policy(source), source),
+        draw=lambda source: _task(policy(source), source, searched),
         judge=judge,
         observe=_observe,
         sabotages=MappingProxyType({false: _judge(bound) for false, bound in sabotages.items()}),
-        bound=True,
+        bound=searched,
     )
 
 
@@ -278,4 +279,19 @@ SHARP = _time_statement(
     Formula(sharp_lower_bound, _judge),
     {"variance of the policy of tenfold parameters": _of_tenfold(sharp_lower_bound)},
 )
-STATEMENTS = (HITTING_TIME, SHARP)
+# Its flows are long, so nothing regularises them; numbers are altered, and the tightest instance is searched
+# for, in the statement before.
+SHARP_MLP = _time_statement(
+    "hitting_time_mlp_sharp",
+    "next-token logits of a neural network, by the sharp bound",
+    _SHARP,
+    lambda source: mlp_policy(),
+    _judge(sharp_lower_bound),
+    {
+        "variance of the policy of tenfold parameters": _of_tenfold(sharp_lower_bound),
+        "constant 2.5 for 2": partial(sharp_lower_bound, constant=2.5),
+    },
+    searched=False,
+)
+
+STATEMENTS = (HITTING_TIME, SHARP, SHARP_MLP)
