@@ -216,8 +216,11 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
 
     Every ``x`` is convex along a flow: between two points it is below the larger end and above the tangent.
     That bounds what is above the level, and what is below; a step is taken where the one stays less than the
-    other, and else quartered, until no logit changes by more than a thousandth. Then as
-    :func:`trained_crossing`.
+    other. It bounds the speeds ``u = (r - V) / x`` of the logits too, for ``V`` rises, and so by how much the
+    odds, what is above over what is below in logarithms, bend: their second derivative is that of two
+    ``logsumexp``, of which each is a variance of ``u``, at most ``max u^2``, and a mean of ``u' = u^2 -
+    V'/x``, where ``V'/x <= sum mu u^2``. A step is also taken where that cannot bring them to zero. Else it
+    is quartered, until no logit changes by more than a thousandth. Then as :func:`trained_crossing`.
 
     Args:
         flow: the problems.
@@ -260,9 +263,15 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         turns = (old.slope < 0) & (new.slope > 0)
         bottom = xp.where(turns, old.x + old.slope * way, xp.minimum(old.x, new.x))
         most = (above / xp.where(bottom > 0, bottom, 1e-300)).sum(0)
-        certain = new.sound & (most < (below / xp.maximum(old.x, new.x)).sum(0))
+        certain = most < (below / xp.maximum(old.x, new.x)).sum(0)
+        # Nor where the odds, which bend so much at most, are below zero at both ends by more than that.
+        odds_before = _odds(old, distance, inertia)
+        fastest = xp.maximum(xp.abs(old.slope), xp.abs(new.slope)) / xp.where(bottom > 0, bottom, 1e-300)
+        squares = fastest**2 if inertia is None else inertia * fastest**2
+        bend = (4.0 * fastest.max(0) ** 2 + 2.0 * squares.sum(0)) * way**2 / 8.0
+        certain = new.sound & (certain | (xp.maximum(odds_before.log, odds.log) + bend < 0))
         small = new.sound & (xp.abs(xp.log(new.x / old.x)).max(0) < _SMALL)
-        share = _peak(way, _odds(old, distance, inertia), odds)
+        share = _peak(way, odds_before, odds)
         hidden = ~certain & small & (odds.log < 0) & (share < 1)
         reached = ~bracketed & ~certain & small & (odds.log >= 0)
         passed = ~bracketed & (certain | (small & (odds.log < 0) & ~hidden))

@@ -14,20 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim import integrated
-from goodteacher.sim.flow import (
-    HORIZON,
-    LANES,
-    SOLVER,
-    Control,
-    HittingTime,
-    hitting_times,
-    trajectory,
-)
+from goodteacher.sim.flow import HORIZON, SOLVER, Control, HittingTime, hitting_times, trajectory
 from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.policies import Tabular
-from goodteacher.sim.status import Status
 from goodteacher.theory.draws import REGULARIZED_OUTPUTS, Task
 
 SHAPE = (2, 16)
@@ -56,7 +46,7 @@ def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
     """
     outputs = tasks.instance.rewards.shape[-1]
     instances, goals = _widen(_width(_RISE_WIDTHS, outputs), tasks.instance, _rises(tasks))
-    found = _solved(eqx.tree_at(lambda i: i.regularizer, instances, None), goals)
+    found = hitting_times(eqx.tree_at(lambda i: i.regularizer, instances, None), goals)
     if instances.regularizer is not None:
         few, few_goals, regularized = _regularized(instances, goals)
         if (
@@ -68,26 +58,6 @@ def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
         late = Control(RISE_SOLVER, _RISE_TOLERANCE, horizon)
         found = _where(regularized, hitting_times(few, few_goals, late), found)
     return eqx.tree_at(lambda times: times.log_probabilities, found, replace_fn=lambda p: p[..., :outputs])
-
-
-def _solved(instances: Instance, goals: Goal) -> HittingTime:
-    """Integrated where the solution is not sure whether an expectation that rises and falls met its goal."""
-    found = hitting_times(instances, goals)
-    unsure = np.asarray(found.status == Status.NOT_CONVERGED)
-    if not unsure.any():
-        return found
-    horizons = jnp.full(len(unsure), HORIZON)
-    control = Control(RISE_SOLVER, _RISE_TOLERANCE)
-    surely = integrated.hitting_times(instances, goals.lowered(~unsure), horizons, control, LANES)
-    return _where_unsure(jnp.asarray(unsure), surely, found)
-
-
-@jax.jit
-def _where_unsure(unsure: Array, these: HittingTime, those: HittingTime) -> HittingTime:
-    times = jnp.where(unsure, these.time, those.time)
-    status = jnp.where(unsure, these.status, those.status)
-    log_p = jnp.where(unsure[..., None], these.log_probabilities, those.log_probabilities)
-    return eqx.tree_at(lambda f: (f.time, f.status, f.log_probabilities), those, (times, status, log_p))
 
 
 @jax.jit

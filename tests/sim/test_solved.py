@@ -127,6 +127,18 @@ def test_a_level_next_to_the_top_of_a_rise_that_does_not_last(below):
     assert (found.status[0] == Status.REACHED) == (below > 0)
 
 
+def test_an_expectation_that_stays_close_to_its_level():
+    """For long it is hardly below: steps are taken there because the bend of the odds is bounded."""
+    instance = Instance(
+        [1.0, -1.0, -1.0], [0.63306606, 0.32978237, 0.61626656], [1.66e-8, 0.5117, 0.4883 - 1.66e-8]
+    )
+    initial = float(instance.probabilities(instance.initial_parameters)[0] @ instance.ground_truth_rewards[0])
+    goal = reward_level(instance, initial + 0.0211 * (0.63306606 - initial))
+    found, exact = hitting_time(instance, goal), integrated_time(instance, goal)
+    assert found.status[0] == Status.REACHED
+    np.testing.assert_allclose(found.time, exact.time, rtol=1e-8)
+
+
 def test_what_is_not_reached_by_the_horizon_is_seen_at_the_horizon():
     instance = beneficial_errors(0.01)
     goal = probability_level(instance, 0, 0.9)
