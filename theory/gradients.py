@@ -185,7 +185,10 @@ def _ascent_judge(value: _Value, factor: float = 1.0) -> Judge:
     def judge(path: Path) -> Sides:
         phi, magnitude, of_rate = jax.vmap(lambda p: at(path.instance, p))(path.parameters)
         of_value = Sides(jnp.maximum(phi[:-1] - phi[1:], 0.0), ROUNDING * magnitude[1:])
-        return Sides(*map(jnp.concatenate, zip(of_rate, of_value, strict=True))).tightest()
+        return Sides(
+            jnp.concatenate([of_rate.smaller, of_value.smaller]),
+            jnp.concatenate([of_rate.larger, of_value.larger]),
+        ).tightest()
 
     return judge
 
