@@ -120,7 +120,7 @@ def final_policies(
     if is_solvable(instances):
         return _look(instances, horizons), jax.device_put(horizons)
 
-    def run(instances: Instance, goals: None, horizons: Array) -> tuple[Array, Array]:
+    def run(instances: Instance, goals: None, horizons: AnyArray) -> tuple[Array, Array]:
         return integrated.final_policies(instances, horizons, control, lanes)
 
     return _filled(run, instances, None, horizons)
