@@ -11,14 +11,13 @@ from goodteacher.sim.lines import (
     Position,
     State,
     base,
-    chosen,
     initial,
     log_masses,
     pick,
     state,
     width,
 )
-from goodteacher.sim.loops import repeat, repeat_while
+from goodteacher.sim.loops import chosen, repeat, search
 from goodteacher.sim.quadrature import QUADRATIC
 from goodteacher.sim.validation import AnyArray, namespace
 
@@ -165,12 +164,7 @@ def trained_crossing(
         lost=no,
         trials=zeros.astype(int),
     )
-    climb = repeat_while(
-        xp,
-        lambda climb: waiting(climb).any(),
-        lambda climb: chosen(waiting(climb), attempt(climb), climb),
-        first,
-    )
+    climb = search(waiting, attempt, first)
     return Crossing(
         Position(anchor, climb.offset),
         log_masses(flow, climb.x),
@@ -239,23 +233,23 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         highest = xp.where(above > 0, above * most, 0.0).sum(0)
         return (half == 2 * last) & (highest < xp.where(best, below / at.x, 0.0).sum(0))
 
-    def waiting(search: _Search) -> AnyArray:
-        return sought & ~(search.found | search.never | search.lost | search.ended)
+    def waiting(so_far: _Search) -> AnyArray:
+        return sought & ~(so_far.found | so_far.never | so_far.lost | so_far.ended)
 
-    def attempt(search: _Search) -> _Search:
-        segment, second = search.half // 2, search.half % 2 == 1
+    def attempt(so_far: _Search) -> _Search:
+        segment, second = so_far.half // 2, so_far.half % 2 == 1
         following = xp.minimum(segment + 1, outputs - 1)
         of = base(flow, xp.where(second, following, segment))
         unit = width(of)
         far = _farthest(unit)
         middle = 0.5 * (pick(flow.breakpoints, following) - pick(flow.breakpoints, segment))
         middle = xp.where(segment < last, xp.arcsinh(middle / unit), far)
-        bracketed = search.high < xp.inf
-        end = xp.where(bracketed, xp.minimum(search.high, far), xp.where(second, 0.0, middle))
-        low = xp.where(search.fresh, xp.where(second, -middle, 0.0), search.z)
-        z = xp.minimum(low + search.step, end)
+        bracketed = so_far.high < xp.inf
+        end = xp.where(bracketed, xp.minimum(so_far.high, far), xp.where(second, 0.0, middle))
+        low = xp.where(so_far.fresh, xp.where(second, -middle, 0.0), so_far.z)
+        z = xp.minimum(low + so_far.step, end)
         before, offset = unit * xp.sinh(low), unit * xp.sinh(z)
-        old, new = search.state, state(of, offset)
+        old, new = so_far.state, state(of, offset)
         odds = _odds(new, distance, inertia)
 
         # Is it certain that nothing is reached between?
@@ -276,20 +270,20 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         reached = ~bracketed & ~certain & small & (odds.log >= 0)
         passed = ~bracketed & (certain | (small & (odds.log < 0) & ~hidden))
         at_end = passed & (z >= end)
-        on = at_end & (search.half < 2 * last)
+        on = at_end & (so_far.half < 2 * last)
         tried = z - low
         shrunk = ~bracketed & ~passed & ~reached & (tried < _SHORTEST * (1.0 + xp.abs(low)))
         step = xp.where(on, xp.inf, xp.where(hidden, share, xp.where(passed, 4.0, 0.25)) * tried)
 
         # Bracketed, now or before. What is no number is too far.
         inside, lower = bracketed | reached, bracketed & new.sound & (odds.log < 0)
-        high = xp.where(inside & ~lower, z, search.high)
+        high = xp.where(inside & ~lower, z, so_far.high)
         z_low = xp.where(passed | lower, z, low)
         root, close = _closer(z_low, xp.minimum(high, far), z, odds, unit, new.sound)
-        found = search.close & bracketed & new.sound
+        found = so_far.close & bracketed & new.sound
         moved = passed | lower | found
         return _Search(
-            half=xp.where(on, search.half + 1, search.half),
+            half=xp.where(on, so_far.half + 1, so_far.half),
             fresh=on,
             z=z_low,
             offset=xp.where(moved, offset, before),
@@ -298,10 +292,10 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
             high=high,
             close=inside & close,
             found=found,
-            never=passed & forever(new, of, search.half),
-            lost=(shrunk & new.sound) | (~found & (search.trials >= _MOST_TRIALS)),
-            ended=(at_end & ~on) | (~new.sound & (shrunk | (search.close & bracketed))),
-            trials=search.trials + 1,
+            never=passed & forever(new, of, so_far.half),
+            lost=(shrunk & new.sound) | (~found & (so_far.trials >= _MOST_TRIALS)),
+            ended=(at_end & ~on) | (~new.sound & (shrunk | (so_far.close & bracketed))),
+            trials=so_far.trials + 1,
         )
 
     zeros = xp.zeros(last.shape)
@@ -309,7 +303,7 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
     x = initial(flow)
     share = x.min(0) / x if inertia is None else inertia * x.min(0) / x
     value = (flow.rewards * share).sum(0) / share.sum(0)
-    search = _Search(
+    first = _Search(
         half=zeros.astype(int),
         fresh=~no,
         z=zeros,
@@ -324,15 +318,10 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         ended=no,
         trials=zeros.astype(int),
     )
-    search = repeat_while(
-        xp,
-        lambda search: waiting(search).any(),
-        lambda search: chosen(waiting(search), attempt(search), search),
-        search,
-    )
-    segment, second = search.half // 2, search.half % 2
-    position = Position(xp.minimum(segment + second, outputs - 1), search.offset)
-    return Crossing(position, log_masses(flow, search.state.x), search.found, search.never, search.lost)
+    end = search(waiting, attempt, first)
+    segment, second = end.half // 2, end.half % 2
+    position = Position(xp.minimum(segment + second, outputs - 1), end.offset)
+    return Crossing(position, log_masses(flow, end.state.x), end.found, end.never, end.lost)
 
 
 # Of small increases ----------------------------------------------------------------------

@@ -20,7 +20,14 @@ from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.solved import is_solvable
 from goodteacher.sim.status import Status
-from goodteacher.sim.validation import AnyArray, Numbers, as_array, is_concrete, namespace
+from goodteacher.sim.validation import (
+    AnyArray,
+    Numbers,
+    as_array,
+    is_concrete,
+    namespace,
+    strongly_typed,
+)
 
 __all__ = [
     "HORIZON",
@@ -58,7 +65,7 @@ def hitting_time(instance: Instance, goal: Goal, control: Control | None = None)
         A :class:`HittingTime` of arrays with leading axis prompts.
     """
     control = control or Control()
-    instance, goal = _strong((instance, goal))
+    instance, goal = strongly_typed((instance, goal))
     if not is_solvable(instance):
         return integrated.hitting_time(instance, goal, control)
     return _only(_solve(*_as_batch((instance, goal, control.horizon))))
@@ -81,7 +88,6 @@ def hitting_times(
     Raises:
         ValueError: if there is no problem or no lane, or a number of horizons that fits neither.
     """
-
     instances, goals, horizons, control = _batch(instances, goals, control, lanes)
     if is_solvable(instances):
         return _solve(instances, goals, horizons)
@@ -102,7 +108,7 @@ def final_policy(
         one if the steps ran out; ``nan`` if rounding errors have grown too large to know.
     """
     control = control or Control()
-    instance = _strong(instance)
+    instance = strongly_typed(instance)
     if not is_solvable(instance):
         return integrated.final_policy(instance, control)
     return _only(_look(*_as_batch((instance, control.horizon)))), jax.device_put(control.horizon)
@@ -115,7 +121,6 @@ def final_policies(
 
     Args and errors as for :func:`hitting_times`.
     """
-
     instances, _, horizons, control = _batch(instances, None, control, lanes)
     if is_solvable(instances):
         return _look(instances, horizons), jax.device_put(horizons)
@@ -152,7 +157,7 @@ def trajectory(
             raise ValueError("times must be finite, not negative and ascending")
     if not is_solvable(instance):
         return integrated.trajectory(instance, times, control or Control())
-    return _follow(_strong(instance), times)
+    return _follow(strongly_typed(instance), times)
 
 
 # Where flows are solved ------------------------------------------------------------------
@@ -245,7 +250,7 @@ def _batch(
     if control.horizon.shape not in ((), (count,)):
         raise ValueError(f"horizon has shape {list(control.horizon.shape)}; give one number, or {count}")
     horizons = namespace(control.horizon).broadcast_to(control.horizon, (count,))
-    instances, goals = _strong((instances, goals))
+    instances, goals = strongly_typed((instances, goals))
     return instances, goals, horizons, control
 
 
@@ -274,8 +279,3 @@ def _as_batch(tree: Any) -> Any:
 def _only(batch: Any) -> Any:
     """The problem of a batch of one."""
     return jax.tree.map(lambda leaf: jax.device_put(namespace(leaf).asarray(leaf)[0]), batch)
-
-
-def _strong(tree: Any) -> Any:
-    """Without weak types (of what Python's numbers went into): they would compile everything anew."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), tree)

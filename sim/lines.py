@@ -21,10 +21,8 @@ the problems last, and may be NumPy's (nothing is compiled) or JAX's. Goals are 
 :mod:`goodteacher.sim.sensitivities`, and :mod:`goodteacher.sim.solved` brings problems to this form.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -147,12 +145,6 @@ def pick(rows: AnyArray, index: Int[AnyArray, " n"]) -> AnyArray:
     if namespace(rows, index) is np:
         return np.take_along_axis(np.asarray(rows), np.asarray(index)[None], 0)[0]
     return jnp.take_along_axis(rows, index[None], 0, mode="promise_in_bounds")[0]
-
-
-def chosen(condition: AnyArray, new: Any, old: Any) -> Any:
-    """The new where the condition holds, the old elsewhere."""
-    xp = namespace(condition, *jax.tree.leaves(new))
-    return jax.tree.map(partial(xp.where, condition), new, old)
 
 
 # Breakpoints and modal outputs so far; the last breakpoint, and what is modal from there on.

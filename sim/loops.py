@@ -1,11 +1,14 @@
 """Loops that NumPy's arrays run through as they are, and JAX's as one compiled program."""
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+
+from goodteacher.sim.validation import AnyArray, namespace
 
 Carry = TypeVar("Carry")
 
@@ -28,3 +31,19 @@ def repeat_while(
     while condition(carry):
         carry = body(carry)
     return carry
+
+
+def chosen(condition: AnyArray, new: Any, old: Any) -> Any:
+    """The new where the condition holds, the old elsewhere."""
+    xp = namespace(condition, *jax.tree.leaves(new))
+    return jax.tree.map(partial(xp.where, condition), new, old)
+
+
+def search(waiting: Callable[[Carry], AnyArray], attempt: Callable[[Carry], Carry], start: Carry) -> Carry:
+    """Attempts for all those side by side that still wait, until none does."""
+
+    def again(carry: Carry) -> Carry:
+        return chosen(waiting(carry), attempt(carry), carry)
+
+    xp = namespace(*jax.tree.leaves(start))
+    return repeat_while(xp, lambda carry: waiting(carry).any(), again, start)

@@ -19,7 +19,6 @@ from goodteacher.sim.lines import (
     Lines,
     Position,
     base,
-    chosen,
     improved,
     initial,
     log_masses,
@@ -27,7 +26,7 @@ from goodteacher.sim.lines import (
     sums,
     upper,
 )
-from goodteacher.sim.loops import repeat, repeat_while
+from goodteacher.sim.loops import repeat, repeat_while, search
 from goodteacher.sim.validation import AnyArray, namespace
 
 QUADRATIC = 1e-8  # step after which Newton's method is right to rounding
@@ -338,12 +337,7 @@ def at_time(flow: Lines, time: Float[AnyArray, " n"]) -> tuple[Position, Float[A
         done=at_start,
         trials=zeros.astype(int),
     )
-    journey = repeat_while(
-        xp,
-        lambda journey: under_way(journey).any(),
-        lambda journey: chosen(under_way(journey), go(journey), journey),
-        journey,
-    )
+    journey = search(under_way, go, journey)
     found = half(flow, journey.half)
     offset = xp.where(at_start, 0.0, found.sign * xp.exp(journey.log))
     return Position(found.anchor, offset), log_masses(flow, journey.x)

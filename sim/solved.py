@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float, Int
 from goodteacher.sim.crossings import crossing, small_increase, trained_crossing
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.lines import Lines, Position, chosen, lines
+from goodteacher.sim.lines import Lines, Position, lines
+from goodteacher.sim.loops import chosen
 from goodteacher.sim.policies import LinearSoftmax, Tabular
 from goodteacher.sim.sensitivities import Target, crossing_time, fixed, path
 from goodteacher.sim.status import Status

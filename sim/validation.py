@@ -28,6 +28,11 @@ def namespace(*values: Any) -> ModuleType:
     return np if is_concrete(*values) else jnp
 
 
+def strongly_typed(tree: Any) -> Any:
+    """Without weak types (of what Python's numbers went into): they would compile everything anew."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), tree)
+
+
 def as_array(name: str, value: Numbers) -> Any:
     """An array of given numbers, finite or not: NumPy's if they are concrete.
 

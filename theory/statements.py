@@ -18,6 +18,7 @@ from goodteacher import theory
 from goodteacher.sim.files import to_dictionary
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.names import unknown
+from goodteacher.sim.validation import strongly_typed
 from goodteacher.theory import draws as sources
 from goodteacher.theory import findings
 from goodteacher.theory.draws import Source
@@ -149,7 +150,7 @@ class Statement:
     @partial(jax.jit, static_argnames="self")
     def build(self, points: Float[Array, "n at_least_dimension"]) -> Any:
         """The instances at points of the unit cube, as a batch; surplus coordinates are left out."""
-        return _strong(jax.vmap(lambda point: self.draw(Source(point)))(points))
+        return strongly_typed(jax.vmap(lambda point: self.draw(Source(point)))(points))
 
     def margin(self, batch: Any) -> Float[Array, " n"]:
         """How clearly the statement holds on each of a batch of instances, see :attr:`Sides.margin`."""
@@ -294,12 +295,7 @@ def _sides(judges: Sequence[Judge], one: Any) -> list[Sides]:
 
 @partial(jax.jit, static_argnames="change")
 def _changed(change: _Change, batch: Any) -> Any:
-    return _strong(jax.vmap(change)(batch))
-
-
-def _strong(batch: Any) -> Any:
-    """Without weak types, so that what is observed of one batch is not compiled anew for another."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), batch)
+    return strongly_typed(jax.vmap(change)(batch))
 
 
 @partial(jax.jit, static_argnames=("n", "width"))

@@ -8,6 +8,7 @@ from goodteacher.experiments.commands.options import (
     InstanceFile,
     Result,
     Rows,
+    at_most_one,
     given,
     optional,
     print_rest,
@@ -50,9 +51,8 @@ def errors(
 
     keep_compiled()
     result.check()
+    at_most_one(gamma=gamma, goal=goal)
     thresholds = Thresholds(**given(low=low, high=high, negligible=negligible))
-    if gamma is not None and goal is not None:
-        raise ValueError("--gamma and --goal are both given; give one")
     instance = source.read(like_truth=True)
     with Progress("errors", 100) as progress:
 

@@ -20,6 +20,17 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def at_most_one(**options: Any) -> None:
+    """Refuses options that say the same in two ways.
+
+    Raises:
+        ValueError: if more than one is given.
+    """
+    names = [f"--{name.replace('_', '-')}" for name in given(**options)]
+    if len(names) > 1:
+        raise ValueError(f"{' and '.join(names)} are both given; give one")
+
+
 Names = Annotated[Positional[tuple[str, ...]], optional("[NAME ...]")]
 Texts = UseAppendAction[tuple[str, ...]]
 

@@ -8,6 +8,7 @@ from goodteacher.experiments.commands.options import (
     InstanceFile,
     Result,
     Rows,
+    at_most_one,
     given,
     optional,
     print_rest,
@@ -57,12 +58,11 @@ def run(
 
     keep_compiled()
     result.check()
+    at_most_one(gamma=gamma, goal=goal)
     followed = simulation.DYNAMICS[dynamics](**own)
     instance = source.read()
     if kl is not None:
         instance = simulation.with_kl_coefficient(instance, kl)
-    if gamma is not None and goal is not None:
-        raise ValueError("--gamma and --goal are both given; give one")
     aim, wanted = "", None
     if gamma is not None:
         aim, wanted = f", ground truth reward to rise by {gamma:g}", simulation.increase(instance, gamma)

@@ -115,11 +115,11 @@ def answer(data: xr.Dataset) -> str:
     learned = int((best.prompt_verdict.values[can] == Verdict.LEARNS).sum())
     share = learned / max(int(can.sum()), 1)
     start = float(np.nanmean(best.truth_at_start))
-    end, low, high = (float(best["ground_truth_at_budget" + of]) for of in ("", "_low", "_high"))
     verdict = "a good" if share >= _GOOD else "a middling" if share >= _PARTLY else "a poor"
+    end = _with_interval(best, "ground_truth_at_budget", 3)
     said = (
-        f"takes the mean ground truth from {digits(start, 3)} to {digits(end, 3)} [{digits(low, 3)}, "
-        f"{digits(high, 3)}] by time {digits(best.attrs['budget'], 3)}, and the policy learns {learned} "
+        f"takes the mean ground truth from {digits(start, 3)} to {end} "
+        f"by time {digits(best.attrs['budget'], 3)}, and the policy learns {learned} "
         f"of the {int(can.sum())} prompts on which it can rise"
     )
     if not can.any():
@@ -173,11 +173,16 @@ def limits(data: xr.Dataset) -> list[str]:
                 f"{digits(chance, 3)} (95 % confidence, the median of these prompts){later}."
             )
         ends = {
-            str(name): float(data.tau.values[np.flatnonzero(np.isfinite(row))[-1]])
+            str(name): float(data.tau.values[np.isfinite(row)].max(initial=-np.inf))
             for name, row in zip(data.reward.values, data.truth_tilted.values, strict=True)
         }
         first = min(ends, key=lambda name: ends[name])
-        if ends[first] < float(data.tau[-1]):
+        if np.isinf(ends[first]):
+            said.append(
+                f"The median prompt has fewer than three draws ({first}): there is no frontier of truth "
+                "against KL."
+            )
+        elif ends[first] < float(data.tau[-1]):
             said.append(
                 f"Beyond tau = {digits(ends[first], 3)} ({first}) a tilted policy rests on fewer than three "
                 "draws of the median prompt: the frontier of truth against KL ends there."
@@ -218,15 +223,15 @@ def rewards_table(data: xr.Dataset) -> Table:
         spread = float(of.share_with_spread.sel(group=group))
         mark = "*" if bool(of.share_is_extrapolated.sel(group=group)) else ""
         flat = "-" if np.isnan(spread) else f"{_percent(1.0 - spread)}{mark}"
-        cells = [_between(of, "within_variance"), _between(of, "between_variance"), flat]
+        cells = [_with_interval(of, "within_variance"), _with_interval(of, "between_variance"), flat]
         if truth:
             beats, peak = _plain(of["beats_next"]), _peak(of)
             cells = [
                 f"{int(of['rank'])}",
                 "-" if beats is None else f"{beats:.2f}",
-                _between(of, "ground_truth_at_budget"),
+                _with_interval(of, "ground_truth_at_budget"),
                 *cells,
-                *(_between(of, each) for each in _INTERVALS[2:]),
+                *(_with_interval(of, each) for each in _INTERVALS[2:]),
                 _time(_median(of, "hitting_time")),
                 _time(_median(of, "hitting_time_on_truth")),
                 "-" if peak is None else digits(peak["kl"], 3),
@@ -235,9 +240,12 @@ def rewards_table(data: xr.Dataset) -> Table:
     return rows
 
 
-def _between(of: xr.Dataset, name: str) -> str:
+def _with_interval(of: xr.Dataset, name: str, places: int = 2) -> str:
+    """A value with its interval, where it has one."""
     value, low, high = (float(of[name + end]) for end in ("", "_low", "_high"))
-    return "-" if np.isnan(value) else f"{digits(value, 3)} [{digits(low, 2)}, {digits(high, 2)}]"
+    if np.isnan(value) or np.isnan(low):
+        return "-" if np.isnan(value) else digits(value, 3)
+    return f"{digits(value, 3)} [{digits(low, places)}, {digits(high, places)}]"
 
 
 def _time(value: float) -> str:

@@ -189,7 +189,7 @@ def estimators(i: int, scale: Unscaled) -> dict[str, Estimate]:
     def between(sums: Sums) -> np.ndarray:
         n = sums["one"]
         means = sums[f"mean {i}"] / n
-        apart = (sums[f"mean squared {i}"] / n - means**2) * n / np.maximum(n - 1, 1)
+        apart = divided((sums[f"mean squared {i}"] / n - means**2) * n, n - 1)  # of one prompt unknown
         return (apart - sums[f"noise {i}"] / n) / size(sums)
 
     def covariance(sums: Sums) -> np.ndarray:

@@ -197,7 +197,7 @@ def test_arrays_made_of_plain_numbers_compile_nothing_anew(monkeypatch, batched)
 
     before = compilations(strong)
     assert compilations(weak) == before
-    monkeypatch.setattr(flow, "_strong", lambda tree: tree)
+    monkeypatch.setattr(flow, "strongly_typed", lambda tree: tree)
     assert compilations(weak) == before + 1
 
 

@@ -100,6 +100,16 @@ def test_what_is_left_out_is_said(run, table):
     assert "row 5" in printed
 
 
+@pytest.mark.parametrize("estimator", ["natural", "gradient"])
+def test_one_prompt_of_two_draws_says_what_it_cannot_tell(run, table, estimator):
+    few = pd.DataFrame({"prompt": ["p", "p"], "good": [1.0, 0.2], "correct": [1.0, 0.0]})
+    result, _, printed = run("--reward", "good", "--estimator", estimator, frame=few)
+    assert "fewer than three draws (good): there is no frontier" in printed
+    assert "nan" not in printed
+    assert result["rewards"]["good"]["between_variance"] is None
+    assert result["rewards"]["good"]["within_variance"]["low"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
