@@ -76,7 +76,8 @@ def file(html, tmp_path_factory) -> str:
 @pytest.fixture(params=["light", "dark"])
 def opened(request, file) -> Iterator[tuple[Any, list[str]]]:
     """The page in Chromium, offline, and what it has complained of."""
-    from playwright.sync_api import sync_playwright
+    # Large, and installed by make test-browser alone.
+    from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
     installed = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as play:
