@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import numpy as np
@@ -28,8 +27,6 @@ from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
 
 LEVEL = 0.9  # the probability of y* that counts as escape
-SOLVER = diffrax.Tsit5()  # fewer stages than the default: at the same tolerance, compiled in half the time
-CONTROL = Control(SOLVER)
 _PIECE = 4096  # problems whose hitting times are found together
 _PATHS, _TIMES = 16, 512  # paths that are followed together, and how many times of each
 _OUTPUTS = 10  # of a tabular problem, at least
@@ -63,13 +60,15 @@ def taught(instance: Instance, rewards: Float[np.ndarray, "models outputs"]) -> 
 # Hitting times and paths -----------------------------------------------------------
 
 
-def hits(instances: Instance, goals: Callable[[Instance], Goal], control: Control = CONTROL) -> HittingTime:
+def hits(
+    instances: Instance, goals: Callable[[Instance], Goal], control: Control | None = None
+) -> HittingTime:
     """Hitting times of a batch of any size, as NumPy arrays.
 
     Args:
         instances: the batch.
         goals: from a batch to a goal for each; compiled by whoever writes it.
-        control: of the flow; with another solver another program is compiled.
+        control: of the flow.
 
     Raises:
         RuntimeError: if a time could not be computed.
@@ -88,12 +87,12 @@ def hits(instances: Instance, goals: Callable[[Instance], Goal], control: Contro
     return eqx.tree_at(lambda r: r.log_probabilities, result, result.log_probabilities[..., :outputs])
 
 
-def rises(instances: Instance, gamma: float, control: Control = CONTROL) -> Float[np.ndarray, " batch"]:
+def rises(instances: Instance, gamma: float, control: Control | None = None) -> Float[np.ndarray, " batch"]:
     """When the expected ground truth reward has risen by gamma, of a batch of one prompt; as :func:`hits`."""
     return np.asarray(hits(instances, lambda piece: _increases(piece, gamma), control).time)[:, 0]
 
 
-def escapes(instances: Instance, control: Control = CONTROL) -> HittingTime:
+def escapes(instances: Instance, control: Control | None = None) -> HittingTime:
     """When the probability of ``y*`` reaches :data:`LEVEL` along the flow; as :func:`hits`."""
     return hits(instances, escape_goals, control)
 
@@ -125,7 +124,7 @@ def paths(instances: Instance, times: np.ndarray) -> Float[np.ndarray, "batch ti
 @jax.jit
 def _paths(instances: Instance, times: Array, tolerance: float) -> Array:
     def one(instance: Instance) -> Array:
-        path = trajectory(instance, times, Control(SOLVER, tolerance))
+        path = trajectory(instance, times, Control(tolerance=tolerance))
         return jax.vmap(instance.log_probabilities)(path)
 
     return jax.vmap(one)(instances)
@@ -204,7 +203,7 @@ def follow_flow(instances: Instance, labels: Labels, times: np.ndarray) -> xr.Da
     return _dataset(value, probabilities, labels, variable("time", times, "time of the gradient flow", TIME))
 
 
-def escape_dataset(instances: Instance, labels: Labels, control: Control = CONTROL) -> xr.Dataset:
+def escape_dataset(instances: Instance, labels: Labels, control: Control | None = None) -> xr.Dataset:
     """The times of :func:`escapes` (``inf`` where never) and the policy then, or where the search ended."""
     result = escapes(instances, control)
     probabilities = np.exp(result.log_probabilities)

@@ -1,4 +1,4 @@
-"""What JAX compiles, kept on disk: what one command has compiled, the next one reads."""
+"""What JAX compiles: quickly, and kept on disk, so that what one command has compiled, the next one reads."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,15 @@ from pathlib import Path
 import jax
 
 _LARGEST = 1 << 29  # bytes; what has not been used for longest goes
+_QUICKLY = "--xla_cpu_use_fusion_emitters=false"
+
+
+def compile_quickly() -> None:
+    """Has programs for the CPU compiled in two thirds of the time; some run a sixth slower.
+
+    To be called before JAX is used. Does nothing if the user has flags for XLA.
+    """
+    os.environ.setdefault("XLA_FLAGS", _QUICKLY)
 
 
 def keep_compiled() -> None:

@@ -5,7 +5,6 @@ Solved by one root and one quadrature where each output has a logit of its own a
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from goodteacher.sim import integrated, solved
+from goodteacher.sim.batching import as_batch, filled, only
 from goodteacher.sim.control import HORIZON, MAX_STEPS, SOLVER, TOLERANCE, Control, HittingTime
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
@@ -46,7 +46,6 @@ __all__ = [
 ]
 
 LANES = 128
-_LARGE = 1 << 12  # problems, up to which their number is filled up to a power of two
 
 
 def hitting_time(instance: Instance, goal: Goal, control: Control | None = None) -> HittingTime:
@@ -68,7 +67,7 @@ def hitting_time(instance: Instance, goal: Goal, control: Control | None = None)
     instance, goal = strongly_typed((instance, goal))
     if not is_solvable(instance):
         return integrated.hitting_time(instance, goal, control)
-    return _only(_solve(*_as_batch((instance, goal, control.horizon))))
+    return only(_solve(*as_batch((instance, goal, control.horizon))))
 
 
 def hitting_times(
@@ -91,9 +90,7 @@ def hitting_times(
     instances, goals, horizons, control = _batch(instances, goals, control, lanes)
     if is_solvable(instances):
         return _solve(instances, goals, horizons)
-    return _filled(
-        partial(integrated.hitting_times, control=control, lanes=lanes), instances, goals, horizons
-    )
+    return integrated.hitting_times(instances, goals, horizons, control, lanes)
 
 
 def final_policy(
@@ -111,7 +108,7 @@ def final_policy(
     instance = strongly_typed(instance)
     if not is_solvable(instance):
         return integrated.final_policy(instance, control)
-    return _only(_look(*_as_batch((instance, control.horizon)))), jax.device_put(control.horizon)
+    return only(_look(*as_batch((instance, control.horizon)))), jax.device_put(control.horizon)
 
 
 def final_policies(
@@ -124,11 +121,7 @@ def final_policies(
     instances, _, horizons, control = _batch(instances, None, control, lanes)
     if is_solvable(instances):
         return _look(instances, horizons), jax.device_put(horizons)
-
-    def run(instances: Instance, goals: None, horizons: AnyArray) -> tuple[Array, Array]:
-        return integrated.final_policies(instances, horizons, control, lanes)
-
-    return _filled(run, instances, None, horizons)
+    return integrated.final_policies(instances, horizons, control, lanes)
 
 
 def trajectory(
@@ -177,7 +170,7 @@ def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
         def run(instances: Instance, goals: Goal, horizons: AnyArray) -> Any:
             return _hitting_times(instances, goals, horizons, solved.sharing(instances), trained)
 
-        found = _filled(run, instances, goals, horizons)
+        found = filled(run, instances, goals, horizons)
     yes, none = np.ones(horizons.shape, bool), np.zeros(horizons.shape, int)
     found = HittingTime(*found, solved=jax.device_put(yes), steps=jax.device_put(none))
     if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
@@ -199,11 +192,11 @@ def _look(instances: Instance, horizons: AnyArray) -> Array:
     def run(instances: Instance, goals: None, horizons: AnyArray) -> AnyArray:
         return _policies(instances, horizons, solved.sharing(instances))
 
-    return _filled(run, instances, None, horizons)
+    return filled(run, instances, None, horizons)
 
 
 def _follow(instance: Instance, times: AnyArray) -> Array:
-    batch = _as_batch(instance)
+    batch = as_batch(instance)
     shared = jax.tree.map(lambda leaf: leaf[0], solved.sharing(batch))
     if _few(batch, times) and len(times) * instance.rewards.size <= _FEW:
         return _plain(_along, (instance, times), shared)
@@ -252,30 +245,3 @@ def _batch(
     horizons = namespace(control.horizon).broadcast_to(control.horizon, (count,))
     instances, goals = strongly_typed((instances, goals))
     return instances, goals, horizons, control
-
-
-def _filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, horizons: AnyArray) -> Any:
-    """A function of a batch, compiled once for many sizes: surplus problems repeat the last."""
-    problems, count = (instances, goals, horizons), len(horizons)
-    size = min(1 << (count - 1).bit_length(), -(-count // _LARGE) * _LARGE)
-    if size == count or not is_concrete(*jax.tree.leaves(problems)):
-        return run(*problems)
-    instances, goals, horizons = jax.tree.map(partial(_extended, size=size), problems)
-    if goals is not None:  # of those that are met at once
-        goals = goals.lowered((np.arange(size) >= count)[:, None])
-    found = run(instances, goals, horizons)
-    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:count]), found)
-
-
-def _extended(leaf: Any, size: int) -> Any:
-    return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), size - len(leaf), axis=0)])
-
-
-def _as_batch(tree: Any) -> Any:
-    """A batch of one problem."""
-    return jax.tree.map(lambda leaf: namespace(leaf).asarray(leaf)[None], tree)
-
-
-def _only(batch: Any) -> Any:
-    """The problem of a batch of one."""
-    return jax.tree.map(lambda leaf: jax.device_put(namespace(leaf).asarray(leaf)[0]), batch)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from goodteacher.sim.batching import as_batch, filled, only
 from goodteacher.sim.control import MAX_STEPS, SOLVER, TOLERANCE, Control, HittingTime
 from goodteacher.sim.goals import Goal, excess, is_possible
 from goodteacher.sim.instance import Instance
@@ -22,8 +23,10 @@ from goodteacher.sim.integrator import FIRST_STEP, Done, Problem, centred, prepa
 from goodteacher.sim.objective import gradient, logit_gradient
 from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
+from goodteacher.sim.validation import AnyArray, is_concrete, namespace
 
 _ARRIVED = 1e-6  # probability of all other outputs
+_LEAST_LANES = 8  # of the prompts of one problem
 
 
 def hitting_time(instance: Instance, goal: Goal, control: Control) -> HittingTime:
@@ -34,7 +37,12 @@ def hitting_time(instance: Instance, goal: Goal, control: Control) -> HittingTim
     Raises:
         ValueError: if the solver is not explicit.
     """
-    found = _one(instance, goal, np.asarray(False), _explicit(control))
+    control = _explicit(control)
+    if _is_batched(instance, goal, control):
+        return only(
+            hitting_times(*as_batch((instance, goal, control.horizon)), control=control, lanes=_LEAST_LANES)
+        )
+    found = _one(instance, goal, np.asarray(False), control)
     return eqx.tree_at(lambda r: r.time, found, _differentiable((instance, goal), found.time))
 
 
@@ -42,16 +50,19 @@ def hitting_times(
     instances: Instance, goals: Goal, horizons: Any, control: Control, lanes: int
 ) -> HittingTime:
     """As :func:`goodteacher.sim.flow.hitting_times`, with horizons of their own."""
-    return _many(
-        instances, goals, horizons, np.asarray(False), _without_horizon(control), min(lanes, len(horizons))
-    )
+    return _batch(instances, goals, horizons, np.asarray(False), control, lanes)
 
 
 def final_policy(
     instance: Instance, control: Control
 ) -> tuple[Float[Array, "prompts outputs"], Float[Array, ""]]:
     """As :func:`goodteacher.sim.flow.final_policy`."""
-    result = _one(instance, None, np.asarray(True), _explicit(control))
+    control = _explicit(control)
+    if _is_batched(instance, control):
+        return only(
+            final_policies(*as_batch((instance, control.horizon)), control=control, lanes=_LEAST_LANES)
+        )
+    result = _one(instance, None, np.asarray(True), control)
     return result.log_probabilities, result.end
 
 
@@ -59,9 +70,7 @@ def final_policies(
     instances: Instance, horizons: Any, control: Control, lanes: int
 ) -> tuple[Float[Array, "batch prompts outputs"], Float[Array, " batch"]]:
     """As :func:`goodteacher.sim.flow.final_policies`, with horizons of their own."""
-    result = _many(
-        instances, None, horizons, np.asarray(True), _without_horizon(control), min(lanes, len(horizons))
-    )
+    result = _batch(instances, None, horizons, np.asarray(True), control, lanes)
     return result.log_probabilities, result.end
 
 
@@ -120,8 +129,54 @@ def _displacements(
     return jnp.where(jnp.isfinite(solution.ys), solution.ys, jnp.nan)
 
 
+def _is_batched(*problem: Any) -> bool:
+    """Whether a problem is one of a batch like others, for which one program may be there already."""
+    return isinstance(problem[0].policy, Tabular) and is_concrete(*jax.tree.leaves(problem))
+
+
+def _batch(
+    instances: Instance,
+    goals: Goal | None,
+    horizons: AnyArray,
+    endless: AnyArray,
+    control: Control,
+    lanes: int,
+) -> HittingTime:
+    """The flows of a batch; of tabular policies, every prompt by itself."""
+    control = _without_horizon(control)
+
+    def run(instances: Instance, goals: Goal | None, horizons: AnyArray) -> HittingTime:
+        return _many(instances, goals, horizons, endless, control, min(lanes, len(horizons)))
+
+    if not isinstance(instances.policy, Tabular):
+        return filled(run, instances, goals, horizons)
+    count, prompts, _ = instances.rewards.shape
+    found = filled(run, *_rows(instances, goals, horizons))
+
+    def by_problem(leaf: AnyArray) -> AnyArray:
+        return namespace(leaf).asarray(leaf).reshape(count, prompts, *leaf.shape[1:])
+
+    return jax.device_put(_together(jax.tree.map(by_problem, found)))
+
+
+def _rows(instances: Instance, goals: Goal | None, horizons: AnyArray) -> tuple[Any, ...]:
+    """Every prompt of a batch as a problem of its own, as :func:`_apart`."""
+    problems = instances, goals, horizons
+    xp = namespace(*jax.tree.leaves(problems))
+    if xp is np:
+        problems = jax.device_get(problems)
+    instances, goals, horizons = problems
+    prompts = instances.rewards.shape[1]
+    regularizer, horizons = jax.tree.map(
+        lambda leaf: xp.repeat(leaf, prompts, axis=0), (instances.regularizer, horizons)
+    )
+    rows = eqx.tree_at(lambda i: i.regularizer, instances, None, is_leaf=_is_none)
+    rows, goals = jax.tree.map(lambda leaf: leaf.reshape(-1, 1, *leaf.shape[2:]), (rows, goals))
+    return eqx.tree_at(lambda i: i.regularizer, rows, regularizer, is_leaf=_is_none), goals, horizons
+
+
 def _separable(instance: Instance) -> bool:
-    """Whether the prompts of an instance, or of each of a batch, are independent problems."""
+    """Whether the prompts of an instance are independent problems."""
     return isinstance(instance.policy, Tabular) and instance.rewards.shape[-2] > 1
 
 
@@ -142,14 +197,11 @@ def _is_none(leaf: Any) -> bool:
 
 
 def _together(found: HittingTime) -> HittingTime:
-    """The results of the prompts of a problem as one."""
-    return HittingTime(
-        time=found.time[:, 0],
-        status=found.status[:, 0],
-        log_probabilities=found.log_probabilities[:, 0],
-        end=found.end.max(),
-        solved=found.solved.all(),
-        steps=found.steps.sum(),
+    """The results of the prompts of a problem, or of each of a batch, as one."""
+    first = found.time[..., 0], found.status[..., 0], found.log_probabilities[..., 0, :]
+    whole = found.end.max(-1), found.solved.all(-1), found.steps.sum(-1)
+    return eqx.tree_at(
+        lambda f: (f.time, f.status, f.log_probabilities, f.end, f.solved, f.steps), found, first + whole
     )
 
 
@@ -170,16 +222,6 @@ def _many(
 ) -> HittingTime:
     goals = goals or jax.vmap(_nothing)(instances)
     endless = jnp.broadcast_to(endless, horizons.shape)
-    if _separable(instances):
-        count, prompts = goals.level.shape
-        rows = jax.tree.map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(_apart)(instances, goals)
-        )
-        each = partial(jnp.repeat, repeats=prompts)
-        found = _many(*rows, each(horizons), each(endless), control, lanes)
-        return jax.vmap(_together)(
-            jax.tree.map(lambda leaf: leaf.reshape(count, prompts, *leaf.shape[1:]), found)
-        )
     problems = jax.vmap(prepare)(instances, goals, horizons, endless)
     done, converged, _ = run_many(problems, control.solver, control.tolerance, control.max_steps, lanes)
     return jax.vmap(_result)(problems, horizons, done, converged)

@@ -128,6 +128,7 @@ class Problem(NamedTuple):
     goal: Goal
     endless: Bool[Array, ""]
     time_scale: Array
+    rate: Array  # see _Pace, at the start
     log_horizon: ArrayLike
     limit: _Limit | None
 
@@ -232,17 +233,18 @@ def _runge_kutta_step(
     field: Callable[[_State], _State],
     start: _Point,
     step: Array,
-) -> tuple[_State, _State, _State]:
-    """One step of an explicit method: the new state, its velocity, and the error estimate.
+) -> tuple[_State, _State, Array]:
+    """One step of an explicit method: the new state, the error estimate, and the share of the velocity at
+    the end that is still to be added to it.
 
     The coefficients are diffrax's. The stages are a loop at run time, so that the field is compiled once.
     """
     assert isinstance(solver, diffrax.AbstractERK)
     tableau = solver.tableau
     assert isinstance(tableau, diffrax.ButcherTableau)
-    stages = len(tableau.b_sol)
+    stages = len(tableau.b_sol) - tableau.fsal  # the last may be at the end itself
     rows = np.zeros((stages, stages))
-    for number, row in enumerate(tableau.a_lower, 1):
+    for number, row in enumerate(tableau.a_lower[: stages - 1], 1):
         rows[number, : len(row)] = row
 
     def combine(coefficients: ArrayLike, slopes: _State) -> _State:
@@ -251,28 +253,24 @@ def _runge_kutta_step(
     def move(coefficients: ArrayLike, slopes: _State) -> _State:
         return jax.tree.map(jnp.add, start.state, combine(coefficients, slopes))
 
-    def stage(index: Array, carry: tuple[_State, _State]) -> tuple[_State, _State]:
-        slopes, _ = carry
-        end = move(jnp.asarray(rows)[index], slopes)
-        return jax.tree.map(lambda all, new: all.at[index].set(new), slopes, field(end)), end
+    def stage(index: Array, slopes: _State) -> _State:
+        slope = field(move(jnp.asarray(rows)[index], slopes))
+        return jax.tree.map(lambda all, new: all.at[index].set(new), slopes, slope)
 
     slopes = jax.tree.map(
         lambda leaf: jnp.zeros((stages, *leaf.shape), leaf.dtype).at[0].set(leaf), start.velocity
     )
-    slopes, end = jax.lax.fori_loop(1, stages, stage, (slopes, start.state))
-    error = combine(np.asarray(tableau.b_error), slopes)
-    if tableau.fsal:
-        return end, jax.tree.map(lambda leaf: leaf[-1], slopes), error
-    end = move(np.asarray(tableau.b_sol), slopes)
-    return end, field(end), error
+    slopes = jax.lax.fori_loop(1, stages, stage, slopes)
+    end, error = move(tableau.b_sol[:stages], slopes), combine(tableau.b_error[:stages], slopes)
+    return end, error, step * tableau.b_error[stages:].sum()
 
 
 class _Trial(NamedTuple):
     """One step from a point by one of the two methods."""
 
     state: _State
-    velocity: _State
     error: _State
+    share: Array  # of the velocity at the end, to be added to the error
     order: Array
     noise: Array  # what a step makes of rounding errors of the velocity, which no step is shortened for
 
@@ -287,7 +285,7 @@ def _explicit(solver: diffrax.AbstractAdaptiveSolver, problem: Problem, lane: _L
 
 def _extrapolated_euler_step(
     field: Callable[[_State], _State], start: _Point, step: Array
-) -> tuple[_State, _State, _State]:
+) -> tuple[_State, _State]:
     """One step of the linearly implicit Euler method, extrapolated to its limit of short steps.
 
     Every column is as many Euler steps, and an order more (Deuflhard 1985); all are stable however stiff the
@@ -316,13 +314,12 @@ def _extrapolated_euler_step(
         coarser = table[-1]
         ratio = (number[order:] / number[:-order])[:, None]
         table = table[1:] + (table[1:] - table[:-1]) / (ratio - 1.0)
-    end = unflatten(state + table[-1])
-    return end, field(end), unflatten(table[-1] - coarser)
+    return unflatten(state + table[-1]), unflatten(table[-1] - coarser)
 
 
 def _implicit(problem: Problem, lane: _Lane) -> _Trial:
     step = _extrapolated_euler_step(partial(_field, problem, lane.pace.rate), lane.point, lane.step)
-    return _Trial(*step, jnp.asarray(float(_COLUMNS)), jnp.asarray(300.0))
+    return _Trial(*step, jnp.zeros(()), jnp.asarray(float(_COLUMNS)), jnp.asarray(300.0))
 
 
 def _may_be_stiff(instance: Instance) -> bool:
@@ -336,8 +333,8 @@ def prepare(
     instance = centred(instance)
     speed, rate = _start_pace(instance)
     time_scale = 1.0 / jnp.where(speed + rate > 0, speed + rate, 1.0)
-    log_horizon = jnp.log1p(horizon / time_scale)
-    return Problem(instance, goal, jnp.asarray(endless), time_scale, log_horizon, _limit(instance, goal))
+    log_horizon, limit = jnp.log1p(horizon / time_scale), _limit(instance, goal)
+    return Problem(instance, goal, jnp.asarray(endless), time_scale, rate * time_scale, log_horizon, limit)
 
 
 def centred(instance: Instance) -> Instance:
@@ -377,27 +374,40 @@ def _limit(instance: Instance, goal: Goal) -> _Limit | None:
 
 
 def _start(problem: Problem) -> _Lane:
-    instance, goal = problem.instance, problem.goal
-    zero = jnp.zeros(())
+    """Before the first step, of no length, which finds out what is known of the initial policy.
+
+    It is a step for what is needed at its end to be compiled once.
+    """
+    instance, zero = problem.instance, jnp.zeros(())
+    events = len(problem.goal.level) + 1
     state = _State(jnp.zeros_like(instance.initial_parameters), zero)
-    rate = _start_pace(instance)[1] * problem.time_scale
-    velocity = _field(problem, rate, state)
-    pace, _ = _pace(problem, state, velocity, rate)
-    point = _point(problem, state, velocity)
-    met = point.gap >= 0
-    possible = jnp.append(is_possible(instance, goal) & ~problem.endless, True)
     return _Lane(
-        point=point,
-        pace=pace,
+        point=_Point(state, jax.tree.map(jnp.zeros_like, state), jnp.zeros(events), jnp.zeros(events)),
+        pace=_Pace(problem.rate, zero + 1.0, jnp.zeros((), bool), zero),
         blur=zero,
         travelled=zero,
-        step=zero + FIRST_STEP,
+        step=zero,
         cruise=zero + FIRST_STEP,
         bracket=_Bracket(zero + jnp.inf, zero, zero),
+        pending=jnp.ones(events, bool),
+        hit_log_time=jnp.full(events, jnp.inf),
+        hit_logits=jnp.zeros_like(problem.goal.values),
+        steps=-jnp.ones((), int),
+    )
+
+
+def _begun(problem: Problem, lane: _Lane, point: _Point, pace: _Pace) -> _Lane:
+    """After that step."""
+    met = point.gap >= 0
+    possible = jnp.append(is_possible(problem.instance, problem.goal) & ~problem.endless, True)
+    return lane._replace(
+        point=point,
+        pace=pace,
+        step=lane.cruise,
         pending=~met & possible,
         hit_log_time=jnp.where(met, 0.0, jnp.inf),
-        hit_logits=instance.logits(instance.initial_parameters),
-        steps=jnp.zeros((), int),
+        hit_logits=problem.instance.logits(problem.instance.initial_parameters),
+        steps=lane.steps + 1,
     )
 
 
@@ -465,9 +475,12 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     """Takes a step that was tried, rejects it, or shortens it for an event inside it."""
     instance = problem.instance
     start, step, pending = lane.point, lane.step, lane.pending
-    state, velocity, error, order, noise = trial
+    state, error, rest, order, noise = trial
+    velocity = _field(problem, lane.pace.rate, state)
+    error = jax.tree.map(lambda of, slope: of + rest * slope, error, velocity)
     end = _point(problem, state, velocity)
     pace, stretch = _pace(problem, state, velocity, lane.pace.rate)
+    begun = _begun(problem, lane, end, pace)
 
     # Error control on logits, where an error is a relative error of a probability, and on ln t; where the
     # velocity changes before they do, relative to it, but to no less than rounding leaves.
@@ -538,7 +551,7 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     pace = pace._replace(rate=jnp.where(bracketed, lane.pace.rate, pace.rate))
     velocity = jax.tree.map(lambda leaf: leaf * stretch, point.velocity)
     next_step = jnp.where(bracketed & ~found, jnp.minimum(root, cruise), cruise)
-    return _Lane(
+    advanced = _Lane(
         point=point._replace(velocity=velocity, slope=point.slope * stretch),
         pace=pace,
         blur=blur,
@@ -553,6 +566,7 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
         ),
         steps=lane.steps + 1,
     )
+    return jax.tree.map(partial(jnp.where, lane.steps < 0), begun, advanced)
 
 
 def _converged(instance: Instance, goal: Goal, parameters: Array) -> Bool[Array, " prompts"]:

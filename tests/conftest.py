@@ -10,7 +10,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
+from goodteacher.experiments.compilation import compile_quickly
+
 install_import_hook(["goodteacher.sim", "goodteacher.theory"], "beartype.beartype")
+
+compile_quickly()
 
 # What a test finds does not depend on the machine.
 jax.config.update("jax_num_cpu_devices", 1)

@@ -20,14 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.flow import HORIZON, Control, final_policies, hitting_times
+from goodteacher.sim.flow import HORIZON, final_policies, hitting_times
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import advantage, expected_reward
 from goodteacher.sim.policies import Tabular
 from goodteacher.theory.draws import Source, dimension, random_logits
 from goodteacher.theory.logit_velocity import below_value
-from goodteacher.theory.rises import RISE_SOLVER
 
 MOST_SUBSETS = 8
 """Errors of a prompt up to which all their subsets are tried."""
@@ -204,7 +203,7 @@ def _times(instance: Instance, variants: _Variants, goal: Goal, tell: Tell = _si
     """``[variants]``: hitting times of their prompts."""
 
     def times(problems: Instance, goals: Goal) -> Array:
-        return hitting_times(problems, goals, Control(solver=RISE_SOLVER)).time
+        return hitting_times(problems, goals).time
 
     return _in_parts(times, instance, variants, goal, tell)
 
@@ -213,7 +212,7 @@ def _final_rewards(instance: Instance, variants: _Variants, goal: Goal, tell: Te
     """``[variants]``: final expected ground truth rewards of their prompts; ``nan`` if not converged."""
 
     def final(problems: Instance, goals: Goal) -> Array:
-        log_p, end = final_policies(problems, Control(solver=RISE_SOLVER))
+        log_p, end = final_policies(problems)
         return _rewards_at_end(problems, log_p, end)
 
     return _in_parts(final, instance, variants, goal, tell)
@@ -454,9 +453,7 @@ def _trial(source: Source) -> tuple[Instance, Array]:
 
 
 def _most_of_the_way_times(instances: Instance) -> Array:
-    return hitting_times(
-        instances, jax.vmap(most_of_the_way)(instances), control=Control(solver=RISE_SOLVER)
-    ).time
+    return hitting_times(instances, jax.vmap(most_of_the_way)(instances)).time
 
 
 def trials(seed: int, n: int, times: Callable[[Instance], ArrayLike] = _most_of_the_way_times) -> Trials:

@@ -1,6 +1,6 @@
 """Hitting times and paths that statements observe, each compiled once for as many of them as possible.
 
-An integrator is compiled for a solver, a number of prompts and of outputs, and for what there is to compute
+An integrator is compiled for a number of problems and of outputs, and for what there is to compute
 (a mask, regularisation, features). So the problems of statements on how the ground truth rises are
 widened to one number of outputs, those on how one output escapes to one of two.
 """
@@ -23,7 +23,6 @@ from goodteacher.theory.draws import REGULARIZED_OUTPUTS, Task
 SHAPE = (2, 16)
 """Prompts and outputs of most statements on how the ground truth rises under a tabular policy."""
 
-RISE_SOLVER = diffrax.Tsit5()  # of few stages: quick to compile, and at this tolerance quick to run
 _RISE_TOLERANCE = 1e-8
 _RISE_WIDTHS = (REGULARIZED_OUTPUTS, SHAPE[1])  # outputs of the problems of a rise
 _WIDTHS = (8, 16)  # outputs of the problems of one output that escapes
@@ -55,7 +54,7 @@ def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
             raise ValueError(
                 f"regularised problems have more than {REGULARIZED_OUTPUTS} outputs; give at most so many"
             )
-        late = Control(RISE_SOLVER, _RISE_TOLERANCE, horizon)
+        late = Control(tolerance=_RISE_TOLERANCE, horizon=horizon)
         found = _where(regularized, hitting_times(few, few_goals, late), found)
     return eqx.tree_at(lambda times: times.log_probabilities, found, replace_fn=lambda p: p[..., :outputs])
 

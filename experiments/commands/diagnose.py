@@ -54,7 +54,7 @@ def diagnose(
         report: Write a page with pictures, which needs no network.
         table: Write everything that is known of every prompt.
     """
-    from goodteacher.experiments.compilation import keep_compiled
+    from goodteacher.experiments.compilation import compile_quickly, keep_compiled
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.reports import teacher_answer
     from goodteacher.experiments.rollouts import diagnosis
@@ -62,6 +62,7 @@ def diagnose(
     from goodteacher.experiments.rollouts.intake import read_rollouts
     from goodteacher.sim.files import check_writable
 
+    compile_quickly()
     keep_compiled()
     result.check()
     for path in filter(None, (table, report)):

@@ -35,8 +35,9 @@ def figures(
         raise ValueError("--overwrite does not apply without --full; leave it out")
 
     from goodteacher.experiments import drawing
-    from goodteacher.experiments.compilation import keep_compiled
+    from goodteacher.experiments.compilation import compile_quickly, keep_compiled
 
+    compile_quickly()
     keep_compiled()
     if full:
         lines = drawing.draw_full(names, directory, stores, renew=overwrite)

@@ -43,12 +43,13 @@ def errors(
         negligible: Initial probability over that of y* up to which an error does not matter (default: 0.3).
         rows: Prompts to print at most, the most harmful first (default: 20).
     """
-    from goodteacher.experiments.compilation import keep_compiled
+    from goodteacher.experiments.compilation import compile_quickly, keep_compiled
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.reports import error_table
     from goodteacher.experiments.reports.simulation import on_the_way
     from goodteacher.theory.error_kinds import Thresholds
 
+    compile_quickly()
     keep_compiled()
     result.check()
     at_most_one(gamma=gamma, goal=goal)

@@ -20,9 +20,10 @@ def metrics(source: InstanceFile, *, rows: Rows = SCREENFUL, result: Result = NO
     Args:
         rows: Prompts to print at most (default: 20).
     """
-    from goodteacher.experiments.compilation import keep_compiled
+    from goodteacher.experiments.compilation import compile_quickly, keep_compiled
     from goodteacher.experiments.reports import reward_quality
 
+    compile_quickly()
     keep_compiled()
     result.check()
     report = reward_quality.report(source.read())

@@ -52,10 +52,11 @@ def run(
     for name in other:
         raise ValueError(f"--{name.replace('_', '-')} does not apply to --dynamics {dynamics}; leave it out")
 
-    from goodteacher.experiments.compilation import keep_compiled
+    from goodteacher.experiments.compilation import compile_quickly, keep_compiled
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.reports import simulation
 
+    compile_quickly()
     keep_compiled()
     result.check()
     at_most_one(gamma=gamma, goal=goal)

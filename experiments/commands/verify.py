@@ -37,10 +37,11 @@ def verify(
     if directory is not None and not adversarial:
         raise ValueError("--directory does not apply without --adversarial; leave it out")
 
-    from goodteacher.experiments.compilation import keep_compiled
+    from goodteacher.experiments.compilation import compile_quickly, keep_compiled
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.reports import verification
 
+    compile_quickly()
     keep_compiled()
     result.check()
     chosen = verification.choose(names, bounds=adversarial)

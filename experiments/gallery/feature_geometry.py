@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from goodteacher.experiments.batches import LEVEL, SOLVER, batch, escapes
+from goodteacher.experiments.batches import LEVEL, batch, escapes
 from goodteacher.experiments.datasets import TIME, Data, listed, variable
 from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.instances import BEST, MIDDLING, SIMILARITIES, TRAINED_ON, beneficial_errors
@@ -45,7 +45,7 @@ def run(settings: Settings) -> Data:
     norms, cosines = np.asarray(settings.norms), np.asarray(settings.cosines)
     grid = np.meshgrid(norms, cosines, indexing="ij")
 
-    control = Control(SOLVER, horizon=settings.horizon)
+    control = Control(horizon=settings.horizon)
 
     def time(trained_on: str) -> np.ndarray:
         def build(norm: Array, cosine: Array) -> Instance:

@@ -10,7 +10,6 @@ from matplotlib.lines import Line2D
 
 from goodteacher.experiments.batches import (
     LEVEL,
-    SOLVER,
     batch,
     escape_dataset,
     follow_ascent,
@@ -59,7 +58,7 @@ def run(settings: Settings) -> Data:
     flow = follow_flow(runs, labels, np.geomspace(0.1, settings.last_time, settings.points))
     late = flow.isel(time=slice(-2, None))
     slope = np.diff(np.log(late["best_probability"]))[:, 0] / np.diff(np.log(late["time"]))
-    control = Control(SOLVER, horizon=settings.horizon)
+    control = Control(horizon=settings.horizon)
     exponent = variable("run", slope, "power of the time that the probability of y* follows at the end")
     return {
         "ascent": follow_ascent(runs, labels, settings.learning_rate, recorded_updates(settings.updates)),

@@ -9,7 +9,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import SOLVER, follow_flow, rises, taught
+from goodteacher.experiments.batches import follow_flow, rises, taught
 from goodteacher.experiments.datasets import TIME, Data, listed, variable
 from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.gallery.panels import TEACHER_LOOKS
@@ -66,7 +66,7 @@ def run(settings: Settings) -> Data:
     instance, rewards, gamma = classroom.problem(), classroom.teachers(), classroom.gamma
     cells, units = _models(settings)
     models = taught(instance, np.concatenate([rewards, units.reshape(-1, classroom.outputs)]))
-    times = rises(models, gamma, Control(SOLVER, tolerance=1e-8, horizon=_LATEST))
+    times = rises(models, gamma, Control(tolerance=1e-8, horizon=_LATEST))
     plane = _plane(settings, cells, units, times[len(rewards) :].reshape(len(cells), -1))
 
     follow = np.concatenate([[0.0], np.geomspace(1e-1, _LATEST, settings.points)])

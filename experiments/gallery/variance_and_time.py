@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from goodteacher.experiments.batches import SOLVER, rises
+from goodteacher.experiments.batches import rises
 from goodteacher.experiments.datasets import TIME, Data, listed, variable
 from goodteacher.experiments.experiment import Experiment
 from goodteacher.figures.style import BLUE, DASHED, HALO, PAGE, RED, colorbar, decades, letter, paper
@@ -95,7 +95,7 @@ def run(settings: Settings) -> Data:
     dimension = 4 * settings.outputs + 4
     points = jax.random.uniform(jax.random.key(settings.seed), (2, each, dimension))
     instances, measured = _posed(settings, np.repeat(np.arange(2), each), points.reshape(2 * each, -1))
-    control = Control(SOLVER, tolerance=1e-8, horizon=settings.horizon)
+    control = Control(tolerance=1e-8, horizon=settings.horizon)
     times = rises(instances, settings.gamma, control).reshape(2, each)
     variances, *lower = (np.reshape(values, (2, each)) for values in measured)
 

@@ -24,7 +24,6 @@ from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_v
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.status import Status
 from goodteacher.theory.hitting_time_bound import goal_time_lower_bound
-from goodteacher.theory.rises import RISE_SOLVER
 
 if TYPE_CHECKING:
     from goodteacher.experiments.progress import Progress
@@ -142,7 +141,7 @@ class AlongFlow:
         self._control()
 
     def _control(self) -> Control:
-        return Control(solver=RISE_SOLVER, horizon=self.horizon)
+        return Control(horizon=self.horizon)
 
     @property
     def title(self) -> str:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from goodteacher.experiments.batches import CONTROL, batch, escape_goals, escapes, join, paths, rises, taught
+from goodteacher.experiments.batches import batch, escape_goals, escapes, join, paths, rises, taught
 from goodteacher.experiments.instances import beneficial_errors, padded
 from goodteacher.sim.flow import hitting_time, trajectory
 
@@ -30,7 +30,7 @@ def test_times_do_not_depend_on_the_size_of_the_batch(instances):
     np.testing.assert_array_equal(many.log_probabilities[-1], few.log_probabilities[2])
 
     goals = escape_goals(instances)
-    one = hitting_time(alone(instances, 1), alone(goals, 1), CONTROL)
+    one = hitting_time(alone(instances, 1), alone(goals, 1))
     assert float(few.time[1, 0]) == pytest.approx(float(one.time[0]), rel=1e-12)
     # Not the time of another one, nor of a problem with outputs that exist in its stead.
     assert len(np.unique(few.time)) == 3
@@ -42,9 +42,9 @@ def test_paths_are_those_of_the_problem_alone(instances):
     times = np.array([0.0, 1.0, 10.0, 100.0])
     found = paths(instances, times)
     assert found.shape == (3, 4, 1, 5)
-    path = trajectory(alone(instances, 1), times, CONTROL)
+    path = trajectory(alone(instances, 1), times)
     np.testing.assert_allclose(found[1], jax.nn.log_softmax(path), rtol=0, atol=1e-12)
-    later = trajectory(alone(instances, 1), times * (1 + 1e-10), CONTROL)
+    later = trajectory(alone(instances, 1), times * (1 + 1e-10))
     assert np.abs(found[1] - jax.nn.log_softmax(later)).max() > 1e-12
 
 

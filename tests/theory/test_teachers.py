@@ -9,7 +9,7 @@ from goodteacher.sim.flow import Control, hitting_times
 from goodteacher.sim.goals import reward_increase
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.theory.rankings import attainable_accuracies
-from goodteacher.theory.rises import RISE_SOLVER, escape_times
+from goodteacher.theory.rises import escape_times
 from goodteacher.theory.teachers import (
     fast_teacher,
     fast_teacher_kl_coefficient,
@@ -60,7 +60,7 @@ def test_teachers_of_every_attainable_accuracy():
         for time in (slow_teacher_time(plain, GAMMA, T), fast_teacher_time(plain, GAMMA, OUTPUT))
     )
     horizon = 1e2 * lower + 2 * upper
-    times = hitting_times(instances, goals, Control(RISE_SOLVER, 1e-6, horizon)).time[:, 0]
+    times = hitting_times(instances, goals, Control(tolerance=1e-6, horizon=horizon)).time[:, 0]
     assert (times[: len(slow)] >= lower).all()
     assert (times[len(slow) :] <= upper).all()
 
