@@ -8,14 +8,12 @@ number of lanes, each of which takes the next problem as soon as it has finished
 all would wait for the slowest.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
@@ -33,6 +31,7 @@ from goodteacher.sim.objective import (
     natural_gradient,
 )
 from goodteacher.sim.policies import Tabular
+from goodteacher.sim.steppers import EULER_ORDER, extrapolated_euler_step, runge_kutta_step
 
 FIRST_STEP = 0.1  # in logits
 _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter
@@ -42,7 +41,6 @@ _LOST = 0.1  # of the velocity: a rounding error that decides where the flow goe
 _BLURRED = 1e-9  # of a time: an error by rounding that makes it unknown
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
 _PATIENCE = 200  # explicit steps before a regularised problem is taken to be stiff
-_COLUMNS = 6  # of the extrapolation table: the order of the implicit method
 _DENSE = 128  # parameters, up to which linear systems are solved for it
 _SHORT = 1e-2  # of the way, a step that is kept short by stability
 _NOISE = 4.0  # rounding errors: a velocity that is no larger is none
@@ -228,43 +226,6 @@ def _point(problem: Problem, state: _State, velocity: _State) -> _Point:
     )
 
 
-def _runge_kutta_step(
-    solver: diffrax.AbstractAdaptiveSolver,
-    field: Callable[[_State], _State],
-    start: _Point,
-    step: Array,
-) -> tuple[_State, _State, Array]:
-    """One step of an explicit method: the new state, the error estimate, and the share of the velocity at
-    the end that is still to be added to it.
-
-    The coefficients are diffrax's. The stages are a loop at run time, so that the field is compiled once.
-    """
-    assert isinstance(solver, diffrax.AbstractERK)
-    tableau = solver.tableau
-    assert isinstance(tableau, diffrax.ButcherTableau)
-    stages = len(tableau.b_sol) - tableau.fsal  # the last may be at the end itself
-    rows = np.zeros((stages, stages))
-    for number, row in enumerate(tableau.a_lower[: stages - 1], 1):
-        rows[number, : len(row)] = row
-
-    def combine(coefficients: ArrayLike, slopes: _State) -> _State:
-        return jax.tree.map(lambda leaf: step * jnp.tensordot(coefficients, leaf, 1), slopes)
-
-    def move(coefficients: ArrayLike, slopes: _State) -> _State:
-        return jax.tree.map(jnp.add, start.state, combine(coefficients, slopes))
-
-    def stage(index: Array, slopes: _State) -> _State:
-        slope = field(move(jnp.asarray(rows)[index], slopes))
-        return jax.tree.map(lambda all, new: all.at[index].set(new), slopes, slope)
-
-    slopes = jax.tree.map(
-        lambda leaf: jnp.zeros((stages, *leaf.shape), leaf.dtype).at[0].set(leaf), start.velocity
-    )
-    slopes = jax.lax.fori_loop(1, stages, stage, slopes)
-    end, error = move(tableau.b_sol[:stages], slopes), combine(tableau.b_error[:stages], slopes)
-    return end, error, step * tableau.b_error[stages:].sum()
-
-
 class _Trial(NamedTuple):
     """One step from a point by one of the two methods."""
 
@@ -279,47 +240,14 @@ def _explicit(solver: diffrax.AbstractAdaptiveSolver, problem: Problem, lane: _L
     order = solver.order(diffrax.ODETerm(lambda t, y, args: y))
     assert order is not None
     field = partial(_field, problem, lane.pace.rate)
-    step = _runge_kutta_step(solver, field, lane.point, lane.step)
+    step = runge_kutta_step(solver, field, lane.point.state, lane.point.velocity, lane.step)
     return _Trial(*step, jnp.asarray(float(order)), jnp.asarray(8.0))
 
 
-def _extrapolated_euler_step(
-    field: Callable[[_State], _State], start: _Point, step: Array
-) -> tuple[_State, _State]:
-    """One step of the linearly implicit Euler method, extrapolated to its limit of short steps.
-
-    Every column is as many Euler steps, and an order more (Deuflhard 1985); all are stable however stiff the
-    flow is. What is extrapolated is the change of the state, for a state that hardly changes.
-    """
-    state, unflatten = jax.flatten_util.ravel_pytree(start.state)
-
-    def flat(change: Array) -> Array:
-        return jax.flatten_util.ravel_pytree(field(unflatten(state + change)))[0]
-
-    jacobian = jax.jacfwd(flat)(jnp.zeros_like(state))
-
-    def column(count: Array) -> Array:
-        part = step / count
-        inverse = jnp.linalg.inv(jnp.eye(state.size) - part * jacobian)
-
-        def euler(index: Array, change: Array) -> Array:
-            return jnp.where(index < count, change + inverse @ (part * flat(change)), change)
-
-        return jax.lax.fori_loop(0, _COLUMNS, euler, jnp.zeros_like(state))
-
-    table = jax.lax.map(column, jnp.arange(1, _COLUMNS + 1))
-    number = np.arange(1.0, _COLUMNS + 1)
-    coarser = table[-1]
-    for order in range(1, _COLUMNS):
-        coarser = table[-1]
-        ratio = (number[order:] / number[:-order])[:, None]
-        table = table[1:] + (table[1:] - table[:-1]) / (ratio - 1.0)
-    return unflatten(state + table[-1]), unflatten(table[-1] - coarser)
-
-
 def _implicit(problem: Problem, lane: _Lane) -> _Trial:
-    step = _extrapolated_euler_step(partial(_field, problem, lane.pace.rate), lane.point, lane.step)
-    return _Trial(*step, jnp.zeros(()), jnp.asarray(float(_COLUMNS)), jnp.asarray(300.0))
+    field = partial(_field, problem, lane.pace.rate)
+    step = extrapolated_euler_step(field, lane.point.state, lane.step)
+    return _Trial(*step, jnp.zeros(()), jnp.asarray(float(EULER_ORDER)), jnp.asarray(300.0))
 
 
 def _may_be_stiff(instance: Instance) -> bool:
