@@ -45,8 +45,8 @@ of order ``1/eps`` for any fixed ``lambda``: regularisation ends the stall. It n
 ``lambda pi(j) t >> 1`` for the rarest ``j`` there; setting both laws equal gives the scale of the
 ``lambda`` from which on it does, :func:`rescue_threshold`. Too much keeps ``*`` from winning at all,
 :func:`largest_kl_coefficient`. In between the times cross over; observed, they are below both laws. That
-crossover (some outputs at rest and others not), and features that are not orthogonal, could not be
-brought into closed form. Hierarchies of ever rarer better outputs: :mod:`goodteacher.theory.stall_integral`.
+crossover (some outputs at rest and others not) could not be brought into closed form. Features that are not
+orthogonal: :mod:`goodteacher.theory.feature_geometry_law`. Hierarchies of ever rarer better outputs: :mod:`goodteacher.theory.stall_integral`.
 """
 
 from collections.abc import Callable
