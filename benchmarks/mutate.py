@@ -343,17 +343,22 @@ def every_mutant() -> list[Mutant]:
     return [*of_theory, *line_mutants()]
 
 
+def kept() -> dict[str, Any]:
+    """What came out so far, by digest."""
+    return json.loads(_KEPT.read_text(encoding="utf-8")) if _KEPT.exists() else {}
+
+
 def main(minutes: float = MINUTES) -> int:
     """Runs for about so many minutes, prints what is known by then; 1 if a mutant survives unexplained."""
     keep_compiled()
     end = time.monotonic() + 60.0 * minutes
-    kept: dict[str, Any] = json.loads(_KEPT.read_text(encoding="utf-8")) if _KEPT.exists() else {}
+    results = kept()
 
     def known(key: str, find: Callable[[], Any]) -> Any:
-        if key not in kept and time.monotonic() < end:
-            kept[key] = find()
-            _KEPT.write_text(json.dumps(kept, indent=0), encoding="utf-8")
-        return kept.get(key)
+        if key not in results and time.monotonic() < end:
+            results[key] = find()
+            _KEPT.write_text(json.dumps(results, indent=0), encoding="utf-8")
+        return results.get(key)
 
     survivors, rows, waiting = [], [], 0
     for name, statement in find_statements().items():
@@ -373,10 +378,10 @@ def main(minutes: float = MINUTES) -> int:
     mutants = every_mutant()
     digests = [digest(mutant) for mutant in mutants]
     for mutant, key in zip(mutants, digests, strict=True):
-        if mutant.function and key not in kept:
+        if mutant.function and key not in results:
             what = known(f"{key} in place", partial(noticed_in_place, mutant))
             if what:
-                kept[key] = what
+                results[key] = what
     _make_copy()
     order = list(zip(mutants, digests, strict=True))
     random.Random(0).shuffle(order)  # a slice is spread over all of it
@@ -386,8 +391,8 @@ def main(minutes: float = MINUTES) -> int:
     for mutant, key in zip(mutants, digests, strict=True):
         row = counts.setdefault(mutant.path, [0, 0, 0, 0])
         row[0] += 1
-        row[1 if key not in kept else 2 if kept[key] else 3] += 1
-        if kept.get(key) == "":
+        row[1 if key not in results else 2 if results[key] else 3] += 1
+        if results.get(key) == "":
             survivors.append((mutant.name, EXPLAINED.get(mutant.name, "")))
     rows = [(path, *row) for path, row in sorted(counts.items())]
     table("Code", ("file", "mutants", "not run yet", "killed", "survived"), rows)
