@@ -1,9 +1,9 @@
 """``make audited``: what an audit of version 0.1 altered, and what notices it now; writes ``audited.md``.
 
-The audit altered 26 constants and terms of statements, one at a time, and ran ``verify`` with 10,000 instances: 23
-passed. It altered 25 lines of ``sim`` and ran their tests: 6 passed. Here is today's counterpart of each. Numbers of
-formulas and functions of ``theory`` are altered in this process, on as many instances as ``verify`` takes; lines run
-through their tests, with what ``make mutate`` keeps of them.
+The audit altered 26 constants and terms of statements, one at a time, and ran ``verify`` with 10,000
+instances: 23 passed. It altered 25 lines of ``sim`` and ran their tests: 6 passed. Here is today's
+counterpart of each. Numbers of formulas and functions of ``theory`` are altered in this process, on as many
+instances as ``verify`` takes; lines run through their tests, with what ``make mutate`` keeps of them.
 """
 
 import dataclasses
@@ -92,7 +92,9 @@ STATEMENTS = (
     ),
     Number("Theorem 5, fast teacher: (1−ρ)⁻³ for (1−ρ)⁻⁴", "fast_teacher", {"rest": -3.0}, _SHARP),
     Number("Theorem 6, right teacher: (1−ρ)⁻² for (1−ρ)⁻³", "right_teacher", {"rho": -2.0}, _SHARP),
-    Number("Theorem 6: λ up to 16 times as large", "fast_increase_sharp", {}, f"{_SHARP}, whose limit is larger"),
+    Number(
+        "Theorem 6: λ up to 16 times as large", "fast_increase_sharp", {}, f"{_SHARP}, whose limit is larger"
+    ),
     Number("Proposition 4: λ up to 10 times as large", "fast_increase_sharp", {}, f"{_SHARP}, with 2 for 4"),
     Number(
         "Proposition 4: exp(−2 …) for exp(−20 …) in the limit of bad outputs",
@@ -100,7 +102,12 @@ STATEMENTS = (
         {},
         f"{_SHARP}, whose limit has a twentieth",
     ),
-    Number("ideal proxy: λ up to 10 times as large", "fast_increase_sharp", {}, f"{_SHARP}, whose limit is larger"),
+    Number(
+        "ideal proxy: λ up to 10 times as large",
+        "fast_increase_sharp",
+        {},
+        f"{_SHARP}, whose limit is larger",
+    ),
     Text(
         "rare output: range of the rewards without the corrected one",
         "benign_rare_output",
@@ -154,7 +161,7 @@ LINES = (
     "return spectral_norms(self.features / self.temperature)[:, None]",
     "uniforms[count - index * length]",
 )
-"""Of the audit's 25 lines of ``sim`` those that still stand, by what is altered in :mod:`benchmarks.mutants`."""
+"""Of the audit's 25 lines of ``sim`` those that still stand, by what is altered there."""
 
 
 def altered(one: Number | Text, instances: int = _INSTANCES) -> int:
@@ -187,7 +194,9 @@ def rows() -> Iterator[tuple[str, str, str]]:
             continue
         count = altered(one)
         if bool(count) == bool(one.true):
-            raise ValueError(f"{one.what}: {count} instances refute it; it is said to be {one.true or 'false'}")
+            raise ValueError(
+                f"{one.what}: {count} instances refute it; it is said to be {one.true or 'false'}"
+            )
         found = f"true: {one.true}" if one.true else f"refuted by {count:,} of {_INSTANCES:,}"
         yield one.what, f"`{one.statement}`", found
     kept = mutate.kept()
@@ -207,7 +216,7 @@ def main() -> None:
     keep_compiled()
     lines = ["| altered | where it stands now | result |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows()]
-    _PAGE.write_text("\n".join([__doc__.strip().split("\n\n", 1)[1], "", *lines, ""]), encoding="utf-8")
+    _PAGE.write_text("\n".join([(__doc__ or "").strip().split("\n\n", 1)[1], "", *lines, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ of the modules of statements (not in how instances are drawn). Lines: those of :
 ``sim``.
 
 Of a module of theory the instances of its statements are observed once. A mutant takes the place of its
-function, and the statements and their sabotages are judged anew on these observations, operation by operation,
-so that nothing is compiled: a tenth of a second. What is not noticed so, and every line of ``sim``, runs in a copy
-of the checkout, through ``verify`` and through tests. What came out is kept in ``build/mutation.json`` by a digest
-of the mutant and of all files that what runs depends on, so that a later call goes on where this one stops.
+function, and the statements and their sabotages are judged anew on these observations, operation by
+operation,
+so that nothing is compiled: a tenth of a second. What is not noticed so, and every line of ``sim``, runs in a
+copy of the checkout, through ``verify`` and through tests. What came out is kept in ``build/mutation.json``
+by a digest of the mutant and of all files that what runs depends on, so that a later call goes on where this
+one stops.
 """
 
 import ast
@@ -112,11 +114,11 @@ def theory_mutants(path: Path) -> Iterator[Mutant]:
     tree = ast.parse(text)
     statements = _statements_of(path.stem)
     checks = []
-    if statements:
-        checks.append(("-m", "goodteacher", "verify", *statements, "--instances", str(_INSTANCES)))
     tests = _ROOT / "tests/theory" / f"test_{path.stem}.py"
     if tests.exists():
         checks.append(("-m", "pytest", "-q", "-x", "-n", "0", f"tests/theory/{tests.name}"))
+    if statements:
+        checks.append(("-m", "goodteacher", "verify", *statements, "--instances", str(_INSTANCES)))
     for function in tree.body:
         if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
             continue
@@ -184,7 +186,9 @@ class Observed:
             raise ValueError(f"{statement.name} is violated as it is; mend it first")
         # Not all need be, on so few instances.
         trials = statement.trials.items()
-        self._caught = {of: trial for of, trial in trials if self.violations(*reversed(trial))}
+        self._caught = {
+            of: (change, judge) for of, (change, judge) in trials if self.violations(judge, change)
+        }
 
     def _of(self, change: Callable[[Any], Any] | None) -> Any:
         if change not in self._found:
@@ -273,10 +277,12 @@ def digest(mutant: Mutant) -> str:
 
 
 def _digest(what: list[Any], files: Iterable[str]) -> str:
+    files = list(files)
     found = hashlib.sha256(json.dumps(what).encode())
     for path in sorted(set().union(*map(_needed, files))):
         found.update((_ROOT / path).read_bytes())
-    found.update((_ROOT / "theory/tightest.json").read_bytes())
+    if any(path.startswith("theory/") for path in files):
+        found.update((_ROOT / "theory/tightest.json").read_bytes())
     return found.hexdigest()[:24]
 
 

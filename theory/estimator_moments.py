@@ -161,7 +161,7 @@ def enumerate_estimates(
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits)[None], samples, axis=-1)
     weighing = find_estimator(estimator, group)
     estimates = jax.vmap(lambda one: logit_estimate(instance, logits, one, weighing))
-    return orders[:, None] * jnp.exp(log_p.sum(-1)), estimates(samples)
+    return jnp.asarray(orders[:, None]) * jnp.exp(log_p.sum(-1)), estimates(samples)
 
 
 # Statements -------------------------------------------------------------------

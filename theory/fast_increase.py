@@ -1,7 +1,7 @@
 """What is sufficient for a reward model to teach fast, for a tabular policy (arXiv:2503.15477, Prop. 4).
 
-Beside the proposition stands a sharper one, derived here, with 1 for 4, and conditions on ``lambda`` and on bad
-outputs that are weaker by orders of magnitude; see :func:`sharp_fast_increase_time`.
+Beside the proposition stands a sharper one, derived here, with 1 for 4, and conditions on ``lambda`` and on
+bad outputs that are weaker by orders of magnitude; see :func:`sharp_fast_increase_time`.
 """
 
 from collections.abc import Callable, Mapping
@@ -123,9 +123,7 @@ def fast_increase(
     highest_rest = rewards.max(-1, where=rest, initial=-jnp.inf)
     gap = highest - highest_rest - (highest - lowest) / (1.0 - rho)
     sharp_wait = _odds_wait(good_probability, rho) * count / gap
-    sharply_largest_bad = (
-        jnp.log(good_probability**2 * (1.0 - rho) ** 2 * gap / (16.0 * count)) - sharp_wait
-    )
+    sharply_largest_bad = jnp.log(good_probability**2 * (1.0 - rho) ** 2 * gap / (16.0 * count)) - sharp_wait
     pull_of_one = (1.0 - over_good(log_p, jnp.min, 0.0)) / ((1.0 - rho) * gap)
     sharply_largest_kl = LARGEST_PULL / pull_of_one
     found = FastIncrease(
@@ -195,33 +193,34 @@ def sharp_fast_increase_time(
 
     ``F`` is that of :func:`goodteacher.theory.closed_forms.one_good_output_time`, ``g = max_{Y+} r_RM - max_Z
     r_RM - max_{y,y' in Y+} |r_RM(y) - r_RM(y')| / (1-rho)`` with ``Z`` the outputs whose reward is at most
-    ``V_RM(0)``, ``theta = lambda (1 + ln(1 / min_{Y+} pi_0)) / ((1-rho) g)``, of which at most 3/8 is allowed,
-    and 1/40 more where there are bad outputs. These may have a probability of at most ``p+^2 (1-rho)^2 g /
-    (16 |Y+|) exp(-wait)``, with ``wait = |Y+| [F(rho) - F(p+)] / g``; Proposition 4 has 20 times its ``wait``.
+    ``V_RM(0)``, ``theta = lambda (1 + ln(1 / min_{Y+} pi_0)) / ((1-rho) g)``, of which at most 3/8 is
+    allowed, and 1/40 more where there are bad outputs. These may have a probability of at most ``p+^2
+    (1-rho)^2 g / (16 |Y+|) exp(-wait)``, with ``wait = |Y+| [F(rho) - F(p+)] / g``; Proposition 4 has 20
+    times its ``wait``.
 
     Derived here. Write ``c = r_KL - phi``, ``phi = E r_KL``, so that ``d theta_y/dt = w pi(y) c(y)`` with the
-    weight ``w``; ``p`` and ``b`` for the probabilities of good and bad outputs, ``n = |Y+|``. Let ``p < rho``,
-    for from ``rho`` on the ground truth has risen, and ``w t <= wait / (1-theta)``, at most ``(27/16) wait``.
+    weight ``w``; ``p`` and ``b`` for the probabilities of good and bad outputs, ``n = |Y+|``. Let ``p <
+    rho``, for from ``rho`` on the ground truth has risen, and ``w t <= wait / (1-theta)``, at most ``(27/16)
+    wait``.
 
-    1. By :func:`goodteacher.theory.velocities.sharp_log_growth_bound`, ``b <= B = p+^2 (1-rho)^2 g / (16 n)``,
-       so ``2 b <= (1-rho) g / 54``, because ``p+^2 (1-rho) <= 4/27``.
+    1. By :func:`goodteacher.theory.velocities.sharp_log_growth_bound`, ``b <= B = p+^2 (1-rho)^2 g / (16
+       n)``, so ``2 b <= (1-rho) g / 54``, because ``p+^2 (1-rho) <= 4/27``.
     2. ``phi <= E r <= p max_{Y+} r + (1-p) max_Z r + 2 b``, so for a good output ``c(y) >= (1-p) g - 2 b -
        lambda ln(1/pi_0(y)) >= lambda + (1-theta + 1/40 - 1/54) (1-p) g``.
     3. ``c <= 0`` on ``Z``. It is so at the start. There ``c(z) = r(z) + kappa - lambda (theta_z(t) -
        theta_z(0))`` with one ``kappa`` for all outputs, and ``d kappa/dt = w sum_y pi(y)^2 c(y) (lambda -
        c(y))``: not positive on ``Z`` where ``c <= 0``, at most ``-w (1-theta)^2 (1-rho)^2 g^2 p^2/n`` on the
-       good outputs by 2, and at most ``w lambda^2 b^2 / 4``, which is less, on the bad ones. So ``dc(z)/dt < 0``
-       where ``c(z)`` is zero.
+       good outputs by 2, and at most ``w lambda^2 b^2 / 4``, which is less, on the bad ones. So ``dc(z)/dt <
+       0`` where ``c(z)`` is zero.
     4. By Lemma 9 ``dp/dt >= w [(1-p) sum_{Y+} pi^2 c - p sum_bad pi^2 c] >= w (1-theta) p^2 (1-p)^2 g / n``:
        the bad outputs take ``2 p B^2`` at most, which 2 has left over. Integrate from ``p+`` to ``rho``.
 
-    By Chebyshev's integral inequality ``F(rho) - F(p) <= (1/p - 1/rho) / ((1-rho) (1-p))``. Under the published
-    condition ``theta < 1/16``, so that Proposition 4 holds with 1.07 in place of 4; with ten times its
-    ``lambda`` and a tenth of its exponent for bad outputs ``theta < 2/5``, and it holds with 2. So do the
+    By Chebyshev's integral inequality ``F(rho) - F(p) <= (1/p - 1/rho) / ((1-rho) (1-p))``. Under the
+    published condition ``theta < 1/16``, so that Proposition 4 holds with 1.07 in place of 4; with ten times
+    its ``lambda`` and a tenth of its exponent for bad outputs ``theta < 2/5``, and it holds with 2. So do the
     fast teacher of Theorem 5 with ``(1-rho)^-3`` for ``(1-rho)^-4``, the right one of Theorem 6 and the ideal
-    proxy with ``(1-rho)^-2``, for a ``lambda`` at least ten times as large.
-    Approached by one good output among many others that are equally likely, have one reward, and whose ground
-    truth is -1.
+    proxy with ``(1-rho)^-2``, for a ``lambda`` at least ten times as large. Approached by one good output
+    among many others that are equally likely, have one reward, and whose ground truth is -1.
 
     Args:
         found: the quantities that enter.

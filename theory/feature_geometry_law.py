@@ -23,18 +23,17 @@ the vertex of ``m`` put ``u = pi(*)`` and ``x_j = a_j pi(j)``, which become equa
 
     ``u' = u [(n + 1 - 2 c) b u - alpha (K-2) x]``,  ``x' = x [alpha b u - (K-1) x]``,
 
-so for ``w = x/u``, ``w' = -w u ((n-c) b + beta w)`` and ``u = C w^-(1 + s) ((n-c) b + beta w)^(1 + s + kappa)``
-with ``kappa = alpha (K-2) / beta``. The time is ``int_0^inf dw / (w u ((n-c) b + beta w))``, a Beta integral.
-Where ``w`` is large ``u = C beta^(1 + s + kappa) w^kappa``, and the conserved quantities say that there
-``u^(1-q) = A w^q``, ``q = alpha (K-2)/(K-1)``; ``1 - q = beta/(K-1)``, so ``C = beta^-(1 + s + kappa) A^(1 +
-kappa)``. If ``beta <= 0``, ``w`` only grows where it is large.
+so for ``w = x/u``, ``w' = -w u ((n-c) b + beta w)`` and ``u = C w^-(1 + s) ((n-c) b + beta w)^(1 + s +
+kappa)`` with ``kappa = alpha (K-2) / beta``. The time is ``int_0^inf dw / (w u ((n-c) b + beta w))``, a Beta
+integral. Where ``w`` is large ``u = C beta^(1 + s + kappa) w^kappa``, and the conserved quantities say that
+there ``u^(1-q) = A w^q``, ``q = alpha (K-2)/(K-1)``; ``1 - q = beta/(K-1)``, so ``C = beta^-(1 + s + kappa)
+A^(1 + kappa)``. If ``beta <= 0``, ``w`` only grows where it is large.
 """
 
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import betaln
 from jaxtyping import Array, ArrayLike, Float
@@ -64,8 +63,8 @@ def log_stalling_time(
     """Natural logarithm of the time to escape; ``inf`` where the flow never does.
 
     Args:
-        log_probabilities: of the initial policy, normalised: the best output, the middling one, then low ones;
-            ``-inf`` for an output that does not exist.
+        log_probabilities: of the initial policy, normalised: the best output, the middling one, then low
+            ones; ``-inf`` for an output that does not exist.
         rewards: in the same order.
         inner_product: ``c``, between the features of the first two outputs.
         squared_norm: ``n``, of the first feature; it exceeds ``c``. The others are of norm one.
@@ -108,7 +107,7 @@ class Geometry(NamedTuple):
 
 
 def _draw(source: Source) -> Geometry:
-    """Inner products from half the most negative at which the flow escapes to a large positive one, and zero."""
+    """Inner products from half the most negative at which the flow escapes to a large positive one."""
     index = jnp.arange(_OUTPUTS)
     outputs = source.integer(3, _OUTPUTS)
     exists = index < outputs
@@ -116,7 +115,9 @@ def _draw(source: Source) -> Geometry:
     most = jnp.where(sign < 0, 0.5 / (outputs - 2.0), 0.5)
     inner_product = sign * most * source.uniform(0.05, 1.0)
     gap = source.uniform(0.2, 0.8)
-    rewards = source.uniform(-1.0, 1.0 - 1.2 * gap, (_OUTPUTS,)).at[:2].set(jnp.stack([jnp.ones(()), 1.0 - gap]))
+    rewards = (
+        source.uniform(-1.0, 1.0 - 1.2 * gap, (_OUTPUTS,)).at[:2].set(jnp.stack([jnp.ones(()), 1.0 - gap]))
+    )
     weights = jnp.where(exists, source.uniform(jnp.log(0.1), 0.0, (_OUTPUTS,)), -jnp.inf)
     log_p = with_rare_best(jnp.log(source.log_uniform(1e-9, 3e-7)), weights)
     squared_norm = source.log_uniform(0.6, 2.5)
@@ -162,9 +163,9 @@ def _misread(change: Callable[[Array], Array]) -> Judge:
 FEATURE_GEOMETRY = Statement(
     name="feature_geometry",
     title="The stalling law where the features of the best and the middling output are not orthogonal",
-    citation="derived here, theory/feature_geometry_law.py; after arXiv:2604.25872, Section 3.3 and Appendix A.1",
+    citation="theory/feature_geometry_law.py (derived here); after arXiv:2604.25872, Section 3.3",
     formula="t = β^κ B(1+α/(n−c), 1+κ) ((n−c) b A)^−(1+κ), 1+κ = (K−1)/β, α = 1−c, β = 1+(K−2)c, "
-    "c = ⟨φ*, φ_m⟩, n = |φ*|², A = ε π₀(m)^−c [π₀(m) Π_j a_j π₀(j)]^(−α/(K−1))",
+    "c = ⟨φ*, φ_m⟩, n = |φ*|², A = ε π₀(m)^−c [π₀(m) Π_j a_j π₀(j)]^(−α/(K−1)); to 1e-4 + 20 ε ln(1/ε)",
     draw=_draw,
     judge=Formula(log_stalling_time, _judge),
     observe=_observe,

@@ -90,25 +90,27 @@ def hitting_time_lower_bound_by_odds(
     prompts: Number = 1.0,
     variance: Number = -1 / 2,
 ) -> Float[Array, " prompts"]:
-    """``2 |S| (1 - sqrt(o_0/o_gamma)) / sqrt(Var r_RM)``, with the odds ``o = (1 + V_G)/(1 - V_G)`` at the start
-    and where the rise is complete: the same, later still; infinite where ``V_G(0) + gamma >= 1``.
+    """``2 |S| (1 - sqrt(o_0/o_gamma)) / sqrt(Var r_RM)``, with the odds ``o = (1 + V_G)/(1 - V_G)`` at the
+    start and where the rise is complete: the same, later still; infinite where ``V_G(0) + gamma >= 1``.
 
-    It is at least ``4 |S| gamma / ((2 + gamma) sqrt(Var r_RM))``, what it is for ``V_G(0) = -gamma/2``; that is
-    more than ``2 |S| (1 - exp(-gamma)) / sqrt(Var r_RM)`` and ``|S| gamma / sqrt(Var r_RM)``. Derived here, as
-    :func:`sharp_hitting_time_lower_bound`, but for one step: with ``V = V_G``, by the logits of the prompt,
+    It is at least ``4 |S| gamma / ((2 + gamma) sqrt(Var r_RM))``, what it is for ``V_G(0) = -gamma/2``; that
+    is more than ``2 |S| (1 - exp(-gamma)) / sqrt(Var r_RM)`` and ``|S| gamma / sqrt(Var r_RM)``. Derived
+    here, as :func:`sharp_hitting_time_lower_bound`, but for one step: with ``V = V_G``, by the logits of the
+    prompt,
 
         ``|grad V|^2 <= (1 - V^2)^2 / 2``,
 
     so that with ``|grad phi| <= sigma / sqrt 2`` the rate of ``V`` is at most ``w sigma (1 - V^2) / 2``, and
-    that of ``artanh V = ln(o) / 2`` at most ``w sigma / 2``. As ``sigma(t) <= sigma_0 / (1 - w sigma_0 t / 2)``,
-    ``ln(o_t/o_0) / 2 <= -ln(1 - w sigma_0 t / 2)``; solve for ``t``.
+    that of ``artanh V = ln(o) / 2`` at most ``w sigma / 2``. As ``sigma(t) <= sigma_0 / (1 - w sigma_0 t /
+    2)``, ``ln(o_t/o_0) / 2 <= -ln(1 - w sigma_0 t / 2)``; solve for ``t``.
 
-    The inequality: ``|grad V|^2 = sum_y pi(y)^2 (r_G(y) - V)^2`` is convex in ``r_G``, so for a given ``V`` it is
-    largest where all rewards but that of one output ``m`` are ``+-1``. With ``a = 1 - V`` and ``b = 1 + V``, let
-    ``x = a P`` and ``y = b Q`` for the probabilities ``P`` and ``Q`` of the rewards 1 and -1, each at one output
-    at worst; ``m`` has ``pi(m) (r_G(m) - V) = y - x``. If ``y >= x``, then ``pi(m) >= (y - x)/a``, and ``P + Q +
-    pi(m) = 1`` gives ``y (1/a + 1/b) <= 1``, that is ``y <= a b / 2``. So ``|grad V|^2 = x^2 + y^2 + (y - x)^2
-    <= 2 y^2 <= a^2 b^2 / 2``, for the sum is convex in ``x`` between 0 and ``y``. If ``y < x``, exchange them.
+    The inequality: ``|grad V|^2 = sum_y pi(y)^2 (r_G(y) - V)^2`` is convex in ``r_G``, so for a given ``V``
+    it is largest where all rewards but that of one output ``m`` are ``+-1``. With ``a = 1 - V`` and ``b = 1 +
+    V``, let ``x = a P`` and ``y = b Q`` for the probabilities ``P`` and ``Q`` of the rewards 1 and -1, each
+    at one output at worst; ``m`` has ``pi(m) (r_G(m) - V) = y - x``. If ``y >= x``, then ``pi(m) >= (y -
+    x)/a``, and ``P + Q + pi(m) = 1`` gives ``y (1/a + 1/b) <= 1``, that is ``y <= a b / 2``. So ``|grad V|^2
+    = x^2 + y^2 + (y - x)^2 <= 2 y^2 <= a^2 b^2 / 2``, for the sum is convex in ``x`` between 0 and ``y``. If
+    ``y < x``, exchange them.
 
     Args as for :func:`hitting_time_lower_bound`, and:
         odds: exponent of the ratio of odds.

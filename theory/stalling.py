@@ -322,8 +322,10 @@ NEXT_ORDER = Statement(
             "correction dropped": _judge(_second_order, log_time),
             "one dropped from the second term": _judge(
                 _second_order,
-                lambda p, r: log_time_to_next_order(p, r)
-                + _roles(p, r).outputs * jnp.exp(_roles(p, r).log_best - _roles(p, r).log_middling),
+                lambda p, r: (
+                    log_time_to_next_order(p, r)
+                    + _roles(p, r).outputs * jnp.exp(_roles(p, r).log_best - _roles(p, r).log_middling)
+                ),
             ),
         }
     ),

@@ -46,7 +46,8 @@ of order ``1/eps`` for any fixed ``lambda``: regularisation ends the stall. It n
 ``lambda`` from which on it does, :func:`rescue_threshold`. Too much keeps ``*`` from winning at all,
 :func:`largest_kl_coefficient`. In between the times cross over; observed, they are below both laws. That
 crossover (some outputs at rest and others not) could not be brought into closed form. Features that are not
-orthogonal: :mod:`goodteacher.theory.feature_geometry_law`. Hierarchies of ever rarer better outputs: :mod:`goodteacher.theory.stall_integral`.
+orthogonal: :mod:`goodteacher.theory.feature_geometry_law`. Hierarchies of ever rarer better outputs:
+:mod:`goodteacher.theory.stall_integral`.
 """
 
 from collections.abc import Callable
@@ -266,9 +267,7 @@ class Escape(NamedTuple):
     level: Float[Array, ""]
 
 
-def _simulated(
-    drawn: Escape, solver: diffrax.AbstractERK = SOLVER, tolerance: float = _TOLERANCE
-) -> Array:
+def _simulated(drawn: Escape, solver: diffrax.AbstractERK = SOLVER, tolerance: float = _TOLERANCE) -> Array:
     """Times ``[n]``."""
     goals = first_output_goals(drawn.instance, drawn.level)
     times = hitting_times(drawn.instance, goals, Control(solver, tolerance, _HORIZON))

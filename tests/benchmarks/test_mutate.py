@@ -1,4 +1,4 @@
-"""Mutants of theory: each alters one place of its function, and is noticed in place where statements see it."""
+"""Mutants of theory: each alters one place of its function, and is noticed where statements see it."""
 
 import ast
 from pathlib import Path

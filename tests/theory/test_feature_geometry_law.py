@@ -1,4 +1,4 @@
-"""The stalling law of features that are not orthogonal: its exponent, its case c = 0, and where nothing escapes."""
+"""The stalling law of features that are not orthogonal: its exponent, c = 0, and where nothing escapes."""
 
 import jax.numpy as jnp
 import numpy as np
