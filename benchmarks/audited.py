@@ -6,7 +6,6 @@ counterpart of each. Numbers of formulas and functions of ``theory`` are altered
 instances as ``verify`` takes; lines run through their tests, with what ``make mutate`` keeps of them.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -170,12 +169,12 @@ def altered(one: Number | Text, instances: int = _INSTANCES) -> int:
     if isinstance(one, Number):
         assert isinstance(statement.judge, Formula)
         judge = statement.judge.altered(**one.numbers)
-        return Observed(dataclasses.replace(statement, sabotages={}), instances).violations(judge)
+        return Observed(statement, instances, trials=False).violations(judge)
     path = f"theory/{_module(one)}.py"
     text = (_ROOT / path).read_text(encoding="utf-8")
     if text.count(one.old) != 1:
         raise ValueError(f"{path} has {one.old!r} {text.count(one.old)} times; mend audited.py")
-    observed = Observed(statement, instances)
+    observed = Observed(statement, instances, trials=False)
     with in_place(Mutant(one.what, path, text.replace(one.old, one.new), (), one.function)):
         return observed.violations(statement.judge)
 
@@ -216,7 +215,8 @@ def main() -> None:
     keep_compiled()
     lines = ["| altered | where it stands now | result |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows()]
-    _PAGE.write_text("\n".join([(__doc__ or "").strip().split("\n\n", 1)[1], "", *lines, ""]), encoding="utf-8")
+    text = (__doc__ or "").strip().split("\n\n", 1)[1]
+    _PAGE.write_text("\n".join([text, "", *lines, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

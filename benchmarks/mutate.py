@@ -174,20 +174,26 @@ def _set(field: str, value: object) -> Callable[[ast.AST], None]:
 class Observed:
     """A statement, and what was observed of instances of it, once.
 
+    Args:
+        statement: the statement, as it is.
+        instances: how many.
+        trials: whether its sabotages are to be caught when it :meth:`notices`.
+
     Raises:
         ValueError: if the statement is violated as it is.
     """
 
-    def __init__(self, statement: Statement, instances: int = _INSTANCES):
+    def __init__(self, statement: Statement, instances: int = _INSTANCES, *, trials: bool = True):
         self.statement = statement
         self._batch = statement.sample(jax.random.key(0), instances)
         self._found: dict[Any, Any] = {}
         if self.violations(statement.judge):
             raise ValueError(f"{statement.name} is violated as it is; mend it first")
         # Not all need be, on so few instances.
-        trials = statement.trials.items()
         self._caught = {
-            of: (change, judge) for of, (change, judge) in trials if self.violations(judge, change)
+            of: (change, judge)
+            for of, (change, judge) in (statement.trials.items() if trials else ())
+            if self.violations(judge, change)
         }
 
     def _of(self, change: Callable[[Any], Any] | None) -> Any:

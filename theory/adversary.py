@@ -39,7 +39,8 @@ class Finding:
         tightest_sides: the smaller and the larger side there.
         point: the instance of that margin, as a point of the unit cube.
         instance: that instance itself.
-        false: for each number of a formula the nearest values that an instance of a sample refutes by 5 %.
+        false: for each number of a formula the nearest values that a dozen instances of a sample refute by 5
+        %.
     """
 
     statement: str

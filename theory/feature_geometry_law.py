@@ -13,7 +13,7 @@ and ``s = alpha / (n - c)``, as ``eps -> 0``,
     ``A = eps pi_0(m)^-c [pi_0(m) prod_j a_j pi_0(j)]^(-alpha/(K-1))``,
 
 so the exponent of ``1/eps`` is ``(K-1) / (1 + (K-2) c)``: ``K - 1`` for orthogonal features, more for a
-negative inner product, and towards one for a positive one. From ``c <= -1/(K-2)`` on the flow never escapes:
+negative inner product, and towards one for a positive one. Below ``c = -1/(K-2)`` the flow never escapes:
 the probability of ``*`` falls faster than those of the low outputs, and the policy ends at the middling one.
 
 Derived here. The logits move by ``z_y' = sum_z <feature(y), feature(z)> pi(z) A(z)``. While ``eps`` is
@@ -27,7 +27,8 @@ so for ``w = x/u``, ``w' = -w u ((n-c) b + beta w)`` and ``u = C w^-(1 + s) ((n-
 kappa)`` with ``kappa = alpha (K-2) / beta``. The time is ``int_0^inf dw / (w u ((n-c) b + beta w))``, a Beta
 integral. Where ``w`` is large ``u = C beta^(1 + s + kappa) w^kappa``, and the conserved quantities say that
 there ``u^(1-q) = A w^q``, ``q = alpha (K-2)/(K-1)``; ``1 - q = beta/(K-1)``, so ``C = beta^-(1 + s + kappa)
-A^(1 + kappa)``. If ``beta <= 0``, ``w`` only grows where it is large.
+A^(1 + kappa)``. If ``beta < 0``, ``w`` only grows where it is large; if ``beta = 0``, it starts at ``1/A``
+and falls with ``ln t``, so that the time is exponential in ``1/eps``.
 """
 
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def log_stalling_time(
     low: Number = 1.0,
     power: Number = 1.0,
 ) -> Float[Array, "*batch"]:
-    """Natural logarithm of the time to escape; ``inf`` where the flow never does.
+    """Natural logarithm of the time to escape; ``inf`` where no power of ``1/eps`` is long enough.
 
     Args:
         log_probabilities: of the initial policy, normalised: the best output, the middling one, then low
