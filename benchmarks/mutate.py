@@ -323,7 +323,7 @@ def run(mutant: Mutant) -> str:
             except subprocess.TimeoutExpired:
                 return "no end"
             if done.returncode:
-                return " ".join(check[1:4])
+                return check[-1] if check[-1].endswith(".py") else " ".join(check[1:3])
     finally:
         target.write_text(original, encoding="utf-8")
     return ""
