@@ -14,6 +14,7 @@ help:
 	@echo 'make verify    check every statement of theory/ on many random instances'
 	@echo 'make tightest  search for the least favourable instance of every bound, for figures/tightness'
 	@echo 'make mutate    alter formulas and code one place at a time, and see what notices (MINUTES=)'
+	@echo 'make audited   alter what an audit of version 0.1 altered, and write what notices it now'
 	@echo 'make bench     measure speed and accuracy beside the alternatives'
 	@echo 'make audit     search for wrong hitting times on random problems (COUNT=, SEED=)'
 	@echo 'make lint      check style and types'
@@ -39,6 +40,9 @@ tightest: .venv/installed
 mutate: .venv/installed
 	@mkdir -p build
 	$(RUN) -m benchmarks.mutate $(MINUTES)
+
+audited: .venv/installed
+	$(RUN) -m benchmarks.audited
 
 bench: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
@@ -69,4 +73,4 @@ lint: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
-.PHONY: help figures test test-browser verify tightest mutate bench audit lint
+.PHONY: help figures test test-browser verify tightest mutate audited bench audit lint

@@ -2,18 +2,23 @@
 
 Three kinds of mutants. Numbers: each constant and exponent of every formula, larger and smaller, on the same
 observations as ``verify``. Theory: operators, comparisons, minima and maxima, and constants in the functions
-of the modules of statements (not in how instances are drawn), each run through ``verify`` of the module's
-statements and then its tests. Lines: those of :mod:`benchmarks.mutants` in ``sim``, each run through their
-tests.
+of the modules of statements (not in how instances are drawn). Lines: those of :mod:`benchmarks.mutants` in
+``sim``.
 
-Mutated code runs in a copy of the checkout. What came out is kept in ``build/mutation.json`` by a digest of
-the mutant and of all files that what runs depends on, so that a later call goes on where this one stops.
+Of a module of theory the instances of its statements are observed once. A mutant takes the place of its
+function, and the statements and their sabotages are judged anew on these observations, operation by
+operation,
+so that nothing is compiled: a tenth of a second. What is not noticed so, and every line of ``sim``, runs in a
+copy of the checkout, through ``verify`` and through tests. What came out is kept in ``build/mutation.json``
+by a digest of the mutant and of all files that what runs depends on, so that a later call goes on where this
+one stops.
 """
 
 import ast
-import copy
+import contextlib
 import hashlib
 import importlib
+import inspect
 import json
 import random
 import shutil
@@ -22,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +37,9 @@ import numpy as np
 from benchmarks.mutants import EXPLAINED, LINES
 from benchmarks.timing import table
 from goodteacher.experiments.compilation import keep_compiled
+from goodteacher.sim.validation import strongly_typed
 from goodteacher.theory.formulas import Formula, changed
-from goodteacher.theory.statements import Statement, find_statements
+from goodteacher.theory.statements import Judge, Statement, find_statements
 
 MINUTES = 5.0
 _ROOT = Path(__file__).parents[1]
@@ -53,12 +59,14 @@ class Mutant(NamedTuple):
         path: of the file.
         source: its altered text.
         checks: arguments of the commands that are to fail, tried in turn.
+        function: in which the alteration is, if it can take its place in this process.
     """
 
     name: str
     path: str
     source: str
     checks: tuple[tuple[str, ...], ...]
+    function: str = ""
 
 
 # Numbers -----------------------------------------------------------------------
@@ -106,22 +114,21 @@ def theory_mutants(path: Path) -> Iterator[Mutant]:
     tree = ast.parse(text)
     statements = _statements_of(path.stem)
     checks = []
-    if statements:
-        checks.append(("-m", "goodteacher", "verify", *statements, "--instances", str(_INSTANCES)))
     tests = _ROOT / "tests/theory" / f"test_{path.stem}.py"
     if tests.exists():
         checks.append(("-m", "pytest", "-q", "-x", "-n", "0", f"tests/theory/{tests.name}"))
+    if statements:
+        checks.append(("-m", "goodteacher", "verify", *statements, "--instances", str(_INSTANCES)))
     for function in tree.body:
         if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
             continue
         for site, (node, alter, what) in enumerate(_sites(function)):
-            original = copy.deepcopy(node.__dict__)
+            original = dict(vars(node))  # not of its children: these are sites, too
             alter(node)
             source = ast.unparse(tree)
-            node.__dict__.clear()
-            node.__dict__.update(original)
+            vars(node).update(original)
             name = f"theory/{path.name}::{function.name} {site}: {what}"
-            yield Mutant(name, f"theory/{path.name}", source, tuple(checks))
+            yield Mutant(name, f"theory/{path.name}", source, tuple(checks), function.name)
 
 
 def _statements_of(module: str) -> list[str]:
@@ -148,12 +155,104 @@ def _sites(function: ast.FunctionDef) -> Iterator[tuple[ast.AST, Callable[[ast.A
                     yield node, _set("attr", _CALLS[node.attr]), f"{where} with {_CALLS[node.attr]}"
                 case ast.Constant(value=float(number)) if 0 < abs(number) < np.inf:
                     yield node, _set("value", number * _FACTOR), f"{number} times {_FACTOR}"
-                case ast.UnaryOp(op=ast.USub()):
+                case ast.UnaryOp(op=ast.USub(), operand=operand) if not _whole(operand):
                     yield node, _set("op", ast.UAdd()), f"{where} without its sign"
+
+
+def _whole(node: ast.expr) -> bool:
+    """A whole number: with a sign it counts axes or entries from the end, often to the same one."""
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)
 
 
 def _set(field: str, value: object) -> Callable[[ast.AST], None]:
     return lambda node: setattr(node, field, value)
+
+
+# In place ----------------------------------------------------------------------
+
+
+class Observed:
+    """A statement, and what was observed of instances of it, once.
+
+    Args:
+        statement: the statement, as it is.
+        instances: how many.
+        trials: whether its sabotages are to be caught when it :meth:`notices`.
+
+    Raises:
+        ValueError: if the statement is violated as it is.
+    """
+
+    def __init__(self, statement: Statement, instances: int = _INSTANCES, *, trials: bool = True):
+        self.statement = statement
+        self._batch = statement.sample(jax.random.key(0), instances)
+        self._found: dict[Any, Any] = {}
+        if self.violations(statement.judge):
+            raise ValueError(f"{statement.name} is violated as it is; mend it first")
+        # Not all need be, on so few instances.
+        self._caught = {
+            of: (change, judge)
+            for of, (change, judge) in (statement.trials.items() if trials else ())
+            if self.violations(judge, change)
+        }
+
+    def _of(self, change: Callable[[Any], Any] | None) -> Any:
+        if change not in self._found:
+            batch = self._batch if change is None else jax.vmap(change)(self._batch)
+            self._found[change] = jax.block_until_ready(self.statement.observe(strongly_typed(batch)))
+        return self._found[change]
+
+    def violations(self, judge: Judge, change: Callable[[Any], Any] | None = None) -> int:
+        """Of the claim of a judge. Not compiled as a whole: functions that it calls may have been altered."""
+        margin = np.asarray(jax.vmap(lambda one: judge(one).margin)(self._of(change)))
+        return int((~(margin >= 0)).sum())
+
+    def notices(self) -> str:
+        """Why the statement does not pass as it did; nothing if it does."""
+        try:
+            violated = self.violations(self.statement.judge)
+            if violated:
+                return f"{self.statement.name}: {violated} violated"
+            for of, (change, judge) in self._caught.items():
+                if not self.violations(judge, change):
+                    return f"{self.statement.name}: passes with {of}"
+        except Exception as error:  # what an altered function may raise is anything
+            return f"{self.statement.name}: {type(error).__name__}"
+        return ""
+
+
+@contextlib.contextmanager
+def in_place(mutant: Mutant) -> Iterator[None]:
+    """The mutant's code is that of its function, for all who hold it."""
+    module = importlib.import_module(f"goodteacher.theory.{Path(mutant.path).stem}")
+    (node,) = [
+        n
+        for n in ast.parse(mutant.source).body
+        if isinstance(n, ast.FunctionDef) and n.name == mutant.function
+    ]
+    node.decorator_list = []
+    made: dict[str, Any] = {}
+    exec(compile(ast.Module([node], []), mutant.path, "exec"), vars(module), made)
+    function = inspect.unwrap(getattr(module, mutant.function))
+    original = function.__code__
+    function.__code__ = made[mutant.function].__code__
+    try:
+        yield
+    finally:
+        function.__code__ = original
+
+
+def noticed_in_place(mutant: Mutant) -> str:
+    """What the statements of the mutant's module say of it; nothing if all pass."""
+    every = [_observed(name) for name in _statements_of(Path(mutant.path).stem)]
+    with in_place(mutant):
+        return next(filter(None, (observed.notices() for observed in every)), "")
+
+
+@lru_cache(maxsize=8)
+def _observed(name: str) -> Observed:
+    """Of the statements of a module or two: what was observed takes memory."""
+    return Observed(find_statements()[name])
 
 
 # Lines of sim ------------------------------------------------------------------
@@ -184,10 +283,12 @@ def digest(mutant: Mutant) -> str:
 
 
 def _digest(what: list[Any], files: Iterable[str]) -> str:
+    files = list(files)
     found = hashlib.sha256(json.dumps(what).encode())
     for path in sorted(set().union(*map(_needed, files))):
         found.update((_ROOT / path).read_bytes())
-    found.update((_ROOT / "theory/tightest.json").read_bytes())
+    if any(path.startswith("theory/") for path in files):
+        found.update((_ROOT / "theory/tightest.json").read_bytes())
     return found.hexdigest()[:24]
 
 
@@ -222,45 +323,54 @@ def run(mutant: Mutant) -> str:
             except subprocess.TimeoutExpired:
                 return "no end"
             if done.returncode:
-                return " ".join(check[1:4])
+                return check[-1] if check[-1].endswith(".py") else " ".join(check[1:3])
     finally:
         target.write_text(original, encoding="utf-8")
     return ""
 
 
 def _make_copy() -> None:
-    shutil.rmtree(_COPY, ignore_errors=True)
-    _COPY.mkdir(parents=True)
+    """What was compiled there stays, with pytest's cache."""
+    for name in (*_COPIED, "pyproject.toml"):
+        old = _COPY / name
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+    _COPY.mkdir(parents=True, exist_ok=True)
     for name in _COPIED:
         source, target = _ROOT / name, _COPY / name
         if source.is_dir():
             shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     shutil.copy(_ROOT / "pyproject.toml", _COPY)
 
 
 def every_mutant() -> list[Mutant]:
-    """Of code, in an order that spreads a slice over all of it."""
+    """Of code, module by module."""
     modules = sorted((_ROOT / "theory").glob("[!_]*.py"))
     of_theory = [mutant for path in modules if _statements_of(path.stem) for mutant in theory_mutants(path)]
-    mutants = [*line_mutants(), *of_theory]
-    random.Random(0).shuffle(mutants)
-    return mutants
+    return [*of_theory, *line_mutants()]
+
+
+def kept() -> dict[str, Any]:
+    """What came out so far, by digest."""
+    return json.loads(_KEPT.read_text(encoding="utf-8")) if _KEPT.exists() else {}
 
 
 def main(minutes: float = MINUTES) -> int:
     """Runs for about so many minutes, prints what is known by then; 1 if a mutant survives unexplained."""
     keep_compiled()
     end = time.monotonic() + 60.0 * minutes
-    kept: dict[str, Any] = json.loads(_KEPT.read_text(encoding="utf-8")) if _KEPT.exists() else {}
+    results = kept()
 
     def known(key: str, find: Callable[[], Any]) -> Any:
-        if key not in kept and time.monotonic() < end:
-            kept[key] = find()
-            _KEPT.write_text(json.dumps(kept, indent=0), encoding="utf-8")
-        return kept.get(key)
+        if key not in results and time.monotonic() < end:
+            results[key] = find()
+            _KEPT.write_text(json.dumps(results, indent=0), encoding="utf-8")
+        return results.get(key)
 
     survivors, rows, waiting = [], [], 0
     for name, statement in find_statements().items():
@@ -279,15 +389,22 @@ def main(minutes: float = MINUTES) -> int:
 
     mutants = every_mutant()
     digests = [digest(mutant) for mutant in mutants]
-    _make_copy()
     for mutant, key in zip(mutants, digests, strict=True):
+        if mutant.function and key not in results:
+            what = known(f"{key} in place", partial(noticed_in_place, mutant))
+            if what:
+                results[key] = what
+    _make_copy()
+    order = list(zip(mutants, digests, strict=True))
+    random.Random(0).shuffle(order)  # a slice is spread over all of it
+    for mutant, key in order:
         known(key, partial(run, mutant))
     counts: dict[str, list[int]] = {}
     for mutant, key in zip(mutants, digests, strict=True):
         row = counts.setdefault(mutant.path, [0, 0, 0, 0])
         row[0] += 1
-        row[1 if key not in kept else 2 if kept[key] else 3] += 1
-        if kept.get(key) == "":
+        row[1 if key not in results else 2 if results[key] else 3] += 1
+        if results.get(key) == "":
             survivors.append((mutant.name, EXPLAINED.get(mutant.name, "")))
     rows = [(path, *row) for path, row in sorted(counts.items())]
     table("Code", ("file", "mutants", "not run yet", "killed", "survived"), rows)

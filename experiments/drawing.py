@@ -1,21 +1,16 @@
 """Draws experiments side by side, and says which files, where from and how long that took."""
 
-import contextlib
-import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import jax
-
 from goodteacher.experiments import registry
-from goodteacher.experiments.compilation import keep_compiled
 from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.progress import Progress, interruptible
 from goodteacher.experiments.sweeps import processes
+from goodteacher.experiments.workers import workers
 from goodteacher.sim.files import make_folder
 
 
@@ -35,7 +30,7 @@ def draw(names: Sequence[str], directory: Path, stores: Path) -> Iterator[str]:
     """
     experiments = _chosen(names, list(registry.find_experiments()))
     slow_first = sorted(experiments, key=lambda experiment: not experiment.slow)
-    with Progress("figures:", len(experiments)) as progress, _workers(len(experiments)) as each:
+    with Progress("figures:", len(experiments)) as progress, workers(len(experiments)) as each:
         progress(0)
         lines = each(partial(_draw_one, directory, stores), [experiment.name for experiment in slow_first])
         for done, line in enumerate(lines, 1):
@@ -87,18 +82,3 @@ def _draw_swept(experiment: Experiment, directory: Path, stores: Path, renew: bo
 def _line(experiment: Experiment, paths: Sequence[Path], stores: Path, start: float) -> str:
     origin = f" from {stores / experiment.name}" if experiment.sweep else ""
     return f"{' '.join(map(str, paths))}{origin} ({time.monotonic() - start:.1f} s)"
-
-
-@contextlib.contextmanager
-def _workers(tasks: int) -> Iterator[Callable[[Callable[[str], str], Sequence[str]], Iterator[str]]]:
-    """A ``map`` in as many processes as there are cores: compiling, which is most of the work, uses one.
-
-    In this process if there is a single task or core, or an accelerator, which is not shared.
-    """
-    count = min(tasks, os.cpu_count() or 1)
-    if count == 1 or jax.default_backend() != "cpu":
-        yield map
-        return
-    # Not a fork, which would share the locks of JAX's threads.
-    with multiprocessing.get_context("spawn").Pool(count, keep_compiled) as pool:
-        yield partial(pool.imap_unordered, chunksize=1)

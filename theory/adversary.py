@@ -20,10 +20,8 @@ _FIRST_BATCHES = 5  # of random points, of which the best start to climb
 _FIRST_SPREAD, _LAST_SPREAD = 0.2, 1e-7  # of proposals about a climber, in the unit cube
 _WIDEN, _NARROW = 1.6, 0.6  # of the spread, after success and after failure
 _MOVED = 3.0  # coordinates that a proposal changes, about
-_POOL, _OTHERS = (
-    6_000,
-    1,
-)  # instances on which numbers are refuted, and what tells them from those of the seed
+_POOL, _OTHERS = 6_000, 1  # instances on which numbers are refuted, and what tells them from the seed's
+_WITNESSES = 12  # of them that must refute a number, so that a few thousand others hold some that do
 _GRADIENT_STEPS, _LEARNING_RATE = 300, 0.03
 _EDGE = 1e-9  # points stay so far from the faces of the cube, where logarithms may end
 _FARTHEST = 20.0  # log-odds of a coordinate
@@ -41,7 +39,8 @@ class Finding:
         tightest_sides: the smaller and the larger side there.
         point: the instance of that margin, as a point of the unit cube.
         instance: that instance itself.
-        false: for each number of a formula the nearest values that an instance of a sample refutes by 5 %.
+        false: for each number of a formula the nearest values that a dozen instances of a sample refute by 5
+        %.
     """
 
     statement: str
@@ -156,7 +155,8 @@ def _false(statement: Statement, champion: np.ndarray, seed: int) -> dict[str, l
         return {}
     # Others than those that are verified on.
     key = jax.random.fold_in(jax.random.key(seed), _OTHERS)
-    return nearest_false(statement.judge, statement.observe(statement.sample_near(champion, key, _POOL)))
+    observed = statement.observe(statement.sample_near(champion, key, _POOL))
+    return nearest_false(statement.judge, observed, _WITNESSES)
 
 
 def _margins(statement: Statement, points: np.ndarray) -> np.ndarray:

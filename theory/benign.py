@@ -182,6 +182,15 @@ def _observe(drawn: Error) -> Ends:
 _Bound = Callable[[Array, Array, Array, Array, Array], Array]  # of pi_0(y), error, time, weight and range
 
 
+def _spread(rewards: Array, exists: Array) -> Array:
+    highest = rewards.max(where=exists, initial=-jnp.inf)
+    return highest - rewards.min(where=exists, initial=jnp.inf)
+
+
+def _widest(rewards: Array, correct: Array, exists: Array) -> Array:
+    return jnp.maximum(_spread(rewards, exists), _spread(correct, exists))
+
+
 def _judge(bound: _Bound) -> Judge:
     """With a bound on the distance of the logits."""
 
@@ -189,14 +198,9 @@ def _judge(bound: _Bound) -> Judge:
         drawn, wrong_end, right_end = ends
         instance = drawn.instance
         exists = jnp.isfinite(instance.reference_log_probabilities[0])
-
-        def spread(rewards: Array) -> Array:
-            highest = rewards.max(where=exists, initial=-jnp.inf)
-            return highest - rewards.min(where=exists, initial=jnp.inf)
-
         rewards, correct = instance.rewards[0], drawn.correct_rewards[0]
         initial = jnp.exp(instance.reference_log_probabilities[0, 0])
-        widest = jnp.maximum(spread(rewards), spread(correct))
+        widest = _widest(rewards, correct, exists)
         weight = instance.prompt_weights[0]
         distance = bound(initial, rewards[0] - correct[0], drawn.time, weight, widest)
         logits = jnp.sqrt(jnp.where(exists, (wrong_end - right_end) ** 2, 0.0).sum())
@@ -218,8 +222,7 @@ def _narrow(ends: Ends) -> Sides:
     """With the range of the rewards that are trained on alone."""
     instance = ends.drawn.instance
     exists = jnp.isfinite(instance.reference_log_probabilities[0])
-    highest = instance.rewards[0].max(where=exists, initial=-jnp.inf)
-    spread = highest - instance.rewards[0].min(where=exists, initial=jnp.inf)
+    spread = _spread(instance.rewards[0], exists)
     return _judge(lambda p, e, t, w, _: logits_apart(p, e, t, w, spread))(ends)
 
 

@@ -28,15 +28,17 @@ the indicator of its output, so that ``|estimate|^2 <= 1 - sum_y f_y^2`` with th
 group, whose expectation is ``(1 - 1/G)(1 - sum_y pi(y)^2)``.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
@@ -59,7 +61,7 @@ def squared_scores(probabilities: Float[Array, "*batch outputs"]) -> Float[Array
 def reinforce_variance(
     probabilities: Float[Array, "*batch outputs"],
     rewards: Float[Array, "*batch outputs"],
-    group: int,
+    group: ArrayLike,
     baseline: ArrayLike = 0.0,
 ) -> Float[Array, "*batch"]:
     """Total variance (trace of the covariance) of REINFORCE's estimate by the logits of a prompt.
@@ -75,18 +77,18 @@ def reinforce_variance(
     slope = probabilities * advantage(probabilities, rewards)
     relative = rewards - jnp.asarray(baseline)[..., None]
     second_moment = (probabilities * relative**2 * squared_scores(probabilities)).sum(-1)
-    return (second_moment - (slope**2).sum(-1)) / group
+    return (second_moment - (slope**2).sum(-1)) / jnp.asarray(group)
 
 
 def baseline_variance(
-    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"], group: int
+    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"], group: ArrayLike
 ) -> Float[Array, "*batch"]:
     """The same with the exact expected reward ``V`` as the baseline, precise near a vertex of the simplex."""
     return reinforce_variance(probabilities, advantage(probabilities, rewards), group)
 
 
 def rloo_variance(
-    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"], group: int
+    probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"], group: ArrayLike
 ) -> Float[Array, "*batch"]:
     """Total variance of RLOO's estimate by the logits of a prompt.
 
@@ -95,7 +97,8 @@ def rloo_variance(
     single = baseline_variance(probabilities, rewards, 1)
     slope = probabilities * advantage(probabilities, rewards)
     pair = reward_variance(probabilities, rewards) - (slope**2).sum(-1)
-    return ((group - 2) * single + 2 * pair) / (group * (group - 1))
+    size = jnp.asarray(group)
+    return ((size - 2) * single + 2 * pair) / (size * (size - 1))
 
 
 def grpo_factor(success: Float[Array, "*batch"], gap: ArrayLike, group: int) -> Float[Array, "*batch"]:
@@ -118,7 +121,7 @@ def grpo_factor(success: Float[Array, "*batch"], gap: ArrayLike, group: int) -> 
 
 def grpo_norm_bound(
     probabilities: Float[Array, "*batch outputs"],
-    group: int,
+    group: ArrayLike,
     *,
     constant: Number = 1.0,
     share: Number = 1 / 2,
@@ -130,13 +133,13 @@ def grpo_norm_bound(
     and the exponents of both factors.
     """
     of_policy = (probabilities * (1.0 - probabilities)).sum(-1)
-    return constant * (1.0 - 1.0 / group) ** share * of_policy**spread
+    return constant * (1.0 - 1.0 / jnp.asarray(group)) ** share * of_policy**spread
 
 
 def enumerate_estimates(
     instance: Instance, parameters: Float[Array, "..."], estimator: str, group: int
 ) -> tuple[Float[Array, "groups prompts"], Float[Array, "groups prompts outputs"]]:
-    """The exact law of an estimate at every prompt: every group that can be sampled there.
+    """The exact law of an estimate at every prompt: every group that can be sampled there, in any order.
 
     Prompts are sampled independently, and an estimate at a prompt depends on its own samples alone.
 
@@ -144,25 +147,38 @@ def enumerate_estimates(
         instance: the problem.
         parameters: of the policy.
         estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`.
-        group: samples per prompt. There are ``outputs ** group`` groups.
+        group: samples per prompt. There are ``(outputs + group - 1)`` choose ``group`` groups.
 
     Returns:
         The probability of each, and its estimate of the gradient by the logits.
     """
     logits = instance.logits(parameters)
     prompts, outputs = logits.shape
-    drawn = np.indices((outputs,) * group).reshape(group, -1).T
+    drawn = np.array(list(itertools.combinations_with_replacement(range(outputs), group)))
+    counts = (drawn[..., None] == np.arange(outputs)).sum(1)
+    orders = np.array([math.factorial(group) // math.prod(map(math.factorial, n)) for n in counts.tolist()])
     samples = jnp.broadcast_to(drawn[:, None], (len(drawn), prompts, group))
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits)[None], samples, axis=-1)
     weighing = find_estimator(estimator, group)
     estimates = jax.vmap(lambda one: logit_estimate(instance, logits, one, weighing))
-    return jnp.exp(log_p.sum(-1)), estimates(samples)
+    return jnp.asarray(orders[:, None]) * jnp.exp(log_p.sum(-1)), estimates(samples)
 
 
 # Statements -------------------------------------------------------------------
 
 _ROUNDING = 1e-13  # of a sum over all groups, relative to the magnitudes of its terms
-_GROUP = 4
+_GROUPS = (2, 3, 8, 16)
+
+
+class Sampled(NamedTuple):
+    """A problem, and the size of the groups that are sampled: which one of some."""
+
+    instance: Instance
+    size: Int[Array, ""]
+
+
+def _sampled(draw: Callable[[Source], Instance], source: Source) -> Sampled:
+    return Sampled(draw(source), source.integer(0, len(_GROUPS) - 1))
 
 
 class Moments(NamedTuple):
@@ -170,27 +186,34 @@ class Moments(NamedTuple):
 
     Attributes:
         instance: the problem.
+        size: of its groups, which one of some.
+        group: that size.
         mean: ``[prompts, outputs]`` each.
         variance: ``[prompts]`` each.
     """
 
     instance: Instance
+    size: Int[Array, ""]
+    group: Int[Array, ""]
     mean: dict[str, Float[Array, "prompts outputs"]]
     variance: dict[str, Float[Array, " prompts"]]
 
 
-def _observe(*estimators: str) -> Callable[[Instance], Moments]:
-    @jax.jit
-    @jax.vmap
-    def observe(instance: Instance) -> Moments:
-        moments = {name: _moments(instance, name) for name in estimators}
-        return Moments(instance, *({name: pair[i] for name, pair in moments.items()} for i in (0, 1)))
+def _observe(*estimators: str) -> Callable[[Sampled], Moments]:
+    def of_size(group: int, instance: Instance) -> dict[str, tuple[Array, Array]]:
+        return {name: _moments(instance, name, group) for name in estimators}
 
-    return observe
+    def observe(drawn: Sampled) -> Moments:
+        instance, size = drawn
+        moments = jax.lax.switch(size, [partial(of_size, group) for group in _GROUPS], instance)
+        means, variances = ({name: pair[i] for name, pair in moments.items()} for i in (0, 1))
+        return Moments(instance, size, jnp.asarray(_GROUPS)[size], means, variances)
+
+    return jax.jit(partial(jax.lax.map, observe))  # not vmapped: only one size is computed for each
 
 
-def _moments(instance: Instance, estimator: str) -> tuple[Array, Array]:
-    weights, estimates = enumerate_estimates(instance, instance.initial_parameters, estimator, _GROUP)
+def _moments(instance: Instance, estimator: str, group: int) -> tuple[Array, Array]:
+    weights, estimates = enumerate_estimates(instance, instance.initial_parameters, estimator, group)
     mean = jnp.einsum("gx,gxy->xy", weights, estimates)
     return mean, jnp.einsum("gx,gxy->x", weights, (estimates - mean) ** 2)
 
@@ -223,7 +246,7 @@ UNBIASED = Statement(
     title="REINFORCE, with and without baseline, and RLOO are unbiased",
     citation="Williams 1992; Kool, van Hoof and Welling 2019; KL in the reward: theory/estimator_moments.py",
     formula="E[Σ_i c_i (e_{y_i} − π)/G] = ∇φ; c_i = r_i, r_i − V or r_i − mean_{j≠i} r_j; r_i = r_KL(y_i)",
-    draw=_two_prompts,
+    draw=partial(_sampled, _two_prompts),
     judge=_unbiased_judge("reinforce", "baseline", "rloo"),
     observe=_observe("reinforce", "baseline", "rloo", "grpo", "grpo_unscaled"),
     sabotages=MappingProxyType(
@@ -244,7 +267,7 @@ def _one_prompt(source: Source) -> Instance:
     )
 
 
-_Variance = Callable[[Array, Array, int], Array]
+_Variance = Callable[[Array, Array, Array], Array]
 
 
 def _variance_judge(variances: Mapping[str, _Variance]) -> Judge:
@@ -254,7 +277,7 @@ def _variance_judge(variances: Mapping[str, _Variance]) -> Judge:
         probabilities = jax.nn.softmax(moments.instance.initial_parameters[0])
         rewards = moments.instance.rewards[0]
         errors = [
-            jnp.abs(closed_form(probabilities, rewards, _GROUP) - moments.variance[name][0])
+            jnp.abs(closed_form(probabilities, rewards, moments.group) - moments.variance[name][0])
             for name, closed_form in variances.items()
         ]
         return Sides(jnp.stack(errors), _ROUNDING * expected_reward(probabilities, rewards**2)).tightest()
@@ -262,7 +285,7 @@ def _variance_judge(variances: Mapping[str, _Variance]) -> Judge:
     return judge
 
 
-def _without_pairs(probabilities: Array, rewards: Array, group: int) -> Array:
+def _without_pairs(probabilities: Array, rewards: Array, group: Array) -> Array:
     """As if pairs did not share samples: the variance of half a group of independent pairs."""
     slope = probabilities * advantage(probabilities, rewards)
     return 2 * (reward_variance(probabilities, rewards) - (slope**2).sum(-1)) / group
@@ -274,7 +297,7 @@ VARIANCE = Statement(
     citation="theory/estimator_moments.py (derived for this project)",
     formula="REINFORCE: (E (r−b)²|s|² − |g|²)/G; "
     "RLOO: [(G−2)(E A²|s|² − |g|²) + 2(Var r − |g|²)]/(G(G−1)); s = e_y − π, g = E A s",
-    draw=_one_prompt,
+    draw=partial(_sampled, _one_prompt),
     judge=_variance_judge(
         {"reinforce": reinforce_variance, "baseline": baseline_variance, "rloo": rloo_variance}
     ),
@@ -300,7 +323,7 @@ def _two_values(source: Source) -> Instance:
     return Instance(jnp.where(good, low + gap, low), start=Parameters(random_logits(source, shape, high=8.0)))
 
 
-def _two_values_judge(factor: Callable[[Array, Array, int], Array]) -> Judge:
+def _two_values_judge(factor: Callable[[Array, Array, int], ArrayLike]) -> Judge:
     """With what GRPO multiplies the gradient by."""
 
     def judge(moments: Moments) -> Sides:
@@ -309,16 +332,19 @@ def _two_values_judge(factor: Callable[[Array, Array, int], Array]) -> Judge:
         good = rewards == rewards.max()
         success = jnp.where(good, probabilities, 0.0).sum()
         exact = logit_gradient(instance, instance.initial_parameters)
-        error = jnp.abs(mean - factor(success, rewards.max() - rewards.min(), _GROUP) * exact)
+        gap = rewards.max() - rewards.min()
+        factors = jnp.stack([jnp.asarray(factor(success, gap, group)) for group in _GROUPS])
+        error = jnp.abs(mean - factors[moments.size] * exact)
         return Sides(error, _ROUNDING * probabilities).tightest()
 
     return judge
 
 
-def _with_a_third_value(instance: Instance) -> Instance:
+def _with_a_third_value(drawn: Sampled) -> Sampled:
     """Halfway between the two."""
-    rewards = instance.rewards
-    return trained_on(instance, rewards.at[:, 2].set(0.5 * (rewards[:, 0] + rewards[:, 1])))
+    rewards = drawn.instance.rewards
+    halfway = rewards.at[:, 2].set(0.5 * (rewards[:, 0] + rewards[:, 1]))
+    return drawn._replace(instance=trained_on(drawn.instance, halfway))
 
 
 GRPO_TWO_VALUES = Statement(
@@ -326,7 +352,7 @@ GRPO_TWO_VALUES = Statement(
     title="GRPO on rewards of two values: the gradient times a factor",
     citation="theory/estimator_moments.py (derived for this project)",
     formula="E[GRPO] = ∇V · E √(k(G−k)) / (G p(1−p) gap), k ~ Bin(G, p)",
-    draw=_two_values,
+    draw=partial(_sampled, _two_values),
     judge=_two_values_judge(grpo_factor),
     observe=_observe("grpo"),
     sabotages=MappingProxyType(
@@ -341,12 +367,12 @@ GRPO_TWO_VALUES = Statement(
 )
 
 
-def _norm_judge(bound: Callable[[Array, int], Array]) -> Judge:
+def _norm_judge(bound: Callable[[Array, Array], Array]) -> Judge:
     """With the probabilities ``[outputs]`` and the size of the group to a bound."""
 
     def judge(moments: Moments) -> Sides:
         probabilities = jax.nn.softmax(moments.instance.initial_parameters[0])
-        return Sides(jnp.linalg.norm(moments.mean["grpo"][0]), bound(probabilities, _GROUP))
+        return Sides(jnp.linalg.norm(moments.mean["grpo"][0]), bound(probabilities, moments.group))
 
     return judge
 
@@ -362,7 +388,7 @@ GRPO_NORM = Statement(
     title="GRPO's expected estimate is bounded, whatever the scale of the rewards",
     citation="theory/estimator_moments.py (derived for this project)",
     formula="|E[GRPO]| ≤ √((1 − 1/G)(1 − Σ_y π(y)²))",
-    draw=_one_prompt,
+    draw=partial(_sampled, _one_prompt),
     judge=Formula(grpo_norm_bound, _norm_judge),
     observe=_observe("grpo"),
     sabotages=MappingProxyType(

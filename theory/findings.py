@@ -20,7 +20,7 @@ class Known(NamedTuple):
     Attributes:
         point: of the unit cube, where it is tightest.
         factor: between its two sides there.
-        false: for each number of its formula the nearest values that some instance refutes by 5 %.
+        false: for each number of its formula the nearest values that a dozen instances refute by 5 %.
     """
 
     point: Float[np.ndarray, " dimension"]

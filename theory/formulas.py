@@ -75,14 +75,15 @@ def changed(number: float, by: Any) -> Any:
     return number * jnp.where(by > 0, 1.0 + by, 1.0 / (1.0 - by))
 
 
-def nearest_false(formula: Formula, observed: Any) -> dict[str, list[float]]:
-    """For each number the nearest values, above and below in magnitude, that some observation refutes.
+def nearest_false(formula: Formula, observed: Any, witnesses: int = 1) -> dict[str, list[float]]:
+    """For each number the nearest values, above and below in magnitude, that some observations refute.
 
     Refuted means: the claim with that value in its place is violated by 5 %.
 
     Args:
         formula: whose numbers are altered one at a time.
         observed: a batch of observations.
+        witnesses: how many of them must refute a value, so that others like them can be expected to.
 
     Returns:
         At most two values for each number, the nearer one first; the other one within a factor of two.
@@ -92,13 +93,13 @@ def nearest_false(formula: Formula, observed: Any) -> dict[str, list[float]]:
     for name, number in formula.numbers.items():
         values = []
         for sign in (1.0, -1.0):
-            ladder = _refuted(formula, name, observed, sign * shares)
+            ladder = _refuted(formula, name, observed, sign * shares, witnesses)
             if not ladder.any():
                 continue
             first = int(ladder.argmax())
             low, high = shares[max(first - 1, 0)], shares[first]
             between = np.geomspace(low, high, _HALVINGS)
-            fine = _refuted(formula, name, observed, sign * between)
+            fine = _refuted(formula, name, observed, sign * between, witnesses)
             values.append((between[int(fine.argmax())], sign))
         # What is false on the other side too, but only far away, would ask for much.
         values = [(share, sign) for share, sign in values if share <= 1.0 or share == min(values)[0]]
@@ -106,16 +107,17 @@ def nearest_false(formula: Formula, observed: Any) -> dict[str, list[float]]:
     return found
 
 
-def _refuted(formula: Formula, name: str, observed: Any, shares: np.ndarray) -> np.ndarray:
-    """For each relative change of a number whether an observation refutes it."""
-    return np.asarray(_least_margins(formula, name, observed, jnp.asarray(shares))) <= -BEYOND
+def _refuted(formula: Formula, name: str, observed: Any, shares: np.ndarray, witnesses: int) -> np.ndarray:
+    """For each relative change of a number whether so many observations refute it."""
+    margins = _least_margins(formula, name, observed, jnp.asarray(shares), witnesses)
+    return np.asarray(margins) <= -BEYOND
 
 
-@partial(jax.jit, static_argnames=("formula", "name"))
-def _least_margins(formula: Formula, name: str, observed: Any, shares: Any) -> Any:
+@partial(jax.jit, static_argnames=("formula", "name", "witnesses"))
+def _least_margins(formula: Formula, name: str, observed: Any, shares: Any, witnesses: int) -> Any:
     def least(share: Any) -> Any:
         numbers = {**formula.numbers, name: changed(formula.numbers[name], share)}
         margins = jax.vmap(lambda one: formula.sides(one, numbers).margin)(observed)
-        return jnp.where(jnp.isnan(margins), -jnp.inf, margins).min()
+        return jnp.sort(jnp.where(jnp.isnan(margins), -jnp.inf, margins))[witnesses - 1]
 
     return jax.vmap(least)(shares)  # what no number enters is computed once

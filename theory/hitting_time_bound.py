@@ -27,7 +27,7 @@ from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.rises import SHAPE, rise_times
 from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
-_FAR = 100.0  # hitting times under regularisation are followed to so many times the bound
+_FAR = 100.0  # hitting times under regularisation are followed to so many times the sharp bound
 
 
 def hitting_time_lower_bound(
@@ -79,6 +79,49 @@ def sharp_hitting_time_lower_bound(
     return hitting_time_lower_bound(
         instance, gamma, constant=constant, rate=rate, prompts=prompts, variance=variance
     )
+
+
+def hitting_time_lower_bound_by_odds(
+    instance: Instance,
+    gamma: ArrayLike,
+    *,
+    constant: Number = 2.0,
+    odds: Number = 1 / 2,
+    prompts: Number = 1.0,
+    variance: Number = -1 / 2,
+) -> Float[Array, " prompts"]:
+    """``2 |S| (1 - sqrt(o_0/o_gamma)) / sqrt(Var r_RM)``, with the odds ``o = (1 + V_G)/(1 - V_G)`` at the
+    start and where the rise is complete: the same, later still; infinite where ``V_G(0) + gamma >= 1``.
+
+    It is at least ``4 |S| gamma / ((2 + gamma) sqrt(Var r_RM))``, what it is for ``V_G(0) = -gamma/2``; that
+    is more than ``2 |S| (1 - exp(-gamma)) / sqrt(Var r_RM)`` and ``|S| gamma / sqrt(Var r_RM)``. Derived
+    here, as :func:`sharp_hitting_time_lower_bound`, but for one step: with ``V = V_G``, by the logits of the
+    prompt,
+
+        ``|grad V|^2 <= (1 - V^2)^2 / 2``,
+
+    so that with ``|grad phi| <= sigma / sqrt 2`` the rate of ``V`` is at most ``w sigma (1 - V^2) / 2``, and
+    that of ``artanh V = ln(o) / 2`` at most ``w sigma / 2``. As ``sigma(t) <= sigma_0 / (1 - w sigma_0 t /
+    2)``, ``ln(o_t/o_0) / 2 <= -ln(1 - w sigma_0 t / 2)``; solve for ``t``.
+
+    The inequality: ``|grad V|^2 = sum_y pi(y)^2 (r_G(y) - V)^2`` is convex in ``r_G``, so for a given ``V``
+    it is largest where all rewards but that of one output ``m`` are ``+-1``. With ``a = 1 - V`` and ``b = 1 +
+    V``, let ``x = a P`` and ``y = b Q`` for the probabilities ``P`` and ``Q`` of the rewards 1 and -1, each
+    at one output at worst; ``m`` has ``pi(m) (r_G(m) - V) = y - x``. If ``y >= x``, then ``pi(m) >= (y -
+    x)/a``, and ``P + Q + pi(m) = 1`` gives ``y (1/a + 1/b) <= 1``, that is ``y <= a b / 2``. So ``|grad V|^2
+    = x^2 + y^2 + (y - x)^2 <= 2 y^2 <= a^2 b^2 / 2``, for the sum is convex in ``x`` between 0 and ``y``. If
+    ``y < x``, exchange them.
+
+    Args as for :func:`hitting_time_lower_bound`, and:
+        odds: exponent of the ratio of odds.
+    """
+    policy = instance.probabilities(instance.initial_parameters)
+    above, below = ((policy * (1.0 + sign * instance.ground_truth_rewards)).sum(-1) for sign in (1.0, -1.0))
+    possible = gamma < below
+    grown = jnp.log1p(gamma / above) - jnp.log1p(-jnp.where(possible, gamma / below, 0.0))
+    scale = instance.prompt_weights ** -jnp.asarray(prompts)
+    bound = constant * -jnp.expm1(-odds * grown) * scale * _variance(instance) ** variance
+    return jnp.where(possible, bound, jnp.inf)
 
 
 def goal_time_lower_bound(instance: Instance, goal: Goal) -> Float[Array, " prompts"]:
@@ -168,8 +211,10 @@ def _observe(tasks: Task) -> Risen:
 @jax.jit
 @jax.vmap
 def _horizon(task: Task) -> Array:
-    bounds = sharp_hitting_time_lower_bound(*task)
-    return jnp.minimum(_FAR * jnp.where(jnp.isfinite(bounds), bounds, 0.0).max(), 1e250)
+    bounds = jnp.stack(
+        [_FAR * sharp_hitting_time_lower_bound(*task), 2.0 * hitting_time_lower_bound_by_odds(*task)]
+    )
+    return jnp.minimum(jnp.where(jnp.isfinite(bounds), bounds, 0.0).max(), 1e250)
 
 
 def _judge(bound: Callable[[Instance, Array], Array]) -> Judge:
@@ -229,4 +274,17 @@ SHARP = Statement(
     bound=True,
 )
 
-STATEMENTS = (LOWER_BOUND, SHARP)
+BY_ODDS = Statement(
+    name="hitting_time_tabular_odds",
+    title=f"{_TITLE}, by the odds of the ground truth",
+    citation="theory/hitting_time_bound.py (derived here)",
+    formula="t_γ ≥ 2 |S| (1 − √(o₀/o_γ)) / √Var_{π₀} r_RM, o₀ = (1+V)/(1−V), o_γ = (1+V+γ)/(1−V−γ), "
+    "V = V_G(0), every λ ≥ 0; at least 4 |S| γ / ((2+γ) √Var_{π₀} r_RM)",
+    draw=_task,
+    judge=Formula(hitting_time_lower_bound_by_odds, _judge),
+    observe=_observe,
+    sabotages=MappingProxyType({"ground truth 5 % larger": Dropped(partial(_scaled_truth, 1.05))}),
+    bound=True,
+)
+
+STATEMENTS = (LOWER_BOUND, SHARP, BY_ODDS)

@@ -202,6 +202,7 @@ PARTIAL_CREDIT = Statement(
         {
             "as if one constraint were much likelier": _judge(_without_crossover),
             "as if both were equally likely": _judge(_without_apart),
+            "0.3 % more": _judge(lambda times: _law(times) + 3e-3),
         }
     ),
 )

@@ -302,10 +302,12 @@ def _start(right: bool, source: Source) -> Start:
     regularized = source.bernoulli(0.25)
     low = source.uniform(0.0, 1.0 - lowest, (_OUTPUTS - 3,))
     rewards = lowest + jnp.concatenate([good, low, jnp.zeros(1)])
+    # A small rise, or nearly all that is certain to be possible.
+    nearly, part = source.bernoulli(), source.log_uniform(1e-3, 0.999)
     family = Family(
         rewards,
         value=lowest + value,
-        gamma=(good.min() - value) * source.log_uniform(1e-3, 0.999),
+        gamma=(good.min() - value) * jnp.where(nearly, 1.0 - part, part),
         likely=_A,
         rare=_B,
         T=1.0 + source.log_uniform(1e-2, 1e6),

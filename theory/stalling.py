@@ -27,6 +27,7 @@ their squares; for ``K = 3`` times ``ln(1/eps)``, from the last moments of the e
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ from goodteacher.sim.flow import Control
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import Source, without
+from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.rises import escape_times
 from goodteacher.theory.statements import Judge, Sides, Statement
 
@@ -88,7 +90,15 @@ def exponent(outputs: int) -> int:
 
 
 def log_time(
-    log_probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
+    log_probabilities: Float[Array, "*batch outputs"],
+    rewards: Float[Array, "*batch outputs"],
+    *,
+    constant: Number = 1.0,
+    middling: Number = 1.0,
+    drop: Number = 1.0,
+    low: Number = 1.0,
+    gap: Number = 1.0,
+    rarity: Number = 1.0,
 ) -> Float[Array, "*batch"]:
     """Natural logarithm of the leading term of the time to escape.
 
@@ -98,18 +108,22 @@ def log_time(
     Args:
         log_probabilities: of the initial policy, normalised; ``-inf`` for an output that does not exist.
         rewards: that are trained on; the best and the second best output are found by them.
+        constant: a factor of the time.
+        middling, drop, low, gap, rarity: exponents of ``pi_0(m)``, ``a_j`` and ``pi_0(j)``, and factors of
+            those of ``b`` and ``eps``, which are ``1 - K``.
 
     Returns:
         ``inf`` if the two best are tied, ``-inf`` if the second best is not unique: no law for these.
     """
     roles = _roles(log_probabilities, rewards)
-    low = (jnp.log(roles.drop) + roles.log_low).sum(-1)
+    of_low = (drop * jnp.log(roles.drop) + low * roles.log_low).sum(-1)
     count = roles.outputs
     return (
-        roles.log_middling
-        + low
+        jnp.log(constant)
+        + middling * roles.log_middling
+        + of_low
         - jnp.log(count * (count - 1.0))
-        - (count - 1.0) * (jnp.log(roles.gap) + roles.log_best)
+        - (count - 1.0) * (gap * jnp.log(roles.gap) + rarity * roles.log_best)
     )
 
 
@@ -133,14 +147,32 @@ def _correction_terms(log_probabilities: Array, rewards: Array) -> tuple[Array, 
 
 
 def correction(
-    log_probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
+    log_probabilities: Float[Array, "*batch outputs"],
+    rewards: Float[Array, "*batch outputs"],
+    *,
+    head_start: Number = 1.0,
+    spent: Number = 1.0,
 ) -> Float[Array, "*batch"]:
     """``kappa eps``: to next order, the time is ``exp(log_time + correction)``. At least three outputs.
 
-    Args as for :func:`log_time`.
+    Args as for :func:`log_time`, and:
+        head_start, spent: factors of what the low outputs and the middling one contribute.
     """
-    head_start, spent = _correction_terms(log_probabilities, rewards)
-    return head_start - spent
+    of_low, of_middling = _correction_terms(log_probabilities, rewards)
+    return head_start * of_low - spent * of_middling
+
+
+def log_time_to_next_order(
+    log_probabilities: Float[Array, "*batch outputs"],
+    rewards: Float[Array, "*batch outputs"],
+    *,
+    constant: Number = 1.0,
+    head_start: Number = 1.0,
+    spent: Number = 1.0,
+) -> Float[Array, "*batch"]:
+    """``log_time + correction``. Args as for these."""
+    first = log_time(log_probabilities, rewards, constant=constant)
+    return first + correction(log_probabilities, rewards, head_start=head_start, spent=spent)
 
 
 def small_parameter(
@@ -235,7 +267,7 @@ def _observe(stall: Stall) -> Escape:
 _Law = Callable[[Array, Array], Array]
 
 
-def _judge(law: _Law, tolerance: Callable[[Array, Array], Array]) -> Judge:
+def _judge(tolerance: Callable[[Array, Array], Array], law: _Law) -> Judge:
     """With a law for the logarithm of the time, and a tolerance from the small parameter and ``eps``."""
 
     def judge(escape: Escape) -> Sides:
@@ -262,16 +294,15 @@ LAW = Statement(
     formula="t = (1 + O(ε)) π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)]; |O(ε)| ≤ 1.5 σ, "
     "σ = K ε [b mean_j 1/(a_j π₀(j)) + (1 + b mean_j 1/a_j)/π₀(m)] ≤ 0.02",
     draw=_stall,
-    judge=_judge(log_time, _first_order),
+    judge=Formula(log_time, partial(_judge, _first_order)),
     observe=_observe,
     sabotages=MappingProxyType(
         {
-            "constant 10% larger": _judge(lambda p, r: log_time(p, r) + jnp.log(1.1), _first_order),
             "K² for K (K-1)": _judge(
-                lambda p, r: log_time(p, r) + jnp.log1p(-1.0 / jnp.isfinite(p).sum(-1)), _first_order
+                _first_order, lambda p, r: log_time(p, r) + jnp.log1p(-1.0 / jnp.isfinite(p).sum(-1))
             ),
             "published exponent 14/13": _judge(
-                lambda p, r: float(PUBLISHED_GROUND_TRUTH_EXPONENT) * -_roles(p, r).log_best, _first_order
+                _first_order, lambda p, r: float(PUBLISHED_GROUND_TRUTH_EXPONENT) * -_roles(p, r).log_best
             ),
         }
     ),
@@ -284,13 +315,17 @@ NEXT_ORDER = Statement(
     formula="t = law · exp(κ ε + O(σ²)), κ = K [b mean_j 1/(a_j π₀(j)) − (1 + b mean_j 1/a_j)/π₀(m)]; "
     "|O(σ²)| ≤ (1 + ln(1/ε)) σ²",
     draw=_stall,
-    judge=_judge(lambda p, r: log_time(p, r) + correction(p, r), _second_order),
+    judge=Formula(log_time_to_next_order, partial(_judge, _second_order)),
     observe=_observe,
     sabotages=MappingProxyType(
         {
-            "correction dropped": _judge(log_time, _second_order),
-            "second term dropped": _judge(
-                lambda p, r: log_time(p, r) + _correction_terms(p, r)[0], _second_order
+            "correction dropped": _judge(_second_order, log_time),
+            "one dropped from the second term": _judge(
+                _second_order,
+                lambda p, r: (
+                    log_time_to_next_order(p, r)
+                    + _roles(p, r).outputs * jnp.exp(_roles(p, r).log_best - _roles(p, r).log_middling)
+                ),
             ),
         }
     ),
@@ -324,13 +359,13 @@ MANY_OUTPUTS = Statement(
     citation="theory/stalling.py (derived for this project)",
     formula="t = π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)] to below 1e-4 relative",
     draw=_many_outputs,
-    judge=_judge(log_time, _to_four_digits),
+    judge=Formula(log_time, partial(_judge, _to_four_digits)),
     observe=_observe,
     sabotages=MappingProxyType(
         {
-            "0.1 % more": _judge(lambda p, r: log_time(p, r) + 1e-3, _to_four_digits),
+            "0.1 % more": _judge(_to_four_digits, lambda p, r: log_time(p, r) + 1e-3),
             "one output less": _judge(
-                lambda p, r: log_time(p, r) + jnp.log((r.max() - r[1]) * 1e-7), _to_four_digits
+                _to_four_digits, lambda p, r: log_time(p, r) + jnp.log((r.max() - r[1]) * 1e-7)
             ),
         }
     ),

@@ -45,8 +45,9 @@ of order ``1/eps`` for any fixed ``lambda``: regularisation ends the stall. It n
 ``lambda pi(j) t >> 1`` for the rarest ``j`` there; setting both laws equal gives the scale of the
 ``lambda`` from which on it does, :func:`rescue_threshold`. Too much keeps ``*`` from winning at all,
 :func:`largest_kl_coefficient`. In between the times cross over; observed, they are below both laws. That
-crossover (some outputs at rest and others not), and features that are not orthogonal, could not be
-brought into closed form. Hierarchies of ever rarer better outputs: :mod:`goodteacher.theory.stall_integral`.
+crossover (some outputs at rest and others not) could not be brought into closed form. Features that are not
+orthogonal: :mod:`goodteacher.theory.feature_geometry_law`. Hierarchies of ever rarer better outputs:
+:mod:`goodteacher.theory.stall_integral`.
 """
 
 from collections.abc import Callable
@@ -64,6 +65,7 @@ from goodteacher.sim.flow import SOLVER, Control, hitting_times
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, without
+from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.rises import first_output_goals
 from goodteacher.theory.statements import Judge, Sides, Statement
 
@@ -193,6 +195,10 @@ def log_regularized_time(
     log_probabilities: Float[Array, "*batch outputs"],
     rewards: Float[Array, "*batch outputs"],
     kl_coefficient: Float[ArrayLike, "*batch"],
+    *,
+    constant: Number = 1.0,
+    normalizer: Number = 1.0,
+    rarity: Number = -1.0,
 ) -> Float[Array, "*batch"]:
     """Natural logarithm of the time to escape from where KL regularisation holds the policy without ``*``.
 
@@ -201,10 +207,13 @@ def log_regularized_time(
             initial policy.
         kl_coefficient: ``lambda``, positive, between :func:`rescue_threshold` (well above it) and
             :func:`largest_kl_coefficient`.
+        constant: a factor of the time.
+        normalizer, rarity: exponents of ``Z`` and ``eps``.
     """
     rest = _rest(log_probabilities, rewards, kl_coefficient)
-    share = jnp.log((rest.outputs - 1.0) / rest.outputs)
-    return share + rest.log_normalizer - rest.log_eps - jnp.log(rest.gap - kl_coefficient)
+    share = jnp.log(constant * (rest.outputs - 1.0) / rest.outputs)
+    at_rest = normalizer * rest.log_normalizer + rarity * rest.log_eps
+    return share + at_rest - jnp.log(rest.gap - kl_coefficient)
 
 
 def rescue_threshold(
@@ -258,10 +267,10 @@ class Escape(NamedTuple):
     level: Float[Array, ""]
 
 
-def _simulated(drawn: Escape, solver: diffrax.AbstractERK = SOLVER) -> Array:
+def _simulated(drawn: Escape, solver: diffrax.AbstractERK = SOLVER, tolerance: float = _TOLERANCE) -> Array:
     """Times ``[n]``."""
     goals = first_output_goals(drawn.instance, drawn.level)
-    times = hitting_times(drawn.instance, goals, Control(solver, _TOLERANCE, _HORIZON))
+    times = hitting_times(drawn.instance, goals, Control(solver, tolerance, _HORIZON))
     return times.time[:, 0]
 
 
@@ -350,6 +359,7 @@ ORTHOGONAL = Statement(
             "norms ignored": _orthogonal_judge(lambda laws: laws.without_norms),
             "norms not squared": _orthogonal_judge(lambda laws: laws.norms_not_squared),
             "tie broken": _orthogonal_judge(lambda laws: laws.tie_broken),
+            "0.1 % more": _orthogonal_judge(lambda laws: laws.true + 1e-3),
         }
     ),
 )
@@ -364,7 +374,7 @@ def _rescued(source: Source) -> Escape:
     rewards = jnp.concatenate([jnp.stack([jnp.ones(()), 1.0 - gap]), 1.0 - gap - drop])
     weights = source.uniform(jnp.log(0.5), 0.0, (outputs,))
     # Relaxations of the slowest output in the time to escape, which is of order 1/eps.
-    relaxations = source.log_uniform(20.0, 60.0)
+    relaxations = source.log_uniform(100.0, 250.0)
     log_eps = jnp.log(1e-9)
     log_eps += jnp.log(_relaxations(with_rare_best(log_eps, weights), rewards, kl) / relaxations)
     start = with_rare_best(log_eps, weights)
@@ -388,7 +398,7 @@ class Rescue(NamedTuple):
 
 def _observe_rescue(drawn: Escape) -> Rescue:
     # At rest a step is bounded by stability, for which few stages are best.
-    return Rescue(drawn.instance, _simulated(drawn, diffrax.Tsit5()))
+    return Rescue(drawn.instance, _simulated(drawn, diffrax.Tsit5(), 1e-6))
 
 
 def _regularized_judge(law: Callable[[Array, Array, Array], Array]) -> Judge:
@@ -400,7 +410,7 @@ def _regularized_judge(law: Callable[[Array, Array, Array], Array]) -> Judge:
         start, rewards = instance.reference_log_probabilities[0], instance.rewards[0]
         kl = instance.regularizer.kl
         gap = _rest(start, rewards, kl).gap
-        allowed = 3.0 / _relaxations(start, rewards, kl) + 3.0 * (kl / gap) ** 2
+        allowed = 2.0 / _relaxations(start, rewards, kl) + 3.0 * (kl / gap) ** 2
         return Sides(jnp.abs(jnp.expm1(jnp.log(rescue.time) - law(start, rewards, kl))), allowed)
 
     return judge
@@ -412,10 +422,13 @@ REGULARIZED = Statement(
     citation=_CITATION,
     formula="t ≈ (K−1) Z / (K ε (r*−q−λ)), Z = Σ_{z≠*} π₀(z) exp((r_z−q)/λ), q = mean_{z≠*} r_z",
     draw=_rescued,
-    judge=_regularized_judge(log_regularized_time),
+    judge=Formula(log_regularized_time, _regularized_judge),
     observe=_observe_rescue,
     sabotages=MappingProxyType(
         {
+            "λ dropped beside r*−q": _regularized_judge(
+                lambda p, r, kl: log_regularized_time(p, r, kl) + jnp.log1p(-kl / _rest(p, r, kl).gap)
+            ),
             "not regularised": _regularized_judge(lambda p, r, kl: log_escape_time(p, r)),
             "gap to the middling reward": _regularized_judge(
                 lambda p, r, kl: (

@@ -146,7 +146,7 @@ def _task(policy: Autoregressive, source: Source, regularized: bool) -> Task:
 
 
 _SOLVER, _TOLERANCE = diffrax.Bosh3(), 1e-6  # few stages, soon compiled
-_FAR = 100.0  # multiples of the sharp bound by the norm at the start, up to which a flow is followed
+_FAR = 30.0  # multiples of the sharp bound by the norm at the start, up to which a flow is followed
 _POINTS = 6  # of the way up to the time, where Jacobian norms are taken
 _NEAR = 1e-4  # tolerance of these points
 

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from goodteacher.experiments.text import numbers_table
+from goodteacher.experiments.workers import workers
 from goodteacher.sim import files
 from goodteacher.theory import adversary, statements
 from goodteacher.theory.adversary import Finding
@@ -15,6 +18,7 @@ from goodteacher.theory.statements import Report, Statement
 
 INSTANCES = 10_000  # for each statement
 EVALUATIONS = 100_000  # of a search
+_MANY = 8  # statements that are worth a process for each core
 
 Tell = Callable[[int, str], None]
 """Is told how many instances were examined, of all statements together, and the statement under way."""
@@ -31,16 +35,30 @@ def choose(names: Sequence[str], *, bounds: bool = False) -> list[Statement]:
 
 
 def check(chosen: Sequence[Statement], instances: int, seed: int, tell: Tell) -> list[Report]:
-    """:func:`goodteacher.theory.statements.verify` for each of several statements.
+    """:func:`goodteacher.theory.statements.verify` for each of several statements, many of them side by side.
 
     Raises:
         ValueError: if the number of instances is not positive, or the seed is out of range.
     """
     _check_seed(seed)
-    return [
-        statements.verify(statement, instances, seed, progress=_among(tell, statement, position * instances))
-        for position, statement in enumerate(chosen)
-    ]
+    if len(chosen) < _MANY:
+        return [
+            statements.verify(one, instances, seed, progress=_among(tell, one, position * instances))
+            for position, one in enumerate(chosen)
+        ]
+    names = [statement.name for statement in chosen]
+    found = {}
+    with workers(len(names)) as each:
+        tell(0, names[0])
+        for report in each(partial(_verified, instances, seed), names):
+            found[report.statement] = report
+            tell(len(found) * instances, report.statement)
+    return [found[name] for name in names]
+
+
+def _verified(instances: int, seed: int, name: str) -> Report:
+    report = statements.verify(name, instances, seed)
+    return replace(report, tightest=statements.plain(report.tightest))  # not all policies can be sent
 
 
 def search(

@@ -8,7 +8,13 @@ import pytest
 from goodteacher.sim.flow import hitting_time
 from goodteacher.sim.goals import reward_increase
 from goodteacher.sim.instance import Instance, Regularizer
-from goodteacher.theory.fast_increase import FAST_INCREASE, fast_increase
+from goodteacher.theory.fast_increase import (
+    FAST_INCREASE,
+    SHARP_FAST_INCREASE,
+    fast_increase,
+    fast_increase_time,
+    sharp_fast_increase_time,
+)
 
 
 def plainly(rewards, truth, start, kl_coefficient, gamma, prompts):
@@ -76,10 +82,35 @@ def test_a_likely_bad_output_takes_the_policy_for_ever():
     assert hitting_time(instance, reward_increase(instance, 0.5)).time[0] == np.inf
 
 
-def test_every_point_of_the_cube_satisfies_the_conditions():
-    corners = np.random.default_rng(0).choice([1e-9, 0.5, 1 - 1e-9], (500, FAST_INCREASE.dimension))
-    tasks = FAST_INCREASE.build(jnp.asarray(corners))
-    assert jax.vmap(fast_increase)(*tasks).holds.all()
+@pytest.mark.parametrize("statement", [FAST_INCREASE, SHARP_FAST_INCREASE], ids=lambda s: s.name)
+def test_every_point_of_the_cube_satisfies_the_conditions(statement):
+    corners = np.random.default_rng(0).choice([1e-9, 0.5, 1 - 1e-9], (500, statement.dimension))
+    found = jax.vmap(fast_increase)(*statement.build(jnp.asarray(corners)))
+    assert (found.holds if statement is FAST_INCREASE else found.holds_sharply).all()
+
+
+def test_the_number_of_good_outputs_counts():
+    """32 good ones of 64, all alike: later than without |Y+|, and within 4 % of the sharp bound."""
+    good = np.arange(64) < 32
+    start, rewards = np.where(good, 0.01, 0.99) / 32, np.where(good, 1.0, -1.0)
+    instance = Instance(rewards, start=start)
+    found = fast_increase(instance, 1e-3)
+    time = hitting_time(instance, reward_increase(instance, 1e-3)).time[0]
+    assert found.holds[0]
+    assert found.outputs[0] == 32
+    assert fast_increase_time(found, 1, outputs=0.0)[0] < time / 3 < fast_increase_time(found, 1)[0]
+    # The rest are not infinitely many: dp/dt has 1/32 + 1/32 for 1/32.
+    assert sharp_fast_increase_time(found, 1)[0] == pytest.approx(2.0 * float(time), rel=0.02)
+
+
+def test_the_sharp_conditions_are_weaker_and_its_bound_is_sooner():
+    tasks = FAST_INCREASE.sample(jax.random.key(0), 500)
+    found = jax.vmap(fast_increase)(*tasks)
+    weights = tasks.instance.prompt_weights
+    assert found.holds_sharply.all()
+    trained = np.asarray(weights) > 0
+    sharp = np.asarray(sharp_fast_increase_time(found, 1.0 / weights))
+    assert (sharp[trained] <= 1.07 / 4 * np.asarray(found.time)[trained]).all()
 
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0, -0.1, np.nan])

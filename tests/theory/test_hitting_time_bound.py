@@ -12,6 +12,7 @@ from goodteacher.theory.hitting_time_bound import (
     LOWER_BOUND,
     goal_time_lower_bound,
     hitting_time_lower_bound,
+    hitting_time_lower_bound_by_odds,
     sharp_hitting_time_lower_bound,
 )
 from goodteacher.theory.rises import rise_times
@@ -24,6 +25,23 @@ def test_by_hand():
     np.testing.assert_allclose(hitting_time_lower_bound(instance, 0.2), expected, rtol=1e-12)
     sharp = 2 * 2 * (1 - np.exp(-0.2)) / np.array([1.0, 0.01])
     np.testing.assert_allclose(sharp_hitting_time_lower_bound(instance, 0.2), sharp, rtol=1e-12)
+
+
+def test_by_the_odds_of_the_ground_truth():
+    """Least where the rise is about zero; infinite where it is impossible."""
+    deviation = 0.01 * np.sqrt(4 * 0.35 * 0.65)
+
+    def bound(rise, gamma=0.6):
+        values = [1.0, rise]
+        instance = Instance([0.01, -0.01], values, start=[0.35, 0.65])
+        return float(hitting_time_lower_bound_by_odds(instance, gamma)[0])
+
+    # V_G(0) = -0.3, so from odds of 7/13 to 13/7.
+    assert bound(-1.0) == pytest.approx(2 * (1 - 7 / 13) / deviation)
+    assert bound(-1.0) == pytest.approx(4 * 0.6 / 2.6 / deviation)
+    for rise in (-0.5, 0.0):
+        assert 4 * 0.6 / 2.6 / deviation < bound(rise) < np.inf
+    assert bound(0.5) == np.inf
 
 
 ROTATED = np.array([[0.6, 0.8], [-0.8, 0.6]])

@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from goodteacher.sim.flow import hitting_time
+from goodteacher.sim.goals import reward_increase
+from goodteacher.sim.instance import Instance
 from goodteacher.theory.policy_families import (
     Family,
     largest_kl_coefficient,
     praise,
     right_teacher_time,
+    sharp_wrong_teacher_time,
     wrong_teacher_time,
 )
 
@@ -71,6 +75,26 @@ def test_a_family_of_three_outputs():
     rare = 0.5 * 10.0**-2
     likely = (0.5 - 1.8 * rare) / 2
     np.testing.assert_allclose(p, [likely, rare, 1 - rare - likely], rtol=1e-14)
+
+
+def test_how_sharp_the_wrong_teacher_s_bound_is():
+    """Two good outputs, the likely one negligible, and a bad one: at best 1.3645 times, for pi(y_b) = 3/7."""
+    ratios = []
+    for rare in (0.35, 3 / 7, 0.5):
+        instance = Instance([-1.0, 1.0, -1.0], [1.0, 1.0, -1.0], start=[1e-6, rare, 1 - 1e-6 - rare])
+        one = family(
+            ground_truth_rewards=[1.0, 1.0, -1.0],
+            value=2 * rare - 1,
+            gamma=1e-4,
+            likely=0,
+            rare=1,
+            T=rare**-0.5,
+            c=1e-7,
+        )
+        time = hitting_time(instance, reward_increase(instance, 1e-4)).time[0]
+        ratios.append(float(time / sharp_wrong_teacher_time(one)))
+    assert ratios[1] == pytest.approx(1 / (8 * (3 / 7) ** 1.5 * (4 / 7) ** 2), rel=1e-3)
+    assert ratios[1] == min(ratios)
 
 
 def test_bounds_are_the_theorem_s():
