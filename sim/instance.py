@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim.autoregressive import Autoregressive
+from goodteacher.sim.clocks import Clock, Gradient, see
 from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 from goodteacher.sim.validation import (
     Numbers,
@@ -91,6 +92,9 @@ class Instance(eqx.Module):
         prompt_weights: ``[prompts]``, sums to one.
         regularizer: ``None`` when all its coefficients are zero, so that its terms are not computed.
         mask: which outputs exist; ``None`` when all do.
+        reward_variances: of outputs whose proxy reward is random, ``rewards`` being its mean, same shape;
+            ``None`` when none is.
+        clock: what follows the gradient of the rewards multiplies it by; ``None`` for the gradient itself.
     """
 
     policy: Policy
@@ -101,6 +105,8 @@ class Instance(eqx.Module):
     prompt_weights: Float[Array, " prompts"]
     regularizer: Regularizer | None
     mask: Bool[Array, "prompts outputs"] | None
+    reward_variances: Float[Array, "prompts outputs"] | None
+    clock: Clock | None
 
     def __init__(
         self,
@@ -113,6 +119,8 @@ class Instance(eqx.Module):
         reference_policy_logits: Numbers | None = None,
         prompt_weights: Numbers | None = None,
         mask: Numbers | None = None,
+        reward_variances: Numbers | None = None,
+        clock: Clock | None = None,
     ):
         """Validates and completes a problem. A single prompt may be given without its axis.
 
@@ -131,6 +139,8 @@ class Instance(eqx.Module):
             reference_policy_logits: unnormalised log-probabilities of the reference, ``[prompts, outputs]``.
             prompt_weights: ``[prompts]``, not negative; scaled to sum to one. Uniform if not given.
             mask: ``[prompts, outputs]``, true where an output exists; what stands elsewhere is ignored.
+            reward_variances: ``[prompts, outputs]``, of random proxy rewards; not negative.
+            clock: what is followed (:mod:`goodteacher.sim.clocks`); the gradient if not given.
 
         Raises:
             ValueError: naming the field, the value and the fix.
@@ -151,6 +161,7 @@ class Instance(eqx.Module):
         self.ground_truth_rewards = jax_array(
             _where(exists, finite("ground_truth_rewards", truth, exists), 0.0)
         )
+        self.reward_variances = _variances(reward_variances, shape, exists)
         self.prompt_weights = jax_array(_weights(prompt_weights, shape[0]))
         self.regularizer = regularizer if _regularizes(regularizer) else None
 
@@ -177,6 +188,16 @@ class Instance(eqx.Module):
             given = rows("reference_policy_logits", reference_policy_logits, shape)
             reference = _normalized(_where(exists, finite("reference_policy_logits", given, exists), -np.inf))
         self.reference_log_probabilities = jax_array(reference)
+        self.clock = _fitted_clock(clock, self.rewards, self.reward_variances, self.mask)
+
+    def following(self, clock: Clock) -> "Instance":
+        """The same problem under another clock.
+
+        Raises:
+            ValueError: if it is none with these rewards, as far as they are known.
+        """
+        fitted = _fitted_clock(clock, self.rewards, self.reward_variances, self.mask)
+        return eqx.tree_at(lambda i: i.clock, self, fitted, is_leaf=lambda leaf: leaf is None)
 
     def logits(self, parameters: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:
         """Logits of the policy, ``-inf`` where an output does not exist."""
@@ -201,6 +222,30 @@ def _regularizes(regularizer: Regularizer | None) -> bool:
         return False
     coefficients = jax.tree.leaves(regularizer)
     return not (is_concrete(*coefficients) and all(float(c) == 0.0 for c in coefficients))
+
+
+# Clocks ----------------------------------------------------------------------------
+
+
+def _fitted_clock(clock: Clock | None, rewards: Any, variances: Any, mask: Any) -> Clock | None:
+    if clock is None or isinstance(clock, Gradient):
+        return None
+    if not is_concrete(rewards, variances, mask):
+        return clock
+    rewards, variances, mask = (None if of is None else np.asarray(of) for of in (rewards, variances, mask))
+    exists = np.ones(rewards.shape, bool) if mask is None else mask
+    return clock.fitted(see(rewards, variances, exists), exists)
+
+
+def _variances(value: Numbers | None, shape: tuple[int, ...], exists: np.ndarray) -> Any:
+    if value is None:
+        return None
+    name = "reward_variances"
+    given = _where(exists, finite(name, rows(name, value, shape), exists), 0.0)
+    if is_concrete(given) and (given < 0).any():
+        x, y = (int(i) for i in np.argwhere(given < 0)[0])
+        raise ValueError(f"{name}[{x}][{y}] is {float(given[x, y]):g}; give numbers that are not negative")
+    return jax_array(given)
 
 
 # Starts ----------------------------------------------------------------------------

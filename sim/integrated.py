@@ -131,10 +131,15 @@ def _apart(instance: Instance, goal: Goal) -> tuple[Instance, Goal]:
     Integrated together, one that is at rest would hold the others to the short steps that it needs.
     """
     prompts = len(goal.level)
-    regularizer = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, prompts), instance.regularizer)
-    rows = eqx.tree_at(lambda i: i.regularizer, instance, None, is_leaf=_is_none)
+    common = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, prompts), _common(instance))
+    rows = eqx.tree_at(_common, instance, (None, None), is_leaf=_is_none)
     rows, goal = jax.tree.map(lambda leaf: leaf[:, None], (rows, goal))
-    return eqx.tree_at(lambda i: i.regularizer, rows, regularizer, is_leaf=_is_none), goal
+    return eqx.tree_at(_common, rows, common, is_leaf=_is_none), goal
+
+
+def _common(instance: Instance) -> tuple[Any, Any]:
+    """What all prompts of an instance have in common."""
+    return instance.regularizer, instance.clock
 
 
 def _is_none(leaf: Any) -> bool:
