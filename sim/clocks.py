@@ -7,8 +7,8 @@ path of the gradient flow, in the time ``t = integral of dt / m`` (derived for t
 parameters every prompt's gradient has its own ``m``, and the path is another one.
 
 Two values, of which the larger one has probability ``p``: the update is ``E f (1 - f) / scale`` times the
-scores' direction, with ``f = S / G`` and ``S`` binomial. As ``C(G, k) k (G - k) = G (G - 1) C(G - 2, k - 1)``,
-that is the gradient times::
+scores' direction, with ``f = S / G`` and ``S`` binomial. As ``C(G, k) k (G - k)`` is ``G (G - 1) C(G - 2, k
+- 1)``, that is the gradient times::
 
     m = (1 - 1/G) E 1 / scale(1 + S'),    S' ~ Binomial(G - 2, p),
 
@@ -38,6 +38,8 @@ from goodteacher.sim.validation import (
     namespace,
     scalar,
 )
+
+Size = int | float  # of a group: a whole number, or inf
 
 MOST_GROUPS = 50_000  # that are enumerated, times the number of outputs
 _TINY = 1e-300
@@ -142,7 +144,7 @@ class Clock(eqx.Module):
     @property
     def steepness(self) -> AnyArray | float:
         """By about which power of a probability ``m`` changes at most."""
-        return 1.0
+        return 0.5
 
     @property
     @abc.abstractmethod
@@ -161,7 +163,8 @@ class Clock(eqx.Module):
         self, seen: Seen, log_p: Float[Array, "*batch outputs"], advantages: Float[Array, "*batch outputs"]
     ) -> Float[Array, "*batch outputs"]:
         """Advantages whose plain gradient is the estimator's mean: here those of the rewards times ``m``."""
-        return self.rate(moments(seen, jnp.exp(log_p), advantages, -1))[..., None] * advantages
+        rate = self.rate(moments(seen, jnp.exp(log_p), advantages, -1))
+        return jnp.asarray(rate[..., None] * advantages)
 
 
 class Gradient(Clock):
@@ -175,6 +178,19 @@ class Gradient(Clock):
     def title(self) -> str:
         """In words."""
         return "gradient"
+
+
+class Natural(Clock):
+    """The natural gradient, which is followed in closed form (:mod:`goodteacher.sim.natural`); no clock."""
+
+    def rate(self, at: Moments) -> Float[AnyArray, "*batch"]:
+        """There is none."""
+        return at.mean * math.nan
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return "natural gradient"
 
 
 class _Two(Clock):
@@ -201,7 +217,7 @@ class Group(Clock):
         group: ``G``, or ``inf`` for the limit.
     """
 
-    group: eqx.AbstractVar[float]
+    group: eqx.AbstractVar[Size]
 
     @abc.abstractmethod
     def scale(self, mean: AnyArray, deviation: AnyArray) -> AnyArray:
@@ -213,7 +229,7 @@ class Group(Clock):
         if self.group == math.inf:
             return 1.0 / xp.maximum(self.scale(at.mean, xp.sqrt(xp.maximum(at.variance, _TINY))), _TINY)
         size = int(self.group)
-        rate = 0.0
+        rate = xp.zeros(at.mean.shape)
         upper, lower = (xp.log(xp.maximum(of, _TINY)) for of in (at.upper, at.lower))
         for good, ways in enumerate(_log_binomial(size - 2), 1):
             share = good / size
@@ -231,24 +247,26 @@ class Group(Clock):
         return self if prompt is None else Enumerated(self, outputs=_enumerable(self, seen, exists, prompt))
 
 
-def _size(group: Any) -> float:
-    if isinstance(group, bool) or not isinstance(group, int | float) or not (
-        group == math.inf or (group == int(group) and group >= 2)
+def _size(group: Any) -> Size:
+    if (
+        isinstance(group, bool)
+        or not isinstance(group, int | float)
+        or not (group == math.inf or (group == int(group) and group >= 2))
     ):
         raise ValueError(f"group is {group}; give a whole number of at least 2 samples, or inf for the limit")
     return math.inf if group == math.inf else int(group)
 
 
-def _of(group: float) -> str:
+def _of(group: Size) -> str:
     return "large groups" if group == math.inf else f"groups of {group}"
 
 
 class MeanSubtracted(Group):
     """Less the mean of the group, and no more: Dr. GRPO (arXiv:2503.20783)."""
 
-    group: float = eqx.field(static=True)
+    group: Size = eqx.field(static=True)
 
-    def __init__(self, group: float = math.inf):
+    def __init__(self, group: Size = math.inf):
         """Validates the group.
 
         Raises:
@@ -274,11 +292,11 @@ class Grpo(Group):
         bessel: whether the standard deviation divides by ``G - 1``, as ``torch.std`` does.
     """
 
-    group: float = eqx.field(static=True)
+    group: Size = eqx.field(static=True)
     epsilon: Float[Array, "..."]
     bessel: bool = eqx.field(static=True)
 
-    def __init__(self, group: float = math.inf, epsilon: Numbers = 0.0, bessel: bool = True):
+    def __init__(self, group: Size = math.inf, epsilon: Numbers = 0.0, bessel: bool = True):
         """Validates the numbers.
 
         Raises:
@@ -302,9 +320,9 @@ class Grpo(Group):
 class MaxRl(Group):
     """Less the mean, over the mean; zero if that is zero (arXiv:2602.02710)."""
 
-    group: float = eqx.field(static=True)
+    group: Size = eqx.field(static=True)
 
-    def __init__(self, group: float = math.inf):
+    def __init__(self, group: Size = math.inf):
         """Validates the group; raises as :class:`MeanSubtracted`."""
         self.group = _size(group)
 
@@ -567,5 +585,3 @@ class Pace(NamedTuple):
         """
         p = weights / weights.sum(0)
         return 1.0 / self.clock.rate(moments(self.seen, p, rise - (p * rise).sum(0), 0))
-
-

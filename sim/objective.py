@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from goodteacher.sim.clocks import see
+from goodteacher.sim.clocks import Natural, see
 from goodteacher.sim.instance import Instance
 
 _FISHER_FLOOR = 1e-12  # least weight of an output in the natural gradient
@@ -108,7 +108,7 @@ def regularized_advantage(
 
 def _followed_rewards(instance: Instance, log_p: Array) -> Array:
     """The rewards whose gradient is followed: the given ones, or as the clock makes them."""
-    if instance.clock is None:
+    if instance.clock is None or isinstance(instance.clock, Natural):
         return instance.rewards
     advantages = advantage(jnp.exp(log_p), instance.rewards)
     return instance.clock.pull(
@@ -195,6 +195,8 @@ def gradient(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array
     Under a clock (:mod:`goodteacher.sim.clocks`) the rewards' part of it is what the estimator makes of it on
     average; what regularises is not multiplied.
     """
+    if isinstance(instance.clock, Natural):
+        return natural_gradient(instance, parameters)
     return instance.policy.pullback(parameters, logit_gradient(instance, instance.logits(parameters)))
 
 

@@ -186,7 +186,7 @@ def _piece(flow: Lines, over: Half) -> _Piece:
 
 _LONGEST = 5.0  # panel, up to which the bend at a breakpoint is smooth enough for its nodes
 _STEEPEST = 40.0  # of a panel's length times the power by which the integrand grows
-_PANEL_NODES = 24
+_PANEL_NODES = 32
 
 
 class Panels(NamedTuple):
@@ -195,12 +195,12 @@ class Panels(NamedTuple):
     Attributes:
         unit: of tau.
         length: of a panel.
-        count: how many there are.
+        number: how many there are.
     """
 
     unit: Float[AnyArray, " n"]
     length: Float[AnyArray, " n"]
-    count: Int[AnyArray, " n"]
+    number: Int[AnyArray, " n"]
 
     def offset(self, z: AnyArray) -> AnyArray:
         """The offset at a place."""
@@ -229,7 +229,7 @@ def panels(flow: Lines, of: Base, over: Half, most: int | None = None) -> Panels
     degree = (share if of.inertia is None else of.inertia * share).sum(0) + 1.0
     unit = width(of)
     whole = xp.arcsinh(xp.minimum(over.length / unit, LARGEST))
-    longest = xp.minimum(_LONGEST, _STEEPEST / (degree + flow.pace.clock.steepness))
+    longest = xp.minimum(_LONGEST, _STEEPEST / (degree * (1.0 + flow.pace.clock.steepness)))
     count = xp.maximum(xp.ceil(whole / longest), 1.0)
     count = count if most is None else xp.minimum(count, most)
     return Panels(unit, whole / count, count.astype(int))
@@ -281,14 +281,18 @@ def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
     none = xp.zeros(over.length.shape)
     first = upper(gaps(divided.offset(divided.length * (number + nodes.place[0]))), of)
     x, _, total = repeat(xp, len(nodes.weight), node, (first, xp.zeros((3, *none.shape)), none))
-    return _Panel(divided.length * total, x + gaps(over.length), number + 1 < divided.count)
+    return _Panel(divided.length * total, x + gaps(over.length), number + 1 < divided.number)
+
+
+# The number of the next panel; of those before the time, and x at their end; whether there is a next.
+_Whole = tuple[AnyArray, AnyArray, AnyArray, AnyArray]
 
 
 def _by_panels(flow: Lines, over: Half) -> _Piece:
     """The integral of ``Z / m`` over a stretch."""
     xp = namespace(flow.logits, over.length)
 
-    def go(carry: tuple[AnyArray, AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, ...]:
+    def go(carry: _Whole) -> _Whole:
         number, total, x, more = carry
         panel = _panel(flow, over, number)
         time = total + xp.where(more, panel.time, 0.0)
@@ -399,7 +403,6 @@ def rate_of_time(flow: Lines, x: Float[AnyArray, "outputs n"]) -> Float[AnyArray
         return masses.sum(0)
     rise = flow.rewards - pick(flow.rewards, masses.argmax(0))
     return masses.sum(0) * flow.pace.slowness(masses / masses.max(0), rise)
-
 
 
 class _Journey(NamedTuple):

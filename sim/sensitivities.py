@@ -130,7 +130,7 @@ def _nodes(flow: Lines, of: Base, over: Half) -> tuple[AnyArray, AnyArray]:
     places, weights = panel_rule().gauss
     number = np.arange(_MOST_PANELS)
     at = (number[:, None] + places).reshape(-1, 1)
-    within = np.repeat(number, len(places))[:, None] < divided.count
+    within = np.repeat(number, len(places))[:, None] < divided.number
     z = jnp.where(within, divided.length * at, 0.0)
     weights = np.tile(weights, _MOST_PANELS)[:, None] * divided.length * divided.speed(z)
     return divided.offset(z) / length, jnp.where(within, weights, 0.0) / length

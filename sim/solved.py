@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from goodteacher.sim.clocks import Enumerated, Pace, Seen, see
+from goodteacher.sim.clocks import Enumerated, Natural, Pace, see
 from goodteacher.sim.crossings import crossing, small_increase, trained_crossing
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
@@ -55,6 +55,8 @@ def is_solvable(instance: Instance) -> bool:
 
     Of features that are traced it is not known.
     """
+    if isinstance(instance.clock, Natural):
+        return True  # in closed form, or refused
     if instance.regularizer is not None or isinstance(instance.clock, Enumerated):
         return False
     match instance.policy:
@@ -281,7 +283,7 @@ def separate(instances: Instance, shared: Sharing | None) -> Prompts:
 
 
 def _pace(instances: Instance, shared: Sharing | None) -> Pace | None:
-    """The clocks of all prompts of a batch, and what they see: of outputs that share a feature, their mean."""
+    """The clocks of all prompts, and what they see: of outputs that share a feature, the mean."""
     if instances.clock is None:
         return None
     rewards, xp = instances.rewards, namespace(*jax.tree.leaves(instances))
@@ -292,15 +294,19 @@ def _pace(instances: Instance, shared: Sharing | None) -> Pace | None:
         within = _together((rewards - mean) ** 2, shared)
         variances = within if variances is None else within + _together(variances, shared)
         upper, lower = (_together(of, shared) for of in (seen.upper, seen.lower))
-        seen = Seen(mean, variances, upper, lower, seen.least, seen.gap)
+        seen = seen._replace(rewards=mean, variances=variances, upper=upper, lower=lower)
     count, prompts, _ = rewards.shape
 
     def each(leaf: AnyArray) -> AnyArray:
         return xp.broadcast_to(leaf[:, None], (count, prompts)).ravel()
 
-    of_outputs = (None if of is None else _outputs_first(of) for of in seen[:4])
     clock = jax.tree.map(each, instances.clock)
-    return Pace(clock, Seen(*of_outputs, seen.least.ravel(), seen.gap.ravel()))
+    fields = {
+        name: of.ravel() if name in ("least", "gap") else _outputs_first(of)
+        for name, of in seen._asdict().items()
+        if of is not None
+    }
+    return Pace(clock, seen._replace(**fields))
 
 
 def _by_blocks(xp: ModuleType, of: Callable[..., Any], problems: Any) -> Any:
