@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from goodteacher.sim.clocks import Enumerated
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.policies import Tabular
@@ -44,7 +45,9 @@ def filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, hor
     if not is_concrete(*jax.tree.leaves(problems)):
         return run(*problems)
     size, outputs = min(_power(count), -(-count // _LARGE) * _LARGE), instances.rewards.shape[-1]
-    if isinstance(instances.policy, Tabular) and size <= _FEW[-1]:
+    # An estimator whose groups are enumerated would have more of them.
+    narrow = not isinstance(instances.policy, Tabular) or isinstance(instances.clock, Enumerated)
+    if not narrow and size <= _FEW[-1]:
         size = next(few for few in _FEW if few >= count)
         instances, goals = widened(instances, goals, max(_power(outputs), _LEAST))
     if size > count:
@@ -82,6 +85,7 @@ def widened(instance: Instance, goal: Goal | None, outputs: int) -> tuple[Instan
             i.mask,
             i.rewards,
             i.ground_truth_rewards,
+            i.reward_variances,
             i.initial_parameters,
             i.reference_log_probabilities,
         ),
@@ -90,6 +94,7 @@ def widened(instance: Instance, goal: Goal | None, outputs: int) -> tuple[Instan
             wider(exists),
             wider(instance.rewards),
             wider(instance.ground_truth_rewards),
+            None if instance.reward_variances is None else wider(instance.reward_variances),
             wider(instance.initial_parameters),
             wider(instance.reference_log_probabilities, -np.inf),
         ),

@@ -227,11 +227,19 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
     above, below = xp.maximum(heavy, 0.0), xp.maximum(-heavy, 0.0)
 
     def forever(at: State, of: Base, half: AnyArray) -> AnyArray:
-        """Whether the level is not reached from here on: in the last segment only the modal output rises."""
+        """Whether the level is not reached from here on, in the last segment.
+
+        There the smallest ``x`` falls to zero, others of the best reward stay so far above it, and those of
+        the rest move away. Of the best, those below the level that are no farther than the nearest above it
+        gain on all that are.
+        """
         best = of.ahead == 0.0
-        most = xp.where(best, xp.inf, 1.0 / xp.maximum(at.x - at.least, 1e-300))
-        highest = xp.where(above > 0, above * most, 0.0).sum(0)
-        return (half == 2 * last) & (highest < xp.where(best, below / at.x, 0.0).sum(0))
+        most = xp.where(best, 0.0, above / xp.maximum(at.x - at.least, 1e-300)).sum(0)
+        nearest = xp.where(best & (above > 0), at.x, xp.inf).min(0)
+        leading = xp.where(best, above, 0.0).sum(0)
+        holding = xp.where(best & (at.x <= nearest), below, 0.0)
+        least = xp.where(nearest < xp.inf, (holding.sum(0) - leading) / nearest, (holding / at.x).sum(0))
+        return (half == 2 * last) & (most < least)
 
     def waiting(so_far: _Search) -> AnyArray:
         return sought & ~(so_far.found | so_far.never | so_far.lost | so_far.ended)

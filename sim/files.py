@@ -17,7 +17,7 @@ from goodteacher.sim.autoregressive import (
     TokenTable,
     token_mlp,
 )
-from goodteacher.sim.instance import Instance, Parameters, Probabilities, Regularizer
+from goodteacher.sim.instance import Instance, Parameters, Probabilities, Regularizer, verified
 from goodteacher.sim.names import unknown
 from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 from goodteacher.sim.validation import finite, jax_array, scalar
@@ -25,8 +25,9 @@ from goodteacher.sim.validation import finite, jax_array, scalar
 REQUIRED = ("rewards", "ground_truth_rewards")
 START = ("initial_policy_weights", "initial_policy_probabilities")
 REGULARIZATION = ("kl_coefficient", "forward_kl_coefficient", "entropy_coefficient")
-_AS_IT_STANDS = ("reference_policy_logits", "prompt_weights", "mask")
-OPTIONAL = ("output_features", "temperature", "token_policy", *REGULARIZATION, *_AS_IT_STANDS)
+VERIFIER = ("true_positive_rate", "false_positive_rate")
+_AS_IT_STANDS = ("reference_policy_logits", "prompt_weights", "mask", "reward_variances")
+OPTIONAL = ("output_features", "temperature", "token_policy", *REGULARIZATION, *VERIFIER, *_AS_IT_STANDS)
 _TOKEN_POLICIES = {"table": (), "linear": ("features",), "mlp": ("width", "depth")}
 _KNOWN = (*REQUIRED, *START, *OPTIONAL)
 
@@ -39,6 +40,9 @@ def read_instance(path: str | os.PathLike[str], *, nearest: bool = False) -> Ins
     ``[prompts][outputs]``, and ``output_features`` ``[prompts][outputs][features]`` (without them the policy
     is tabular and weights are logits ``[prompts][outputs]``); and any of :data:`OPTIONAL`, as
     :class:`goodteacher.sim.instance.Instance` takes them.
+
+    With ``true_positive_rate`` and ``false_positive_rate`` the rewards are those of a verifier that errs, of
+    a ground truth of 0 and 1: they are left out, and random.
 
     An autoregressive policy (:mod:`goodteacher.sim.autoregressive`) stands under ``token_policy``: an object
     with ``vocabulary``, ``length`` and a ``kind``: ``table``; ``linear``, with ``features``
@@ -95,6 +99,8 @@ def from_dictionary(data: Any, *, nearest: bool = False) -> Instance:
     if not isinstance(data, dict):
         raise ValueError(f"the file holds a {type(data).__name__}, not an object with named fields")
     _check_keys(data, _KNOWN)
+    if any(key in data for key in VERIFIER):
+        data = _verified(data)
     for key in REQUIRED:
         if key not in data:
             raise ValueError(f"key {key} is missing; give rewards per prompt and output")
@@ -111,6 +117,21 @@ def from_dictionary(data: Any, *, nearest: bool = False) -> Instance:
         regularizer=Regularizer(*[data.get(key, 0.0) for key in REGULARIZATION]),
         **{key: data[key] for key in _AS_IT_STANDS if key in data},
     )
+
+
+def _verified(data: dict[str, Any]) -> dict[str, Any]:
+    """With the rewards of a verifier in the place of its rates."""
+    rates = {key: data[key] for key in VERIFIER if key in data}
+    if len(rates) < len(VERIFIER):
+        raise ValueError(f"one of the keys {' and '.join(VERIFIER)} is missing; give both")
+    for key in ("rewards", "reward_variances"):
+        if key in data:
+            raise ValueError(f"{key} and {VERIFIER[0]} are both given; give one")
+    if "ground_truth_rewards" not in data:
+        raise ValueError("key ground_truth_rewards is missing; give rewards per prompt and output")
+    rewards, variances = verified(data["ground_truth_rewards"], *rates.values(), mask=data.get("mask"))
+    kept = {key: value for key, value in data.items() if key not in VERIFIER}
+    return {**kept, "rewards": rewards, "reward_variances": variances}
 
 
 def _start(data: dict[str, Any], nearest: bool) -> Probabilities | Parameters:
@@ -224,6 +245,8 @@ def to_dictionary(instance: Instance) -> dict[str, Any]:
         data["prompt_weights"] = listed(instance.prompt_weights)
     if instance.mask is not None:
         data["mask"] = listed(instance.mask)
+    if instance.reward_variances is not None:
+        data["reward_variances"] = listed(instance.reward_variances)
     return data
 
 

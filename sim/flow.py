@@ -1,7 +1,8 @@
 """Gradient flow ``d theta / dt = grad phi``: hitting times, final policies and trajectories.
 
 Solved by one root and one quadrature where each output has a logit of its own and nothing is regularised
-(:mod:`goodteacher.sim.solved`), and integrated elsewhere (:mod:`goodteacher.sim.integrated`).
+(:mod:`goodteacher.sim.solved`), and integrated elsewhere (:mod:`goodteacher.sim.integrated`). An instance
+with a clock (:mod:`goodteacher.sim.clocks`) follows what its estimator makes of the gradient.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from goodteacher.sim import integrated, solved
+from goodteacher.sim import integrated, natural, solved
 from goodteacher.sim.batching import as_batch, filled, only
+from goodteacher.sim.clocks import Natural
 from goodteacher.sim.control import HORIZON, MAX_STEPS, SOLVER, TOLERANCE, Control, HittingTime
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
@@ -159,6 +161,9 @@ _FEW = 1 << 12  # outputs of all prompts of all problems, up to which NumPy is d
 
 
 def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
+    if isinstance(instances.clock, Natural):
+        natural.check(instances)
+        return _as_solved(_plain(natural.hitting_times, (instances, goals, horizons)), horizons)
     trained = bool(
         is_concrete(goals.values, instances.rewards)
         and np.array_equal(np.asarray(goals.values), np.asarray(instances.rewards))
@@ -171,12 +176,16 @@ def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
             return _hitting_times(instances, goals, horizons, solved.sharing(instances), trained)
 
         found = filled(run, instances, goals, horizons)
-    yes, none = np.ones(horizons.shape, bool), np.zeros(horizons.shape, int)
-    found = HittingTime(*found, solved=jax.device_put(yes), steps=jax.device_put(none))
+    found = _as_solved(found, horizons)
     if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
         return found
     policies = _where_late(found.status, _look(instances, horizons), found.log_probabilities)
     return eqx.tree_at(lambda f: f.log_probabilities, found, policies)
+
+
+def _as_solved(found: Any, horizons: AnyArray) -> HittingTime:
+    yes, none = np.ones(horizons.shape, bool), np.zeros(horizons.shape, int)
+    return HittingTime(*found, solved=jax.device_put(yes), steps=jax.device_put(none))
 
 
 @jax.jit
@@ -186,6 +195,9 @@ def _where_late(status: AnyArray, late: AnyArray, other: AnyArray) -> AnyArray:
 
 
 def _look(instances: Instance, horizons: AnyArray) -> Array:
+    if isinstance(instances.clock, Natural):
+        natural.check(instances)
+        return _plain(natural.final_policies, (instances, horizons))
     if _few(instances, horizons):
         return _plain(solved.policies, (instances, horizons), solved.sharing(instances))
 
@@ -196,6 +208,9 @@ def _look(instances: Instance, horizons: AnyArray) -> Array:
 
 
 def _follow(instance: Instance, times: AnyArray) -> Array:
+    if isinstance(instance.clock, Natural):
+        natural.check(instance)
+        return _plain(natural.trajectory, (instance, times))
     batch = as_batch(instance)
     shared = jax.tree.map(lambda leaf: leaf[0], solved.sharing(batch))
     if _few(batch, times) and len(times) * instance.rewards.size <= _FEW:

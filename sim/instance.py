@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim.autoregressive import Autoregressive
+from goodteacher.sim.clocks import Clock, Gradient, see
 from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 from goodteacher.sim.validation import (
+    AnyArray,
     Numbers,
     as_array,
     finite,
@@ -91,6 +93,9 @@ class Instance(eqx.Module):
         prompt_weights: ``[prompts]``, sums to one.
         regularizer: ``None`` when all its coefficients are zero, so that its terms are not computed.
         mask: which outputs exist; ``None`` when all do.
+        reward_variances: of outputs whose proxy reward is random, ``rewards`` being its mean, same shape;
+            ``None`` when none is.
+        clock: what follows the gradient of the rewards multiplies it by; ``None`` for the gradient itself.
     """
 
     policy: Policy
@@ -101,6 +106,8 @@ class Instance(eqx.Module):
     prompt_weights: Float[Array, " prompts"]
     regularizer: Regularizer | None
     mask: Bool[Array, "prompts outputs"] | None
+    reward_variances: Float[Array, "prompts outputs"] | None
+    clock: Clock | None
 
     def __init__(
         self,
@@ -113,6 +120,8 @@ class Instance(eqx.Module):
         reference_policy_logits: Numbers | None = None,
         prompt_weights: Numbers | None = None,
         mask: Numbers | None = None,
+        reward_variances: Numbers | None = None,
+        clock: Clock | None = None,
     ):
         """Validates and completes a problem. A single prompt may be given without its axis.
 
@@ -131,6 +140,8 @@ class Instance(eqx.Module):
             reference_policy_logits: unnormalised log-probabilities of the reference, ``[prompts, outputs]``.
             prompt_weights: ``[prompts]``, not negative; scaled to sum to one. Uniform if not given.
             mask: ``[prompts, outputs]``, true where an output exists; what stands elsewhere is ignored.
+            reward_variances: ``[prompts, outputs]``, of random proxy rewards; not negative.
+            clock: what is followed (:mod:`goodteacher.sim.clocks`); the gradient if not given.
 
         Raises:
             ValueError: naming the field, the value and the fix.
@@ -151,6 +162,7 @@ class Instance(eqx.Module):
         self.ground_truth_rewards = jax_array(
             _where(exists, finite("ground_truth_rewards", truth, exists), 0.0)
         )
+        self.reward_variances = _variances(reward_variances, shape, exists)
         self.prompt_weights = jax_array(_weights(prompt_weights, shape[0]))
         self.regularizer = regularizer if _regularizes(regularizer) else None
 
@@ -177,6 +189,24 @@ class Instance(eqx.Module):
             given = rows("reference_policy_logits", reference_policy_logits, shape)
             reference = _normalized(_where(exists, finite("reference_policy_logits", given, exists), -np.inf))
         self.reference_log_probabilities = jax_array(reference)
+        self.clock = _fitted_clock(clock, self.rewards, self.reward_variances, self.mask)
+
+    def following(
+        self, clock: Clock, also: Float[Array, "*batch prompts outputs"] | None = None
+    ) -> "Instance":
+        """The same problem, or batch of problems, under another clock.
+
+        Args:
+            clock: what is followed.
+            also: rewards of which some may take the place of the present ones later.
+
+        Raises:
+            ValueError: if it is none with these rewards, as far as they are known.
+        """
+        fitted = _fitted_clock(clock, self.rewards, self.reward_variances, self.mask, also)
+        batch = self.rewards.shape[:-2]
+        fitted = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, batch) if batch else leaf, fitted)
+        return eqx.tree_at(lambda i: i.clock, self, fitted, is_leaf=lambda leaf: leaf is None)
 
     def logits(self, parameters: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:
         """Logits of the policy, ``-inf`` where an output does not exist."""
@@ -192,6 +222,40 @@ class Instance(eqx.Module):
         return jax.nn.softmax(self.logits(parameters))
 
 
+def verified(
+    truth: Numbers, true_positive_rate: Numbers, false_positive_rate: Numbers, mask: Numbers | None = None
+) -> tuple[Float[AnyArray, "prompts outputs"], Float[AnyArray, "prompts outputs"]]:
+    """Means and variances of the rewards, 0 or 1, that a verifier which errs gives a truth of 0 and 1.
+
+    Args:
+        truth: ``[prompts, outputs]``.
+        true_positive_rate: the probability that what is right is found right.
+        false_positive_rate: the probability that what is wrong is found right.
+        mask: which outputs exist; all if not given.
+
+    Raises:
+        ValueError: if a rate is not between 0 and 1, or the truth holds other values than 0 and 1.
+    """
+    rates = []
+    for name, rate in zip(
+        ("true_positive_rate", "false_positive_rate"), (true_positive_rate, false_positive_rate), strict=True
+    ):
+        number = scalar(name, rate, "not negative")
+        if is_concrete(number) and number > 1:
+            raise ValueError(f"{name} is {float(number):g}; give a probability between 0 and 1")
+        rates.append(number)
+    right = rows("ground_truth_rewards", truth)
+    exists = np.ones(right.shape, bool) if mask is None else _mask(mask, right.shape)
+    if is_concrete(right) and (bad := exists & (right != 0) & (right != 1)).any():
+        x, y = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"ground_truth_rewards[{x}][{y}] is {float(right[x, y]):g}, and a verifier's rates are those of "
+            "0 and 1; give these"
+        )
+    mean = namespace(right, *rates).where(right == 1, *rates)
+    return mean, mean * (1.0 - mean)
+
+
 def _where(exists: np.ndarray, values: Any, other: float) -> Any:
     return namespace(values).where(exists, values, other)
 
@@ -201,6 +265,40 @@ def _regularizes(regularizer: Regularizer | None) -> bool:
         return False
     coefficients = jax.tree.leaves(regularizer)
     return not (is_concrete(*coefficients) and all(float(c) == 0.0 for c in coefficients))
+
+
+# Clocks ----------------------------------------------------------------------------
+
+
+def _fitted_clock(
+    clock: Clock | None, rewards: Any, variances: Any, mask: Any, also: Any = None
+) -> Clock | None:
+    if clock is None or isinstance(clock, Gradient):
+        return None
+    if is_concrete(rewards, variances, mask, also):
+        rewards, variances, mask, also = (
+            None if of is None else np.asarray(of).reshape(-1, of.shape[-1])
+            for of in (rewards, variances, mask, also)
+        )
+        exists = np.ones(rewards.shape, bool) if mask is None else mask
+        seen = see(rewards, variances, exists)
+        if also is not None:
+            clock.fitted(see(also, variances, exists), exists)
+            both = see(np.concatenate([rewards, also], -1), None, np.concatenate([exists, exists], -1))
+            seen = seen._replace(upper=both.upper)
+        clock = clock.fitted(seen, exists)
+    return clock
+
+
+def _variances(value: Numbers | None, shape: tuple[int, ...], exists: np.ndarray) -> Any:
+    if value is None:
+        return None
+    name = "reward_variances"
+    given = _where(exists, finite(name, rows(name, value, shape), exists), 0.0)
+    if is_concrete(given) and (given < 0).any():
+        x, y = (int(i) for i in np.argwhere(given < 0)[0])
+        raise ValueError(f"{name}[{x}][{y}] is {float(given[x, y]):g}; give numbers that are not negative")
+    return jax_array(given)
 
 
 # Starts ----------------------------------------------------------------------------

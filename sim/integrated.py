@@ -167,12 +167,12 @@ def _rows(instances: Instance, goals: Goal | None, horizons: AnyArray) -> tuple[
         problems = jax.device_get(problems)
     instances, goals, horizons = problems
     prompts = instances.rewards.shape[1]
-    regularizer, horizons = jax.tree.map(
-        lambda leaf: xp.repeat(leaf, prompts, axis=0), (instances.regularizer, horizons)
+    common, horizons = jax.tree.map(
+        lambda leaf: xp.repeat(leaf, prompts, axis=0), (_common(instances), horizons)
     )
-    rows = eqx.tree_at(lambda i: i.regularizer, instances, None, is_leaf=_is_none)
+    rows = eqx.tree_at(_common, instances, (None, None), is_leaf=_is_none)
     rows, goals = jax.tree.map(lambda leaf: leaf.reshape(-1, 1, *leaf.shape[2:]), (rows, goals))
-    return eqx.tree_at(lambda i: i.regularizer, rows, regularizer, is_leaf=_is_none), goals, horizons
+    return eqx.tree_at(_common, rows, common, is_leaf=_is_none), goals, horizons
 
 
 def _separable(instance: Instance) -> bool:
@@ -186,10 +186,15 @@ def _apart(instance: Instance, goal: Goal) -> tuple[Instance, Goal]:
     Integrated together, one that is at rest would hold the others to the short steps that it needs.
     """
     prompts = len(goal.level)
-    regularizer = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, prompts), instance.regularizer)
-    rows = eqx.tree_at(lambda i: i.regularizer, instance, None, is_leaf=_is_none)
+    common = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, prompts), _common(instance))
+    rows = eqx.tree_at(_common, instance, (None, None), is_leaf=_is_none)
     rows, goal = jax.tree.map(lambda leaf: leaf[:, None], (rows, goal))
-    return eqx.tree_at(lambda i: i.regularizer, rows, regularizer, is_leaf=_is_none), goal
+    return eqx.tree_at(_common, rows, common, is_leaf=_is_none), goal
+
+
+def _common(instance: Instance) -> tuple[Any, Any]:
+    """What all prompts of an instance have in common."""
+    return instance.regularizer, instance.clock
 
 
 def _is_none(leaf: Any) -> bool:

@@ -284,7 +284,7 @@ def _limit(instance: Instance, goal: Goal) -> _Limit | None:
     every ``s >= 0`` (Donsker and Varadhan; the largest is Sanov's rate).
     """
     regularizer = instance.regularizer
-    if regularizer is None or not isinstance(instance.policy, Tabular):
+    if regularizer is None or instance.clock is not None or not isinstance(instance.policy, Tabular):
         return None
     strength = regularizer.kl + regularizer.entropy
     known = (strength > 0) & (regularizer.forward_kl == 0)

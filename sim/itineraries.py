@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from goodteacher.sim.clocks import Natural
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Lines, Position
 from goodteacher.sim.quadrature import time
@@ -62,10 +63,11 @@ def itineraries(instance: Instance) -> list[Itinerary]:
     Raises:
         ValueError: if the flow is not one that is solved.
     """
-    if not is_solvable(instance):
+    if not is_solvable(instance) or isinstance(instance.clock, Natural):
         raise ValueError(
-            "the instance has a regulariser, tokens, or features that are not orthogonal and of one norm: "
-            "its flow has no itinerary; give a tabular policy without KL coefficient and entropy bonus"
+            "the instance has a regulariser, tokens, an estimator that is no clock, or features that are not "
+            "orthogonal and of one norm: its flow has no itinerary; give a tabular policy without KL "
+            "coefficient and entropy bonus"
         )
     with np.errstate(all="ignore"):
         prompts, flow, times = _envelopes(jax.tree.map(lambda leaf: np.asarray(leaf)[None], instance))

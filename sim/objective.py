@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from goodteacher.sim.clocks import Natural, see
 from goodteacher.sim.instance import Instance
 
 _FISHER_FLOOR = 1e-12  # least weight of an output in the natural gradient
@@ -105,13 +106,24 @@ def regularized_advantage(
     return advantage(jax.nn.softmax(logits), rewards)
 
 
-def _regularized_rewards(instance: Instance, log_p: Array, log_ratio: Array | None) -> Array:
-    if instance.regularizer is None:
+def _followed_rewards(instance: Instance, log_p: Array) -> Array:
+    """The rewards whose gradient is followed: the given ones, or as the clock makes them."""
+    if instance.clock is None or isinstance(instance.clock, Natural):
         return instance.rewards
+    advantages = advantage(jnp.exp(log_p), instance.rewards)
+    return instance.clock.pull(
+        see(instance.rewards, instance.reward_variances, instance.mask), log_p, advantages
+    )
+
+
+def _regularized_rewards(instance: Instance, log_p: Array, log_ratio: Array | None) -> Array:
+    followed = _followed_rewards(instance, log_p)
+    if instance.regularizer is None:
+        return followed
     if log_ratio is None:
         log_ratio = _log_ratio(log_p, instance.reference_log_probabilities)
     # Over that of the modal output, for the regularisation not to be rounded to the rewards.
-    rewards = instance.rewards - jax.lax.stop_gradient(of_modal(jnp.exp(log_p), instance.rewards))
+    rewards = followed - jax.lax.stop_gradient(of_modal(jnp.exp(log_p), followed))
     return (
         rewards
         - instance.regularizer.kl * log_ratio
@@ -178,7 +190,13 @@ def gradient_along(instance: Instance, displacement: Float[Array, "..."]) -> Flo
 
 
 def gradient(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Exact gradient of :func:`objective`: the vector field of gradient flow and of gradient ascent."""
+    """The vector field of flows and of ascent: the exact gradient of :func:`objective`.
+
+    Under a clock (:mod:`goodteacher.sim.clocks`) the rewards' part of it is what the estimator makes of it on
+    average; what regularises is not multiplied.
+    """
+    if isinstance(instance.clock, Natural):
+        return natural_gradient(instance, parameters)
     return instance.policy.pullback(parameters, logit_gradient(instance, instance.logits(parameters)))
 
 

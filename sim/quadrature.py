@@ -2,6 +2,10 @@
 
 Between breakpoints it is all but a polynomial of tau, and about them it bends: it is integrated by halves of
 segments, by Gauss's rule with nodes that crowd towards the breakpoint.
+
+Under a clock it is the integral of ``Z / m``, which may fall off like any power: under MaxRL every decade of
+tau counts alike. Then a half is integrated by panels of ``asinh(offset / width)`` from the breakpoint, of
+which the first holds the bend and the others powers, and which are as many as the decades ask for.
 """
 
 import functools
@@ -25,6 +29,7 @@ from goodteacher.sim.lines import (
     pick,
     sums,
     upper,
+    width,
 )
 from goodteacher.sim.loops import repeat, repeat_while, search
 from goodteacher.sim.validation import AnyArray, namespace
@@ -36,43 +41,47 @@ _MOST_TRIALS = 60  # to find a time in its half of a segment
 
 
 class Rule(NamedTuple):
-    """A Gauss rule on (0, 1), and how a function of the logarithm gets from each node to the next.
+    """A Gauss rule, and how a function of the place gets from each node to the next.
 
-    The first node comes several times, for the smallest ``x`` to be found there; after the last comes 1;
-    these have no weight.
+    The first node comes several times, for the smallest ``x`` to be found there; after the last comes the
+    end; these have no weight.
 
     Attributes:
-        log_node: ``[nodes]``.
-        weight: ``[nodes]``, by the logarithm of the node.
+        place: ``[nodes]``: the logarithm of a share of the way, or that share.
+        weight: ``[nodes]``, by the place.
         ahead: ``[nodes, 3]``, weights of the function's slopes at the three nodes before: of the integral of
             the parabola through them.
     """
 
-    log_node: np.ndarray
+    place: np.ndarray
     weight: np.ndarray
     ahead: np.ndarray
 
     @property
     def gauss(self) -> tuple[np.ndarray, np.ndarray]:
-        """Logarithms of the nodes, and weights, of the rule alone."""
-        return self.log_node[_WARMING:-1], self.weight[_WARMING:-1]
+        """Places of the nodes, and weights, of the rule alone."""
+        return self.place[_WARMING:-1], self.weight[_WARMING:-1]
 
 
 @functools.cache
 def gauss_rule(nodes: int) -> Rule:
-    """The rule of so many nodes."""
+    """The rule of so many nodes on (0, 1), by logarithms."""
     points, weights = np.polynomial.legendre.leggauss(nodes)
-    points = np.append((points + 1.0) / 2.0, 1.0)
-    logs, weights = np.log(points), np.append(weights, 0.0) / 2.0 / points
-    ahead = np.zeros((len(points), 3))
-    for i in range(1, len(points)):
-        known = logs[max(i - 3, 0) : i][::-1] - logs[i - 1]
+    points = (points + 1.0) / 2.0
+    return _warmed(np.log(points), weights / 2.0 / points, 0.0)
+
+
+def _warmed(places: np.ndarray, weights: np.ndarray, end: float = 1.0) -> Rule:
+    places, weights = np.append(places, end), np.append(weights, 0.0)
+    ahead = np.zeros((len(places), 3))
+    for i in range(1, len(places)):
+        known = places[max(i - 3, 0) : i][::-1] - places[i - 1]
         powers = np.arange(len(known))
-        integrals = (logs[i] - logs[i - 1]) ** (powers + 1) / (powers + 1)
+        integrals = (places[i] - places[i - 1]) ** (powers + 1) / (powers + 1)
         ahead[i, : len(known)] = np.linalg.solve(known[None] ** powers[:, None], integrals)
     before = np.zeros(_WARMING)
     return Rule(
-        np.append(before + logs[0], logs),
+        np.append(before + places[0], places),
         np.append(before, weights),
         np.append(before[:, None] + np.zeros(3), ahead, axis=0),
     )
@@ -138,7 +147,9 @@ class _Piece(NamedTuple):
 
 
 def _piece(flow: Lines, over: Half) -> _Piece:
-    """The integral of the mass ``Z`` over a stretch."""
+    """The integral over a stretch of the mass ``Z``, or of ``Z / m`` under a clock."""
+    if flow.pace is not None:
+        return _by_panels(flow, over)
     xp = namespace(flow.logits, over.length)
     nodes = rule(flow) if xp is np else jax.tree.map(jnp.asarray, rule(flow))
     of = base(flow, over.anchor)
@@ -152,7 +163,7 @@ def _piece(flow: Lines, over: Half) -> _Piece:
 
     def node(i: Any, carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
         x, slopes, total = carry
-        share = xp.exp(power * nodes.log_node[i])
+        share = xp.exp(power * nodes.place[i])
         offset = over.length * share
         here = gaps(offset)
         x = x * xp.exp(xp.clip(power * (nodes.ahead[i] @ slopes), -30.0, 30.0))
@@ -166,9 +177,131 @@ def _piece(flow: Lines, over: Half) -> _Piece:
         return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
 
     none = xp.zeros(over.length.shape)
-    first = upper(gaps(over.length * xp.exp(power * nodes.log_node[0])), of)
+    first = upper(gaps(over.length * xp.exp(power * nodes.place[0])), of)
     x, _, total = repeat(xp, len(nodes.weight), node, (first, xp.zeros((3, *none.shape)), none))
     return _Piece(over.length * power * total, x + gaps(over.length))
+
+
+# Under a clock ----------------------------------------------------------------------------
+
+_LONGEST = 5.0  # panel, up to which the bend at a breakpoint is smooth enough for its nodes
+_STEEPEST = 40.0  # of a panel's length times the power by which the integrand grows
+_PANEL_NODES = 32
+
+
+class Panels(NamedTuple):
+    """How a stretch is divided: into panels of one length in ``asinh(offset / unit)``.
+
+    Attributes:
+        unit: of tau.
+        length: of a panel.
+        number: how many there are.
+    """
+
+    unit: Float[AnyArray, " n"]
+    length: Float[AnyArray, " n"]
+    number: Int[AnyArray, " n"]
+
+    def offset(self, z: AnyArray) -> AnyArray:
+        """The offset at a place."""
+        return self.unit * namespace(z).sinh(z)
+
+    def speed(self, z: AnyArray) -> AnyArray:
+        """Its derivative."""
+        return self.unit * namespace(z).cosh(z)
+
+
+def panels(flow: Lines, of: Base, over: Half, most: int | None = None) -> Panels:
+    """How a stretch is divided under a clock.
+
+    Args:
+        flow: the problem.
+        of: its breakpoint.
+        over: the stretch.
+        most: panels, which are longer, and good for less, where more were needed.
+    """
+    assert flow.pace is not None
+    xp = namespace(flow.logits, over.length)
+    faster = over.sign * xp.where(over.sign > 0, of.ahead, of.behind)
+    way = over.length * faster
+    end = xp.maximum(of.gaps - way, 0.0)
+    share = xp.abs(way) / (end + upper(end, of))
+    degree = (share if of.inertia is None else of.inertia * share).sum(0) + 1.0
+    unit = width(of)
+    whole = xp.arcsinh(xp.minimum(over.length / unit, LARGEST))
+    longest = xp.minimum(_LONGEST, _STEEPEST / (degree * (1.0 + flow.pace.clock.steepness)))
+    count = xp.maximum(xp.ceil(whole / longest), 1.0)
+    count = count if most is None else xp.minimum(count, most)
+    return Panels(unit, whole / count, count.astype(int))
+
+
+@functools.cache
+def panel_rule() -> Rule:
+    """The rule of a panel, on its share of the length."""
+    points, weights = np.polynomial.legendre.leggauss(_PANEL_NODES)
+    return _warmed((points + 1.0) / 2.0, weights / 2.0)
+
+
+class _Panel(NamedTuple):
+    time: AnyArray
+    x: AnyArray  # at the far end
+    more: AnyArray  # whether the stretch has another
+
+
+def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
+    """The integral of ``Z / m`` over a panel of a stretch."""
+    assert flow.pace is not None
+    pace = flow.pace
+    xp = namespace(flow.logits, over.length)
+    nodes = panel_rule() if xp is np else jax.tree.map(jnp.asarray, panel_rule())
+    of = base(flow, over.anchor)
+    faster = over.sign * xp.where(over.sign > 0, of.ahead, of.behind)
+    weighted = faster if of.inertia is None else of.inertia * faster
+    divided = panels(flow, of, over)
+
+    def gaps(offset: AnyArray) -> AnyArray:
+        return xp.maximum(of.gaps - xp.minimum(offset, over.length) * faster, 0.0)
+
+    def node(i: Any, carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
+        x, slopes, total = carry
+        z = divided.length * (number + nodes.place[i])
+        speed = divided.speed(z)
+        here = gaps(divided.offset(z))
+        x = x * xp.exp(xp.clip(divided.length * (nodes.ahead[i] @ slopes), -30.0, 30.0))
+        x = improved(x, sums(here, of, x))
+        at = sums(here, of, x)
+        bend = 0.5 * at.excess * at.second / at.first**2
+        mass = at.first / x * (1.0 + bend) / (1.0 - bend)
+        slope = speed * (weighted * at.shares).sum(0) / (at.first * x)
+        shares = at.shares if of.inertia is None else of.inertia * at.shares
+        spent = mass * pace.slowness(shares, over.sign * faster) * speed
+        total = total + xp.where(nodes.weight[i] > 0, nodes.weight[i] * spent, 0.0)
+        return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
+
+    none = xp.zeros(over.length.shape)
+    first = upper(gaps(divided.offset(divided.length * (number + nodes.place[0]))), of)
+    x, _, total = repeat(xp, len(nodes.weight), node, (first, xp.zeros((3, *none.shape)), none))
+    return _Panel(divided.length * total, x + gaps(over.length), number + 1 < divided.number)
+
+
+# The number of the next panel; of those before the time, and x at their end; whether there is a next.
+_Whole = tuple[AnyArray, AnyArray, AnyArray, AnyArray]
+
+
+def _by_panels(flow: Lines, over: Half) -> _Piece:
+    """The integral of ``Z / m`` over a stretch."""
+    xp = namespace(flow.logits, over.length)
+
+    def go(carry: _Whole) -> _Whole:
+        number, total, x, more = carry
+        panel = _panel(flow, over, number)
+        time = total + xp.where(more, panel.time, 0.0)
+        return number + 1, time, xp.where(more, panel.x, x), more & panel.more
+
+    none = xp.zeros(over.length.shape)
+    first = (none.astype(int), none, xp.zeros(flow.logits.shape), none == 0.0)
+    _, time, x, _ = repeat_while(xp, lambda carry: carry[-1].any(), go, first)
+    return _Piece(time, x)
 
 
 # Time ------------------------------------------------------------------------------------
@@ -234,17 +367,24 @@ def time(flow: Lines, position: Position) -> Float[AnyArray, " n"]:
     ends = xp.cumsum(to.pieces)
     together = int(ends[-1]) if xp is np else count
 
-    def hand_out(carry: tuple[Any, AnyArray]) -> tuple[Any, AnyArray]:
-        first, total = carry
-        item = first + xp.arange(together)
+    def work(carry: tuple[Any, AnyArray, AnyArray, AnyArray]) -> tuple[Any, AnyArray, AnyArray, AnyArray]:
+        handed_out, item, number, total = carry
         owner = xp.minimum(xp.searchsorted(ends, item, side="right"), count - 1)
         own, its = jax.tree.map(lambda leaf: leaf[..., owner], (flow, to))
         over, counts = stretch(own, its, item - (ends - to.pieces)[owner])
-        spent = xp.where(counts == 0.0, 0.0, counts * _piece(own, over).time)
-        return first + together, total + _by_owner(xp, owner, spent, count)
+        counts = xp.where(item < ends[-1], counts, 0.0)
+        if flow.pace is None:
+            done, spent = xp.ones(item.shape, bool), _piece(own, over).time
+        else:
+            panel = _panel(own, over, number)
+            done, spent = (counts == 0.0) | ~panel.more, panel.time
+        total = total + _by_owner(xp, owner, xp.where(counts == 0.0, 0.0, counts * spent), count)
+        item = xp.where(done, handed_out + xp.cumsum(done) - 1, item)
+        return handed_out + done.sum(), item, xp.where(done, 0, number + 1), total
 
-    none = xp.zeros((), ends.dtype)
-    return repeat_while(xp, lambda carry: carry[0] < ends[-1], hand_out, (none, xp.zeros(count)))[1]
+    items = xp.arange(together)
+    first = (xp.full((), together), items, xp.zeros_like(items), xp.zeros(count))
+    return repeat_while(xp, lambda carry: (carry[1] < ends[-1]).any(), work, first)[-1]
 
 
 def _by_owner(xp: ModuleType, owner: AnyArray, values: AnyArray, count: int) -> AnyArray:
@@ -254,6 +394,15 @@ def _by_owner(xp: ModuleType, owner: AnyArray, values: AnyArray, count: int) -> 
 
 
 # Positions at given times ----------------------------------------------------------------
+
+
+def rate_of_time(flow: Lines, x: Float[AnyArray, "outputs n"]) -> Float[AnyArray, " n"]:
+    """``dt / d tau`` where flows are: the mass ``Z``, over the clock's ``m`` if there is one."""
+    masses = 1.0 / x if flow.inertia is None else flow.inertia / x
+    if flow.pace is None:
+        return masses.sum(0)
+    rise = flow.rewards - pick(flow.rewards, masses.argmax(0))
+    return masses.sum(0) * flow.pace.slowness(masses / masses.max(0), rise)
 
 
 class _Journey(NamedTuple):
@@ -292,8 +441,7 @@ def at_time(flow: Lines, time: Float[AnyArray, " n"]) -> tuple[Position, Float[A
         # What is no number is too far.
         low = xp.where(miss <= 0, journey.log, journey.low)
         high = xp.where(miss < 0, journey.high, journey.log)
-        mass = xp.exp(log_masses(flow, piece.x)).sum(0)
-        moved = journey.log - miss * piece.time / (length * mass)
+        moved = journey.log - miss * piece.time / (length * rate_of_time(flow, piece.x))
         moved = xp.where((moved >= low) & (moved <= high), moved, 0.5 * (low + high))
 
         # On the way to it.

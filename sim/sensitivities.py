@@ -25,8 +25,21 @@ from goodteacher.sim.lines import (
     rise,
     smallest,
 )
-from goodteacher.sim.quadrature import at_time, grading, place, rule, stretch, time
+from goodteacher.sim.quadrature import (
+    Half,
+    at_time,
+    grading,
+    panel_rule,
+    panels,
+    place,
+    rate_of_time,
+    rule,
+    stretch,
+    time,
+)
 from goodteacher.sim.validation import AnyArray, namespace
+
+_MOST_PANELS = 8  # for derivatives under a clock: up to 17 decades of tau in half a segment
 
 
 class Target(NamedTuple):
@@ -83,34 +96,44 @@ def _state(flow: Lines, of: Base, offset: AnyArray) -> State:
     return State(x, least, (shares * faster).sum(0) / shares.sum(0) - faster, sound)
 
 
-def _mass(flow: Lines, at: State) -> AnyArray:
-    return (1.0 / at.x if flow.inertia is None else flow.inertia / at.x).sum(0)
-
-
 def _time(flow: Lines, position: Position) -> AnyArray:
     """:func:`goodteacher.sim.quadrature.time`, by as many stretches as there can be."""
     to = place(flow, position)
-    logs, weights = (jnp.asarray(of) for of in rule(flow).gauss)
 
     def add(total: AnyArray, number: AnyArray) -> tuple[AnyArray, None]:
         over, counts = stretch(flow, to, jnp.full(to.segment.shape, number))
         of = base(flow, over.anchor)
-        end = fixed(over.sign * over.length)
-        faster = rise(of, end)
-        line = of.gaps - end * faster
-        power = fixed(grading(of, jnp.maximum(line, 0.0), end * faster))
 
         def node(total: AnyArray, at: tuple[AnyArray, AnyArray]) -> tuple[AnyArray, None]:
-            log, weight = at
-            share = jnp.exp(power * log)
+            share, weight = at
             here = _state(flow, of, over.sign * over.length * share)
-            return total + weight * share * _mass(flow, here), None
+            return total + weight * rate_of_time(flow, here.x), None
 
-        spent = over.length * power * jax.lax.scan(node, jnp.zeros(power.shape), (logs, weights))[0]
+        spent = over.length * jax.lax.scan(node, jnp.zeros(counts.shape), _nodes(flow, of, over))[0]
         return total + jnp.where(counts == 0.0, 0.0, counts * spent), None
 
     most = 2 * len(flow.modal) + 1
     return jax.lax.scan(add, jnp.zeros(to.behind.shape), jnp.arange(most))[0]
+
+
+def _nodes(flow: Lines, of: Base, over: Half) -> tuple[AnyArray, AnyArray]:
+    """Shares of a stretch, ``[nodes, n]``, and their weights, without derivatives."""
+    flow, of, over = fixed((flow, of, over))
+    if flow.pace is None:
+        logs, weights = (jnp.asarray(each)[:, None] for each in rule(flow).gauss)
+        end = over.sign * over.length
+        way = end * rise(of, end)
+        power = grading(of, jnp.maximum(of.gaps - way, 0.0), way)
+        shares = jnp.exp(power * logs)
+        return shares, weights * power * shares
+    divided, length = panels(flow, of, over, _MOST_PANELS), jnp.where(over.length > 0, over.length, 1.0)
+    places, weights = panel_rule().gauss
+    number = np.arange(_MOST_PANELS)
+    at = (number[:, None] + places).reshape(-1, 1)
+    within = np.repeat(number, len(places))[:, None] < divided.number
+    z = jnp.where(within, divided.length * at, 0.0)
+    weights = np.tile(weights, _MOST_PANELS)[:, None] * divided.length * divided.speed(z)
+    return divided.offset(z) / length, jnp.where(within, weights, 0.0) / length
 
 
 def _root(flow: Lines, position: Position, distance: AnyArray) -> AnyArray:
@@ -170,7 +193,7 @@ def _(primals: Any, tangents: Any) -> tuple[AnyArray, AnyArray]:
         for _ in range(2):
             spent = _time(of, Position(position.anchor, offset)) - at
             first = fixed(spent) if first is None else first
-            offset = offset - (spent - first) / _mass(of, _state(of, here, offset))
+            offset = offset - (spent - first) / rate_of_time(of, _state(of, here, offset).x)
         return log_masses(of, _state(of, here, offset).x)
 
     _, tangent = jax.jvp(smooth, (flow, at), tangents[:2])

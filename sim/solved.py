@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from goodteacher.sim.clocks import Enumerated, Natural, Pace, see
 from goodteacher.sim.crossings import crossing, small_increase, trained_crossing
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
@@ -54,7 +55,9 @@ def is_solvable(instance: Instance) -> bool:
 
     Of features that are traced it is not known.
     """
-    if instance.regularizer is not None:
+    if isinstance(instance.clock, Natural):
+        return True  # in closed form, or refused
+    if instance.regularizer is not None or isinstance(instance.clock, Enumerated):
         return False
     match instance.policy:
         case Tabular():
@@ -114,6 +117,7 @@ class Prompts(NamedTuple):
         inertia: likewise.
         exists: whether there is such an output.
         weight: the speed of the prompt's clock.
+        pace: as in :class:`goodteacher.sim.lines.Lines`.
     """
 
     logits: Float[AnyArray, "outputs n"]
@@ -121,6 +125,7 @@ class Prompts(NamedTuple):
     inertia: Float[AnyArray, "outputs n"] | None
     exists: Bool[AnyArray, "outputs n"]
     weight: Float[AnyArray, " n"]
+    pace: Pace | None
 
 
 class Found(NamedTuple):
@@ -207,7 +212,7 @@ def trajectories(
 
 def envelopes(prompts: Prompts) -> Lines:
     """Their flows as lines."""
-    return lines(prompts.logits, prompts.rewards, prompts.inertia)
+    return lines(prompts.logits, prompts.rewards, prompts.inertia)._replace(pace=prompts.pace)
 
 
 # Prompts one by one ----------------------------------------------------------------------
@@ -273,7 +278,35 @@ def separate(instances: Instance, shared: Sharing | None) -> Prompts:
         inertia,
         _outputs_first(exists),
         weight.ravel(),
+        _pace(instances, shared),
     )
+
+
+def _pace(instances: Instance, shared: Sharing | None) -> Pace | None:
+    """The clocks of all prompts, and what they see: of outputs that share a feature, the mean."""
+    if instances.clock is None:
+        return None
+    rewards, xp = instances.rewards, namespace(*jax.tree.leaves(instances))
+    seen = see(rewards, instances.reward_variances, instances.mask)
+    variances = seen.variances
+    if shared is not None:
+        mean = _together(rewards, shared)
+        within = _together((rewards - mean) ** 2, shared)
+        variances = within if variances is None else within + _together(variances, shared)
+        upper, lower = (_together(of, shared) for of in (seen.upper, seen.lower))
+        seen = seen._replace(rewards=mean, variances=variances, upper=upper, lower=lower)
+    count, prompts, _ = rewards.shape
+
+    def each(leaf: AnyArray) -> AnyArray:
+        return xp.broadcast_to(leaf[:, None], (count, prompts)).ravel()
+
+    clock = jax.tree.map(each, instances.clock)
+    fields = {
+        name: of.ravel() if name in ("least", "gap") else _outputs_first(of)
+        for name, of in seen._asdict().items()
+        if of is not None
+    }
+    return Pace(clock, seen._replace(**fields))
 
 
 def _by_blocks(xp: ModuleType, of: Callable[..., Any], problems: Any) -> Any:

@@ -270,7 +270,7 @@ def _alone(instance: Instance, prompt: Array) -> Instance:
 
     def of_prompts(i: Instance) -> list[Any]:
         fields = [i.initial_parameters, i.rewards, i.ground_truth_rewards, i.reference_log_probabilities]
-        return [*fields, i.prompt_weights, *([] if i.mask is None else [i.mask])]
+        return [*fields, i.prompt_weights, *(of for of in (i.mask, i.reward_variances) if of is not None)]
 
     return eqx.tree_at(of_prompts, instance, _row(of_prompts(instance), prompt))
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from goodteacher.experiments.commands.options import NOWHERE, Result, given, optional
+from goodteacher.experiments.commands.options import GRADIENT, NOWHERE, Estimator, Result, given, optional
 from goodteacher.experiments.text import console
 
 Words = Annotated[tuple[str, ...], optional("NAME ...")]
@@ -20,10 +20,10 @@ def diagnose(
     answer: Annotated[str | None, optional("NAME")] = None,
     weights: Annotated[tuple[str, ...], optional("NAME=W ...")] = (),
     scale: Literal["none", "policy", "within", "group"] = "policy",
-    estimator: Literal["gradient", "natural"] = "gradient",
+    followed: Estimator = GRADIENT,
     goal: Annotated[float | None, optional("SHARE")] = None,
     budget: Annotated[float | None, optional("T")] = None,
-    group: Annotated[tuple[int, ...], optional("G ...")] = (),
+    groups: Annotated[tuple[int, ...], optional("G ...")] = (),
     resamples: Annotated[int | None, optional("N")] = None,
     seed: Annotated[int | None, optional("N")] = None,
     report: Annotated[Path | None, optional("OUT.html")] = None,
@@ -45,10 +45,9 @@ def diagnose(
         answer: Column that is equal for equal outputs.
         weights: Add the weighted sum of these rewards.
         scale: Put rewards on one scale: over all draws, by the variance within prompts, prompt by prompt.
-        estimator: What the policy follows: the gradient flow, or the natural gradient, in closed form.
         goal: Share of the possible increase of the ground truth to be reached (default: 0.9).
         budget: The time there is (default: ten times the median time on the ground truth).
-        group: Sizes of groups (default: 2 4 8 16 32 64).
+        groups: Sizes of groups of which the spread is told (default: 2 4 8 16 32 64).
         resamples: Of the bootstrap (default: 1000).
         seed: Of all random numbers (default: 0).
         report: Write a page with pictures, which needs no network.
@@ -67,8 +66,8 @@ def diagnose(
     result.check()
     for path in filter(None, (table, report)):
         check_writable(path, overwrite=result.overwrite)
-    asked = given(goal=goal, budget=budget, resamples=resamples, seed=seed, groups=group or None)
-    asked |= {"scale": scale, "estimator": estimator}
+    asked = given(goal=goal, budget=budget, resamples=resamples, seed=seed, groups=groups or None)
+    asked |= {"scale": scale, "estimator": followed.clock()}
     diagnosis.Asked(**asked)
     sums = _weights(weights)
     chosen = reward or tuple(sums)

@@ -3,8 +3,10 @@
 from typing import Annotated
 
 from goodteacher.experiments.commands.options import (
+    GRADIENT,
     NOWHERE,
     SCREENFUL,
+    Estimator,
     InstanceFile,
     Result,
     Rows,
@@ -24,12 +26,14 @@ def errors(
     low: Annotated[float | None, optional("X")] = None,
     high: Annotated[float | None, optional("X")] = None,
     negligible: Annotated[float | None, optional("P")] = None,
+    followed: Estimator = GRADIENT,
     rows: Rows = SCREENFUL,
     result: Result = NOWHERE,
 ) -> int:
     """Say of every error of a proxy reward whether it is harmful, benign or beneficial.
     $ goodteacher errors examples/proxy.json --gamma 0.9
     $ goodteacher errors examples/errors.json
+    $ goodteacher errors examples/errors.json --estimator grpo
     $ goodteacher errors rollouts.csv --reward reward_model --rows 5
 
     By rule, and by what it does: the hitting time on the proxy over that with this one error corrected. The
@@ -54,7 +58,9 @@ def errors(
     result.check()
     at_most_one(gamma=gamma, goal=goal)
     thresholds = Thresholds(**given(low=low, high=high, negligible=negligible))
+    clock = followed.clock()
     instance = source.read(like_truth=True)
+    instance = instance.following(clock, also=instance.ground_truth_rewards)
     with Progress("errors", 100) as progress:
 
         def tell(done: int, total: int) -> None:
@@ -62,6 +68,8 @@ def errors(
 
         report = interruptible(lambda: error_table.report(instance, gamma, thresholds, goal, tell))
     result.write(report)
+    if followed != GRADIENT:
+        print(f"under {clock.title}:")
     order = error_table.most_harmful_first(report)
     console().print(error_table.table(report, order[:rows]))
     if way := on_the_way(report, order[:rows]):

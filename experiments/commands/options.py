@@ -1,12 +1,13 @@
 """What several commands take, and how that is read, checked and written."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
+    from goodteacher.sim.clocks import Clock
     from goodteacher.sim.instance import Instance
 
 
@@ -75,6 +76,40 @@ class InstanceFile:
         rollouts = read_rollouts([self.file], Columns(named, self.truth, self.prompt, self.answer))
         return as_instance(rollouts, self.reward, like_truth=like_truth)
 
+
+@dataclass(frozen=True)
+class Estimator:
+    """What is followed."""
+
+    estimator: Annotated[str, arg(metavar="NAME")] = "gradient"
+    """On average: gradient, natural, mean_subtracted, grpo, maxrl, pass_at_k or cold_start."""
+    preset: Annotated[str | None, optional("NAME")] = None
+    """Of grpo: as trl, verl, openrlhf or prime-rl computes it."""
+    group: Annotated[float | None, optional("G")] = None
+    """Samples of a group (default: inf, the limit)."""
+    epsilon: Annotated[float | None, optional("E")] = None
+    """Of grpo: added to the standard deviation (default: that of the preset, else 0)."""
+    population: bool = False
+    """Of grpo: the standard deviation divides by G, not by G - 1."""
+    power: Annotated[float | None, optional("Q")] = None
+    """Of cold_start: the weight is p^-Q (default: 1)."""
+    k: Annotated[float | None, optional("K")] = None
+    """Of pass_at_k: samples of which one is to succeed."""
+    dynamic_sampling: bool = False
+    """Groups whose rewards are all the same are drawn again."""
+
+    def clock(self) -> "Clock":
+        """The value.
+
+        Raises:
+            ValueError: for an unknown name, or an option that is out of range or does not apply.
+        """
+        from goodteacher.experiments.followed import Followed
+
+        return Followed(**asdict(self)).clock()
+
+
+GRADIENT = Estimator()
 
 Rows = Annotated[int, optional("N")]
 SCREENFUL = 20  # prompts

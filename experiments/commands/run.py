@@ -3,8 +3,10 @@
 from typing import Annotated, Literal
 
 from goodteacher.experiments.commands.options import (
+    GRADIENT,
     NOWHERE,
     SCREENFUL,
+    Estimator,
     InstanceFile,
     Result,
     Rows,
@@ -27,6 +29,7 @@ def run(
     learning_rate: Annotated[float | None, optional("R")] = None,
     optimizer: Annotated[str | None, optional("NAME")] = None,
     kl: Annotated[float | None, optional("L")] = None,
+    followed: Estimator = GRADIENT,
     rows: Rows = SCREENFUL,
     result: Result = NOWHERE,
 ) -> int:
@@ -34,6 +37,7 @@ def run(
     $ goodteacher run examples/ground_truth.json --gamma 0.9
     $ goodteacher run examples/proxy.json --dynamics ascent
     $ goodteacher run examples/two_prompts.json --kl 0.2
+    $ goodteacher run examples/ground_truth.json --gamma 0.9 --estimator grpo --preset trl
 
     Args:
         dynamics: Gradient flow, or discrete ascent with exact gradients.
@@ -60,8 +64,9 @@ def run(
     keep_compiled()
     result.check()
     at_most_one(gamma=gamma, goal=goal)
-    followed = simulation.DYNAMICS[dynamics](**own)
-    instance = source.read()
+    way = simulation.DYNAMICS[dynamics](**own)
+    clock = followed.clock()
+    instance = source.read().following(clock)
     if kl is not None:
         instance = simulation.with_kl_coefficient(instance, kl)
     aim, wanted = "", None
@@ -70,15 +75,18 @@ def run(
     elif goal is not None:
         aim = f", ground truth reward to cover {goal:g} of what is possible"
         wanted = simulation.share(instance, goal)
-    with Progress(followed.title, followed.parts) as progress:
-        outcome = interruptible(lambda: followed.follow(instance, wanted, progress))
+    title = way.title
+    if followed != GRADIENT:
+        title = f"{clock.title}: {way.title.removeprefix('gradient ')}"
+    with Progress(title, way.parts) as progress:
+        outcome = interruptible(lambda: way.follow(instance, wanted, progress))
     report = simulation.report(instance, outcome)
     result.write(report)
-    print(f"{source.file}: {followed.title}{aim}: {report['status']}")
+    print(f"{source.file}: {title}{aim}: {report['status']}")
     console().print(simulation.table(report, rows))
     prompts = len(report["prompt_status"])
-    if way := simulation.on_the_way(report, range(prompts)[:rows]):
-        print(way)
+    if stops := simulation.on_the_way(report, range(prompts)[:rows]):
+        print(stops)
     print_rest(prompts, rows)
     if note := simulation.note(report):
         print(note)

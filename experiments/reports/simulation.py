@@ -16,6 +16,7 @@ from rich.table import Table
 
 from goodteacher.experiments.reports.best_outputs import constant, named
 from goodteacher.experiments.text import digits, plain, reward_text
+from goodteacher.sim.clocks import Natural
 from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time, is_solvable
 from goodteacher.sim.goals import Goal, check_reachable, is_possible, largest_value, reward_increase
 from goodteacher.sim.instance import Instance, Regularizer
@@ -56,7 +57,7 @@ class Outcome(NamedTuple):
         clock: ``{"time": t}`` of the flow, ``{"updates": n}`` of ascent.
         status: of every prompt; ``FINISHED`` if there was no goal.
         hitting_time: ``[prompts]``; not finite where not reached or without a goal.
-        lower_bound: ``[prompts]``, of the hitting time along the flow; ``nan`` where none is known.
+        lower_bound: ``[prompts]``, of the hitting time along the gradient flow; ``nan`` where none is known.
         probabilities: ``[prompts, outputs]``: the policy at each prompt's hitting time along the flow, or
             at the end.
     """
@@ -163,7 +164,9 @@ class AlongFlow:
             # The search may have ended as soon as that was certain.
             last, time = jax.device_get(final_policy(instance, control))
             policy = np.where(np.isfinite(result.time)[:, None], policy, last)
-        bound = jax.device_get(jax.jit(goal_time_lower_bound)(instance, goal))
+        bound = unknown  # of the gradient flow alone
+        if instance.clock is None:
+            bound = jax.device_get(jax.jit(goal_time_lower_bound)(instance, goal))
         status = _with_nothing_to_gain(status, instance, goal)
         bound = np.where([one is Status.NOTHING_TO_GAIN for one in status], np.nan, bound)
         return Outcome({"time": float(time)}, status, result.time, bound, np.exp(policy))
@@ -243,7 +246,7 @@ def report(instance: Instance, outcome: Outcome) -> dict[str, Any]:
 
 def stops(instance: Instance) -> list[list[dict[str, Any]]] | None:
     """Which outputs hold each prompt's flow up, in their order; ``None`` where that is not known."""
-    if not is_solvable(instance):
+    if not is_solvable(instance) or isinstance(instance.clock, Natural):
         return None
     return [
         [

@@ -4,7 +4,7 @@ An estimator knows when an expectation has risen by an increase, and where the p
 Every prompt is a problem by itself, of weight one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -14,15 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from goodteacher.sim.estimates import first_crossing, tilt
+from goodteacher.sim import natural
+from goodteacher.sim.clocks import Clock, Gradient, Natural
 from goodteacher.sim.flow import Control, final_policies, hitting_times
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.names import unknown
 
-_BLOCK = 1024  # problems at a time: one size, which is compiled once
-# Of tau times the spread of the rewards, on which a first crossing is looked for.
-_GRID = np.concatenate([[0.0], np.geomspace(1e-2, 1e7, 120)])
+_BLOCK = 1024  # problems at a time
 
 Problems = Float[np.ndarray, "n outputs"]
 
@@ -30,7 +29,11 @@ Problems = Float[np.ndarray, "n outputs"]
 class Estimator(Protocol):
     """What a policy follows."""
 
-    title: ClassVar[str]
+    @property
+    def title(self) -> str:
+        """In words."""
+        ...
+
     paths: ClassVar[int]  # policies that are looked at along training, all together
 
     def times(
@@ -53,10 +56,19 @@ class Estimator(Protocol):
 
 @dataclass(frozen=True)
 class GradientFlow:
-    """The gradient flow of a tabular policy."""
+    """The gradient flow of a tabular policy, or what an estimator makes of it on average.
 
-    title: ClassVar[str] = "gradient flow"
+    Attributes:
+        clock: what is followed.
+    """
+
+    clock: Clock = field(default_factory=Gradient)
     paths: ClassVar[int] = 12_000
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return "gradient flow" if isinstance(self.clock, Gradient) else self.clock.title
 
     def times(
         self, log_p: Problems, rewards: Problems, truth: Problems, increase: Float[np.ndarray, " n"]
@@ -64,6 +76,7 @@ class GradientFlow:
         """See :class:`Estimator`."""
 
         def solve(instances: Instance, gains: np.ndarray) -> Array:
+            instances = instances.following(self.clock)
             goals = _increases(instances, gains)
             return hitting_times(instances, goals).time[:, 0]
 
@@ -75,6 +88,7 @@ class GradientFlow:
         def solve(instances: Instance, horizons: np.ndarray) -> Array:
             # A time of zero is as good as the smallest.
             horizons = np.maximum(horizons, np.finfo(float).tiny)
+            instances = instances.following(self.clock)
             return final_policies(instances, Control(horizon=horizons))[0][:, 0]
 
         return _by_blocks(solve, log_p, rewards, rewards, times)
@@ -94,13 +108,14 @@ def _instances(log_p: Array, rewards: Array, truth: Array) -> Instance:
 
 
 def _by_blocks(solve: Any, log_p: Problems, rewards: Problems, truth: Problems, of: np.ndarray) -> np.ndarray:
-    """In blocks of one size; the last is filled up with its last problem."""
+    """In blocks of few sizes, each of which is compiled once; the last problem fills them up."""
     parts = []
     for first in range(0, len(log_p), _BLOCK):
         rows = slice(first, first + _BLOCK)
         block = [each[rows] for each in (log_p, rewards, truth, of)]
         count = len(block[0])
-        filled = [np.concatenate([each, np.repeat(each[-1:], _BLOCK - count, axis=0)]) for each in block]
+        missing = (1 << (count - 1).bit_length()) - count
+        filled = [np.concatenate([each, np.repeat(each[-1:], missing, axis=0)]) for each in block]
         parts.append(np.asarray(solve(_instances(*filled[:3]), filled[3]))[:count])
     return np.concatenate(parts) if parts else np.zeros(of.shape)
 
@@ -109,49 +124,37 @@ def _by_blocks(solve: Any, log_p: Problems, rewards: Problems, truth: Problems, 
 class NaturalFlow:
     """The natural gradient flow of a tabular policy, ``pi exp(tau r)``, in closed form."""
 
-    title: ClassVar[str] = "natural gradient flow"
     paths: ClassVar[int] = 300_000
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return "natural gradient flow"
 
     def times(
         self, log_p: Problems, rewards: Problems, truth: Problems, increase: Float[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
-        """See :class:`Estimator`. Found where the sign changes on a fine logarithmic grid."""
-        parts = [
-            _natural_times(*(of[first : first + _BLOCK] for of in (log_p, rewards, truth, increase)))
-            for first in range(0, len(log_p), _BLOCK)
-        ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        """See :class:`Estimator`."""
+        return natural.times(log_p, rewards, truth, increase)
 
     def policies(self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " n"]) -> Problems:
         """See :class:`Estimator`."""
-        return tilt(log_p, rewards, times).log_probabilities
-
-
-def _natural_times(log_p: Problems, rewards: Problems, truth: Problems, increase: np.ndarray) -> np.ndarray:
-    exists = np.isfinite(log_p)
-    p = np.exp(log_p)
-    start = (p * truth).sum(1)
-    above = np.where(exists, p * (truth - (start + increase)[:, None]), 0.0)
-    high = np.where(exists, rewards, -np.inf).max(1, keepdims=True)
-    low = np.where(exists, rewards, np.inf).min(1, keepdims=True)
-    spread = np.where(high > low, high - low, 1.0)
-    below_best = np.where(exists, (rewards - high) / spread, 0.0)
-
-    def beyond(which: np.ndarray, tau: np.ndarray) -> np.ndarray:
-        return np.einsum("xy,xy->x", above[which], np.exp(below_best[which] * tau[:, None]))
-
-    return first_crossing(beyond, len(log_p), _GRID) / spread[:, 0]
+        return natural.policies(log_p, rewards, times)
 
 
 ESTIMATORS = MappingProxyType({"gradient": GradientFlow(), "natural": NaturalFlow()})
 
 
 def find_estimator(estimator: Any) -> Estimator:
-    """An estimator by its name, or itself.
+    """An estimator by its name, or itself; a clock is followed.
 
     Raises:
         ValueError: for a name that is not known.
     """
+    if isinstance(estimator, Natural):
+        return NaturalFlow()
+    if isinstance(estimator, Clock):
+        return GradientFlow(estimator)
     if not isinstance(estimator, str):
         return estimator
     if estimator not in ESTIMATORS:

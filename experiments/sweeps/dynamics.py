@@ -12,8 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from goodteacher.experiments.datasets import TIME
-from goodteacher.experiments.domains import Choice, Number, Positive, check_fields
+from goodteacher.experiments.domains import Choice, NotNegative, Number, Positive, check_fields
+from goodteacher.experiments.followed import ESTIMATORS as NAMES
+from goodteacher.experiments.followed import PRESETS, Followed
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
+from goodteacher.sim.clocks import Clock
 from goodteacher.sim.flow import HORIZON, MAX_STEPS, TOLERANCE, Control, final_policies, hitting_times
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
@@ -23,6 +26,7 @@ from goodteacher.sim.sampling import ESTIMATORS, estimator
 from goodteacher.sim.status import Status
 
 Size = Annotated[int, Number(0, whole=True)]
+Flag = Annotated[int, Number(0, 1, open=False, whole=True)]
 Policies = tuple[Array, Array]  # log-probabilities [n, prompts, outputs], and whether their time was reached
 Times = tuple[Array, Array, Mapping[str, Array]]  # times and statuses [n, prompts], and counters [n]
 
@@ -89,11 +93,26 @@ class Dynamics(ABC):
 
 @dataclass(frozen=True)
 class Flow(Dynamics):
-    """Gradient flow; see :func:`goodteacher.sim.flow.hitting_time`."""
+    """Gradient flow; see :func:`goodteacher.sim.flow.hitting_time`.
+
+    Attributes:
+        horizon, tolerance, max_steps: see :class:`goodteacher.sim.flow.Control`.
+        estimator, preset, group, epsilon, population, power, k, dynamic_sampling: what is followed, see
+            :class:`goodteacher.experiments.followed.Followed`; 0 and the empty name are those that are not
+            given.
+    """
 
     horizon: Positive = HORIZON
     tolerance: Positive = TOLERANCE
     max_steps: Size = MAX_STEPS
+    estimator: Annotated[str, Choice(tuple(NAMES))] = "gradient"
+    preset: Annotated[str, Choice(("", *PRESETS))] = ""
+    group: Annotated[int, Number(0, open=False, whole=True)] = 0
+    epsilon: NotNegative = 0.0
+    population: Flag = 0
+    power: NotNegative = 0.0
+    k: NotNegative = 0.0
+    dynamic_sampling: Flag = 0
     units = TIME
     discrete = False
     waits = True
@@ -102,6 +121,15 @@ class Flow(Dynamics):
     def __post_init__(self) -> None:
         """Refuses what is out of range."""
         check_fields(self)
+        self._clock()
+
+    def _clock(self) -> Clock:
+        names = "preset", "group", "epsilon", "power", "k"
+        given: dict[str, Any] = {name: getattr(self, name) or None for name in names}
+        flags: dict[str, Any] = {
+            name: bool(getattr(self, name)) for name in ("population", "dynamic_sampling")
+        }
+        return Followed(self.estimator, **given, **flags).clock()
 
     @property
     def name(self) -> str:
@@ -115,11 +143,13 @@ class Flow(Dynamics):
 
     def _later(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
         """The policies at a time."""
+        instances = instances.following(self._clock())
         log_p, end = final_policies(instances, self._control(time), lanes=lanes)
         return log_p, end == time
 
     def hitting_times(self, goals: Goal, instances: Instance, lanes: int) -> Times:
         """When goals are met."""
+        instances = instances.following(self._clock())
         result = hitting_times(instances, goals, self._control(self.horizon), lanes=lanes)
         return result.time, result.status, {"steps": result.steps}
 
@@ -261,7 +291,7 @@ def dynamics(table: Mapping[str, Any]) -> Dynamics:
     name = options.pop("name")
     if name not in KINDS:
         raise unknown("dynamics", name, KINDS)
-    known = {field.name for kind in (Flow, Sampled) for field in fields(kind)} - {"estimator"}
+    known = {field.name for kind in (Flow, Sampled) for field in fields(kind)}
     applicable = KINDS[name]().describe()
     for option in options:
         if option not in known:

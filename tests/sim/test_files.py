@@ -80,10 +80,12 @@ def test_optional_keys_are_written_only_when_needed():
         "forward_kl_coefficient": 0.2,
         "entropy_coefficient": 0.3,
         "mask": [[True, True]],
+        "reward_variances": [[0.1, 0.0]],
     }
     written = to_dictionary(from_dictionary(full))
     assert {*written} == {*full}
-    assert {*full, "prompt_weights", "token_policy"} == {*VALID, *OPTIONAL}
+    rates = "true_positive_rate", "false_positive_rate"  # written as what they make of rewards
+    assert {*full, "prompt_weights", "token_policy", *rates} == {*VALID, *OPTIONAL}
     two = from_dictionary({key: value * 2 for key, value in VALID.items()} | {"prompt_weights": [1.0, 3.0]})
     assert to_dictionary(two)["prompt_weights"] == [0.25, 0.75]
 

@@ -42,7 +42,7 @@ def run(tmp_path, capsys, table):
 
 
 def test_answer_tables_and_files_in_their_order(run):
-    result, prompts, printed = run("--reward", "good", "noise", "--group", 2, 8)
+    result, prompts, printed = run("--reward", "good", "noise", "--groups", 2, 8)
     assert list(result) == KEYS
     assert (result["prompts"], result["draws"], result["skipped"]) == (30, 240, {})
     assert list(result["rewards"]) == ["good", "noise"]
@@ -115,7 +115,7 @@ def test_one_prompt_of_two_draws_says_what_it_cannot_tell(run, table, estimator)
     [
         (["--reward", "godo"], "did you mean good"),
         (["--goal", "1.5"], "goal is 1.5"),
-        (["--group", "1"], "a group has size 1"),
+        (["--groups", "1"], "a group has size 1"),
         (["--weights", "good"], "--weights has 'good'; give NAME=NUMBER"),
         (["--budget", "0"], "budget is 0.0"),
     ],

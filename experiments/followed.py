@@ -1,0 +1,148 @@
+"""What is followed, by the names and numbers that people know: the gradient, or what an estimator makes of
+it on average."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from goodteacher.sim.clocks import (
+    Clock,
+    ColdStart,
+    DynamicSampling,
+    Gradient,
+    Group,
+    Grpo,
+    MaxRl,
+    MeanSubtracted,
+    Natural,
+    PassAtK,
+)
+from goodteacher.sim.names import unknown
+
+
+class Preset(NamedTuple):
+    """What a framework does by default with the rewards of a group.
+
+    Attributes:
+        epsilon: that is added to the standard deviation; ``None`` where it divides by none.
+        source: where that stands.
+    """
+
+    epsilon: float | None
+    source: str
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "trl": Preset(1e-4, "TRL, GRPOTrainer with scale_rewards = group"),
+        "verl": Preset(1e-6, "verl, compute_grpo_outcome_advantage"),
+        "openrlhf": Preset(1e-9, "OpenRLHF, group_norm"),
+        "prime-rl": Preset(None, "prime-rl, algo/grpo.py"),
+    }
+)
+"""All of them take the standard deviation with Bessel's correction, as ``torch.std`` does."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Names and numbers of what is followed, as on the command line; those that are not given have defaults.
+
+    Attributes:
+        estimator: a name of :data:`ESTIMATORS`.
+        preset: a name of :data:`PRESETS`: for ``grpo``, as that framework computes it.
+        group: samples of a group; ``inf``, the limit, if not given.
+        epsilon: of ``grpo``; that of the preset, or zero, if not given.
+        population: whether the standard deviation of ``grpo`` divides by the size of the group.
+        power: of ``cold_start``; 1 if not given.
+        k: of ``pass_at_k``.
+        dynamic_sampling: whether groups without a spread are drawn again.
+    """
+
+    estimator: str = "gradient"
+    preset: str | None = None
+    group: float | None = None
+    epsilon: float | None = None
+    population: bool = False
+    power: float | None = None
+    k: float | None = None
+    dynamic_sampling: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what does not go together.
+
+        Raises:
+            ValueError: for an unknown name, a number that is out of range, or one that does not apply.
+        """
+        self.clock()
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What is not left out, by name."""
+        values = {name: getattr(self, name) for name in _APPLY}
+        return {name: value for name, value in values.items() if value not in (None, False)}
+
+    def clock(self) -> Clock:
+        """The value."""
+        if self.estimator not in ESTIMATORS:
+            raise unknown("estimator", self.estimator, ESTIMATORS)
+        for name in self.given:
+            if self.estimator not in _APPLY[name]:
+                raise ValueError(
+                    f"{name} does not apply to estimator {self.estimator}; leave it out, or choose "
+                    f"{' or '.join(_APPLY[name])}"
+                )
+        clock = ESTIMATORS[self.estimator](self)
+        if self.dynamic_sampling:
+            assert isinstance(clock, Group)
+            return DynamicSampling(clock)
+        return clock
+
+    def _grpo(self) -> Clock:
+        size = {} if self.group is None else {"group": self.group}
+        if self.preset is None:
+            return Grpo(**size, epsilon=self.epsilon or 0.0, bessel=not self.population)
+        if self.preset not in PRESETS:
+            raise unknown("preset", self.preset, PRESETS)
+        epsilon = PRESETS[self.preset].epsilon
+        if epsilon is None:
+            if self.epsilon is not None or self.population:
+                raise ValueError(
+                    f"preset is {self.preset}, which divides by no standard deviation; leave out its options"
+                )
+            return MeanSubtracted(**size)
+        return Grpo(
+            **size, epsilon=epsilon if self.epsilon is None else self.epsilon, bessel=not self.population
+        )
+
+    def _pass_at_k(self) -> Clock:
+        if self.k is None:
+            raise ValueError("k is missing; give the number of samples of which one is to succeed")
+        return PassAtK(self.k)
+
+    def _of_groups(self, kind: Any) -> Clock:
+        return kind() if self.group is None else kind(self.group)
+
+
+ESTIMATORS: Mapping[str, Callable[[Followed], Clock]] = MappingProxyType(
+    {
+        "gradient": lambda of: Gradient(),
+        "natural": lambda of: Natural(),
+        "mean_subtracted": lambda of: of._of_groups(MeanSubtracted),
+        "grpo": lambda of: of._grpo(),
+        "maxrl": lambda of: of._of_groups(MaxRl),
+        "pass_at_k": lambda of: of._pass_at_k(),
+        "cold_start": lambda of: ColdStart(1.0 if of.power is None else of.power),
+    }
+)
+
+_GROUPS = ("mean_subtracted", "grpo", "maxrl")
+_APPLY = {
+    "preset": ("grpo",),
+    "group": _GROUPS,
+    "epsilon": ("grpo",),
+    "population": ("grpo",),
+    "power": ("cold_start",),
+    "k": ("pass_at_k",),
+    "dynamic_sampling": _GROUPS,
+}
