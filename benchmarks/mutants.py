@@ -155,6 +155,23 @@ LINES = (
         ("_AT_REST = 1e-10", "_AT_REST = 1e-7"),
     ),
     *_in(
+        "steppers",
+        "test_steppers test_regularized_flow",
+        ("- tableau.fsal", "- 0 * tableau.fsal"),
+        ("step * tableau.b_error[stages:]", "0.0 * tableau.b_error[stages:]"),
+        ("EULER_ORDER = 6", "EULER_ORDER = 5"),
+    ),
+    *_in(
+        "batching",
+        "test_batching",
+        (
+            "wider(instance.reference_log_probabilities, -np.inf)",
+            "wider(instance.reference_log_probabilities)",
+        ),
+        ("(np.arange(size) >= count)", "(np.arange(size) > count)"),
+        ("_FEW = 8, 64, 512", "_FEW = (1, 2, 4, 8)"),
+    ),
+    *_in(
         "integrated",
         "test_regularized_flow test_saddles test_flow",
         ("return (pull != 0).any(-1)", "return (pull == pull).any(-1)"),
@@ -178,6 +195,8 @@ LINES = (
         ("* way**2 / 8.0", "* way**2 / 8e3"),
         ("(modal > 0) & (flow.breakpoints < xp.inf)", "(modal > 9) & (flow.breakpoints < xp.inf)"),
         ("beyond = (below & (z >= far))", "beyond = (below & (z >= 2.0 * far))"),
+        ("(holding / at.x).sum(0) - leading / nearest", "(holding / at.x).sum(0) - 2.0 * leading / nearest"),
+        ("best & (at.x <= nearest), below", "best, below"),
         ("never=passed & forever(new, of, so_far.half)", "never=passed & forever(new, of, 2 * flow.last)"),
         ("_LINEAR_STEPS = 6", "_LINEAR_STEPS = 1"),
     ),

@@ -7,11 +7,10 @@ of the modules of statements (not in how instances are drawn). Lines: those of :
 
 Of a module of theory the instances of its statements are observed once. A mutant takes the place of its
 function, and the statements and their sabotages are judged anew on these observations, operation by
-operation,
-so that nothing is compiled: a tenth of a second. What is not noticed so, and every line of ``sim``, runs in a
-copy of the checkout, through ``verify`` and through tests. What came out is kept in ``build/mutation.json``
-by a digest of the mutant and of all files that what runs depends on, so that a later call goes on where this
-one stops.
+operation, so that nothing is compiled: a tenth of a second. What is not noticed so, and every line of
+``sim``, runs in a copy of the checkout, through ``verify`` and through tests. What came out is kept in
+``build/mutation.json`` by a digest of the mutant and of all files that what runs depends on, so that a later
+call goes on where this one stops.
 """
 
 import ast

@@ -231,14 +231,14 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
 
         There the smallest ``x`` falls to zero, others of the best reward stay so far above it, and those of
         the rest move away. Of the best, those below the level that are no farther than the nearest above it
-        gain on all that are.
+        gain on all that are: the ratios of their ``x`` grow.
         """
         best = of.ahead == 0.0
         most = xp.where(best, 0.0, above / xp.maximum(at.x - at.least, 1e-300)).sum(0)
         nearest = xp.where(best & (above > 0), at.x, xp.inf).min(0)
         leading = xp.where(best, above, 0.0).sum(0)
         holding = xp.where(best & (at.x <= nearest), below, 0.0)
-        least = xp.where(nearest < xp.inf, (holding.sum(0) - leading) / nearest, (holding / at.x).sum(0))
+        least = (holding / at.x).sum(0) - leading / nearest
         return (half == 2 * last) & (most < least)
 
     def waiting(so_far: _Search) -> AnyArray:

@@ -22,6 +22,7 @@ from goodteacher.sim.lines import (
     Base,
     Lines,
     Position,
+    Sums,
     base,
     improved,
     initial,
@@ -146,6 +147,12 @@ class _Piece(NamedTuple):
     x: AnyArray  # at the far end
 
 
+def _mass(x: AnyArray, at: Sums) -> AnyArray:
+    """``Z`` where the excess vanishes, to the order of the method of Halley."""
+    bend = 0.5 * at.excess * at.second / at.first**2
+    return at.first / x * (1.0 + bend) / (1.0 - bend)
+
+
 def _piece(flow: Lines, over: Half) -> _Piece:
     """The integral over a stretch of the mass ``Z``, or of ``Z / m`` under a clock."""
     if flow.pace is not None:
@@ -169,9 +176,7 @@ def _piece(flow: Lines, over: Half) -> _Piece:
         x = x * xp.exp(xp.clip(power * (nodes.ahead[i] @ slopes), -30.0, 30.0))
         x = improved(x, sums(here, of, x))
         at = sums(here, of, x)
-        # The mass where the excess vanishes, to the order of the method of Halley.
-        bend = 0.5 * at.excess * at.second / at.first**2
-        mass = at.first / x * (1.0 + bend) / (1.0 - bend)
+        mass = _mass(x, at)
         slope = offset * (weighted * at.shares).sum(0) / (at.first * x)
         total = total + xp.where(nodes.weight[i] > 0, nodes.weight[i] * share * mass, 0.0)
         return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
@@ -270,8 +275,7 @@ def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
         x = x * xp.exp(xp.clip(divided.length * (nodes.ahead[i] @ slopes), -30.0, 30.0))
         x = improved(x, sums(here, of, x))
         at = sums(here, of, x)
-        bend = 0.5 * at.excess * at.second / at.first**2
-        mass = at.first / x * (1.0 + bend) / (1.0 - bend)
+        mass = _mass(x, at)
         slope = speed * (weighted * at.shares).sum(0) / (at.first * x)
         shares = at.shares if of.inertia is None else of.inertia * at.shares
         spent = mass * pace.slowness(shares, over.sign * faster) * speed

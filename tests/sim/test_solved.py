@@ -139,6 +139,24 @@ def test_an_expectation_that_stays_close_to_its_level():
     np.testing.assert_allclose(found.time, exact.time, rtol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("tied", "level", "status"),
+    [
+        ([0.125, 0.125], 0.6, Status.OPTIMUM),  # equally probable for ever
+        ([0.1, 0.15], 0.4, Status.OPTIMUM),  # the other gets ahead
+        ([0.15, 0.1], 0.7, Status.REACHED),
+    ],
+)
+def test_of_outputs_of_the_best_reward_the_most_probable_wins(tied, level, status):
+    """What is wanted is one of them; that it never comes is seen before the end of all times."""
+    instance = Instance([0.0, -1.0, 1.0, 1.0], start=[0.5, 0.25, *tied])
+    goal = probability_level(instance, 2, level)
+    found = hitting_time(instance, goal)
+    assert found.status[0] == status
+    if status == Status.REACHED:
+        np.testing.assert_allclose(found.time, integrated_time(instance, goal).time, rtol=1e-9)
+
+
 def test_what_is_not_reached_by_the_horizon_is_seen_at_the_horizon():
     instance = beneficial_errors(0.01)
     goal = probability_level(instance, 0, 0.9)
