@@ -1,35 +1,24 @@
-"""Batches of instances followed in discrete ascent and along the gradient flow, as labelled datasets.
+"""Batches of instances followed in discrete ascent and along the gradient flow, as labelled datasets."""
 
-Nearly all time of these experiments is compilation. So problems are brought to one shape before they are
-integrated: batches are cut into pieces of one size, whose last one is filled up, and the tabular ones have
-outputs that do not exist. One program then serves many experiments.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-import numpy.typing as npt
 import optax
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from goodteacher.experiments.datasets import TIME, variable
 from goodteacher.experiments.instances import BEST, MIDDLING
 from goodteacher.sim.ascent import ascend
-from goodteacher.sim.flow import TOLERANCE, Control, HittingTime, hitting_times, trajectory
+from goodteacher.sim.flow import Control, HittingTime, final_policies, hitting_times
 from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
 
 LEVEL = 0.9  # the probability of y* that counts as escape
-_PIECE = 4096  # problems whose hitting times are found together
-_PATHS, _TIMES = 16, 512  # paths that are followed together, and how many times of each
-_OUTPUTS = 10  # of a tabular problem, at least
 
 Labels = Mapping[str, Sequence[Any] | np.ndarray]
 
@@ -73,23 +62,15 @@ def hits(
     Raises:
         RuntimeError: if a time could not be computed.
     """
-    count, _, outputs = instances.rewards.shape
-
-    def of(piece: Instance, real: np.ndarray) -> HittingTime:
-        wanted = jax.device_get(goals(piece))
-        # What fills a piece up is at its goal from the start, and takes no step.
-        return hitting_times(piece, wanted.lowered(~real[:, None]), control)
-
-    found = [jax.device_get(of(piece, real)) for piece, real in _pieces(instances, _PIECE)]
-    result: HittingTime = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
+    result = jax.device_get(hitting_times(instances, goals(instances), control))
     if (result.status == Status.NOT_CONVERGED).any():
         raise RuntimeError("a hitting time did not converge; raise max_steps")
-    return eqx.tree_at(lambda r: r.log_probabilities, result, result.log_probabilities[..., :outputs])
+    return result
 
 
 def rises(instances: Instance, gamma: float, control: Control | None = None) -> Float[np.ndarray, " batch"]:
     """When the expected ground truth reward has risen by gamma, of a batch of one prompt; as :func:`hits`."""
-    return np.asarray(hits(instances, lambda piece: _increases(piece, gamma), control).time)[:, 0]
+    return np.asarray(hits(instances, lambda every: _increases(every, gamma), control).time)[:, 0]
 
 
 def escapes(instances: Instance, control: Control | None = None) -> HittingTime:
@@ -110,65 +91,12 @@ def _increases(instances: Instance, gamma: float) -> Goal:
 
 
 def paths(instances: Instance, times: np.ndarray) -> Float[np.ndarray, "batch times prompts outputs"]:
-    """Log-probabilities along the gradient flow of a batch, at up to 512 given times."""
-    count, _, outputs = instances.rewards.shape
-    every = np.append(times, np.full(_TIMES - len(times), times[-1]))
-    found = []
-    for piece, _ in _pieces(instances, _PATHS):
-        # Errors are controlled in root mean square, which outputs that do not exist must not dilute.
-        share = 1.0 if piece.mask is None else piece.mask.mean()
-        found.append(jax.device_get(_paths(piece, every, TOLERANCE * share**0.5)))
-    return np.concatenate(found)[:count, : len(times), :, :outputs]
-
-
-@jax.jit
-def _paths(instances: Instance, times: Array, tolerance: float) -> Array:
-    def one(instance: Instance) -> Array:
-        path = trajectory(instance, times, Control(tolerance=tolerance))
-        return jax.vmap(instance.log_probabilities)(path)
-
-    return jax.vmap(one)(instances)
-
-
-def _pieces(instances: Instance, size: int) -> Iterator[tuple[Instance, np.ndarray]]:
-    """A batch in pieces of one size and shape, and which problems of a piece are not there to fill it up."""
-    whole = _wide(jax.device_get(instances))
-    count = len(whole.rewards)
-    for first in range(0, count, size):
-        index = np.arange(first, first + size)
-        real = index < count
-        yield jax.tree.map(itemgetter(np.where(real, index, 0)), whole), real
-
-
-def _wide(instances: Instance) -> Instance:
-    """Tabular problems with room for at least ten outputs, of which the further ones do not exist."""
-    shape = instances.rewards.shape
-    more = max(0, _OUTPUTS - shape[-1])
-    if not isinstance(instances.policy, Tabular):
-        return instances
-    exists = np.ones(shape, bool) if instances.mask is None else instances.mask
-
-    def widened(values: npt.ArrayLike, fill: float) -> np.ndarray:
-        return np.pad(values, ((0, 0), (0, 0), (0, more)), constant_values=fill)
-
-    return eqx.tree_at(
-        lambda i: (
-            i.mask,
-            i.rewards,
-            i.ground_truth_rewards,
-            i.initial_parameters,
-            i.reference_log_probabilities,
-        ),
-        instances,
-        (
-            widened(exists, False),
-            widened(instances.rewards, 0.0),
-            widened(instances.ground_truth_rewards, 0.0),
-            widened(instances.initial_parameters, 0.0),
-            widened(instances.reference_log_probabilities, -np.inf),
-        ),
-        is_leaf=lambda leaf: leaf is None,
-    )
+    """Log-probabilities along the gradient flow of a batch, at given times: each a flow with that horizon."""
+    count = len(instances.rewards)
+    each = jax.tree.map(lambda leaf: np.repeat(leaf, len(times), axis=0), jax.device_get(instances))
+    horizons = np.tile(np.maximum(times, np.finfo(float).tiny), count)
+    found, _ = final_policies(each, Control(horizon=horizons))
+    return np.asarray(found).reshape(count, len(times), *found.shape[1:])
 
 
 # Labelled ----------------------------------------------------------------------------
