@@ -17,7 +17,6 @@ reward of zero, it does not win where that is partial credit.
 """
 
 from collections.abc import Callable
-from types import MappingProxyType
 
 import equinox as eqx
 import jax
@@ -150,7 +149,7 @@ GRPO = Statement(
     draw=_draw,
     judge=Formula(log_grpo_time, _judged(_with_approach)),
     observe=_under(Grpo()),
-    sabotages=MappingProxyType({}),
+    sabotages=Formula(log_grpo_time, _judged(_with_approach)).off_by_a_tenth(),
 )
 
 MAX_RL = Statement(
@@ -161,7 +160,7 @@ MAX_RL = Statement(
     draw=_draw,
     judge=Formula(log_max_rl_time, _judged(_first_order)),
     observe=_under(MaxRl()),
-    sabotages=MappingProxyType({}),
+    sabotages=Formula(log_max_rl_time, _judged(_first_order)).off_by_a_tenth(),
 )
 
 STATEMENTS = (GRPO, MAX_RL)

@@ -188,7 +188,7 @@ def sharp_fast_increase_time(
     gap: Number = -1.0,
     pull: Number = 1.0,
     bad: Number = 1 / 40,
-) -> Float[Array, " prompts"]:
+) -> Float[Array, "*batch prompts"]:
     """``|S| |Y+| [F(rho) - F(p+)] / ((1-theta) g)``: sooner than Proposition 4 says, and more often.
 
     ``F`` is that of :func:`goodteacher.theory.closed_forms.one_good_output_time`, ``g = max_{Y+} r_RM - max_Z

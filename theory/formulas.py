@@ -63,6 +63,15 @@ class Formula:
         """The same with other numbers."""
         return replace(self, numbers={**self.numbers, **numbers})
 
+    def off_by_a_tenth(self) -> Mapping[str, "Formula"]:
+        """Sabotages of an identity: every number larger by a tenth, one at a time."""
+        return MappingProxyType(
+            {
+                f"{name} {1.1 * number:.4g} for {number:.4g}": self.altered(**{name: 1.1 * number})
+                for name, number in self.numbers.items()
+            }
+        )
+
     @cached_property
     def root(self) -> tuple[Any, Any]:
         """What formulas that differ in their numbers alone have in common."""

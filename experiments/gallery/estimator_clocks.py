@@ -172,7 +172,7 @@ def caption(data: Data, settings: Settings) -> str:
         f"success has probability {_LEVEL}, against its initial probability, of two tabular outputs. The "
         f"power of 1/probability with which it grows at the rarest starts: {grown}. Below 1/G finite groups "
         "are as slow as the gradient but for a factor; dynamic sampling, of which the groups that are thrown "
-        "away are not counted, is left with a logarithm. Theory: theory/estimator_clocks.py."
+        "away are not counted, is left with a logarithm. Theory: theory/clock_laws.py."
     )
 
 

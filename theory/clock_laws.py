@@ -43,7 +43,7 @@ from goodteacher.theory.draws import Source, random_logits
 from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.statements import Judge, Sides, Statement, all_of
 
-_CITATION = "theory/estimator_clocks.py (derived for this project)"
+_CITATION = "theory/clock_laws.py (derived for this project)"
 
 # Means of all groups ---------------------------------------------------------------------
 
@@ -57,6 +57,11 @@ class Drawn(NamedTuple):
     logits: Float[Array, " outputs"]
     rewards: Float[Array, " outputs"]
     epsilon: Float[Array, ""]
+
+    @property
+    def instance(self) -> Instance:
+        """The policy and the rewards."""
+        return Instance(self.rewards, start=Parameters(self.logits[None]))
 
 
 def _draw_two_values(source: Source) -> Drawn:
@@ -173,6 +178,11 @@ class Way(NamedTuple):
     start: Float[Array, ""]
     end: Float[Array, ""]
     number: Float[Array, ""]
+
+    @property
+    def instance(self) -> Instance:
+        """With rewards 1 and 0."""
+        return _two_outputs(self)[0]
 
 
 class Timed(NamedTuple):
@@ -317,7 +327,7 @@ def _of_two_outputs(
         draw=_draw_way,
         judge=Formula(law, _timed),
         observe=observe,
-        sabotages=MappingProxyType({}),
+        sabotages=Formula(law, _timed).off_by_a_tenth(),
     )
 
 
@@ -427,7 +437,7 @@ def _fixed_point(law: Callable[..., Array]) -> Judge:
 FIXED_POINT = Statement(
     name="grpo_kl_fixed_point",
     title="The fixed point of KL-regularised GRPO",
-    citation="arXiv:2503.06639; the equation: theory/estimator_clocks.py",
+    citation="arXiv:2503.06639; the equation: theory/clock_laws.py",
     formula="odds(p*) = odds(p_ref) exp(m(p*) / λ), m that of GRPO at p*",
     draw=_draw_regularized,
     judge=Formula(fixed_point_log_odds, _fixed_point),
