@@ -163,7 +163,7 @@ def limits(data: xr.Dataset) -> list[str]:
         if unseen.any():
             chance = float(np.median(data.unseen_probability.values[unseen]))
             later = ""
-            if data.attrs["estimator"] == GradientFlow.title:
+            if data.attrs["estimator"] == GradientFlow().title:
                 time = float(one_good_output_time(chance, data.attrs["goal"], 1.0))
                 later = (
                     f"; one that rare, better by 1 on the rewards' scale, takes a time of {digits(time, 3)}"
