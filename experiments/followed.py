@@ -136,13 +136,13 @@ ESTIMATORS: Mapping[str, Callable[[Followed], Clock]] = MappingProxyType(
     }
 )
 
-_GROUPS = ("mean_subtracted", "grpo", "maxrl")
+OF_GROUPS = ("mean_subtracted", "grpo", "maxrl")
 _APPLY = {
     "preset": ("grpo",),
-    "group": _GROUPS,
+    "group": OF_GROUPS,
     "epsilon": ("grpo",),
     "population": ("grpo",),
     "power": ("cold_start",),
     "k": ("pass_at_k",),
-    "dynamic_sampling": _GROUPS,
+    "dynamic_sampling": OF_GROUPS,
 }

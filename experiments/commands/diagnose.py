@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from goodteacher.experiments.commands.options import GRADIENT, NOWHERE, Estimator, Result, given, optional
+from goodteacher.experiments.commands.options import (
+    GRADIENT_AND_GROUPS,
+    NOWHERE,
+    EstimatorAndGroups,
+    Result,
+    given,
+    optional,
+)
 from goodteacher.experiments.text import console
 
 Words = Annotated[tuple[str, ...], optional("NAME ...")]
@@ -20,10 +27,9 @@ def diagnose(
     answer: Annotated[str | None, optional("NAME")] = None,
     weights: Annotated[tuple[str, ...], optional("NAME=W ...")] = (),
     scale: Literal["none", "policy", "within", "group"] = "policy",
-    followed: Estimator = GRADIENT,
+    followed: EstimatorAndGroups = GRADIENT_AND_GROUPS,
     goal: Annotated[float | None, optional("SHARE")] = None,
     budget: Annotated[float | None, optional("T")] = None,
-    groups: Annotated[tuple[int, ...], optional("G ...")] = (),
     resamples: Annotated[int | None, optional("N")] = None,
     seed: Annotated[int | None, optional("N")] = None,
     report: Annotated[Path | None, optional("OUT.html")] = None,
@@ -47,7 +53,6 @@ def diagnose(
         scale: Put rewards on one scale: over all draws, by the variance within prompts, prompt by prompt.
         goal: Share of the possible increase of the ground truth to be reached (default: 0.9).
         budget: The time there is (default: ten times the median time on the ground truth).
-        groups: Sizes of groups of which the spread is told (default: 2 4 8 16 32 64).
         resamples: Of the bootstrap (default: 1000).
         seed: Of all random numbers (default: 0).
         report: Write a page with pictures, which needs no network.
@@ -66,7 +71,7 @@ def diagnose(
     result.check()
     for path in filter(None, (table, report)):
         check_writable(path, overwrite=result.overwrite)
-    asked = given(goal=goal, budget=budget, resamples=resamples, seed=seed, groups=groups or None)
+    asked = given(goal=goal, budget=budget, resamples=resamples, seed=seed, groups=followed.sizes)
     asked |= {"scale": scale, "estimator": followed.clock()}
     diagnosis.Asked(**asked)
     sums = _weights(weights)

@@ -1,5 +1,6 @@
 """What several commands take, and how that is read, checked and written."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,15 +79,11 @@ class InstanceFile:
 
 
 @dataclass(frozen=True)
-class Estimator:
-    """What is followed."""
-
+class _Estimator:
     estimator: Annotated[str, arg(metavar="NAME")] = "gradient"
     """On average: gradient, natural, mean_subtracted, grpo, maxrl, pass_at_k or cold_start."""
     preset: Annotated[str | None, optional("NAME")] = None
     """Of grpo: as trl, verl, openrlhf or prime-rl computes it."""
-    group: Annotated[float | None, optional("G")] = None
-    """Samples of a group (default: inf, the limit)."""
     epsilon: Annotated[float | None, optional("E")] = None
     """Of grpo: added to the standard deviation (default: that of the preset, else 0)."""
     population: bool = False
@@ -97,6 +94,14 @@ class Estimator:
     """Of pass_at_k: samples of which one is to succeed."""
     dynamic_sampling: bool = False
     """Groups whose rewards are all the same are drawn again."""
+
+
+@dataclass(frozen=True)
+class Estimator(_Estimator):
+    """What is followed."""
+
+    group: Annotated[float | None, optional("G")] = None
+    """Samples of a group (default: inf, the limit)."""
 
     def clock(self) -> "Clock":
         """The value.
@@ -110,6 +115,50 @@ class Estimator:
 
 
 GRADIENT = Estimator()
+
+
+@dataclass(frozen=True)
+class EstimatorAndGroups(_Estimator):
+    """What is followed, and the sizes of groups of which something is told."""
+
+    group: Annotated[tuple[float, ...], optional("G ...")] = ()
+    """Sizes of groups of which the spread is told (default: 2 4 8 16 32 64); with grpo, maxrl or
+    mean_subtracted the one that is followed (default: inf, the limit)."""
+
+    def clock(self) -> "Clock":
+        """The value.
+
+        Raises:
+            ValueError: as that of :class:`Estimator`, or if it is to have several sizes, or the limit
+                although it has none.
+        """
+        from goodteacher.experiments.followed import OF_GROUPS, Followed
+
+        size = None
+        if self.estimator not in OF_GROUPS and math.inf in self.group:
+            raise ValueError(f"--group has inf, and {self.estimator} has no groups; give numbers of samples")
+        if self.estimator in OF_GROUPS and self.group:
+            size, *others = self.group
+            if others:
+                sizes = " ".join(f"{of:g}" for of in self.group)
+                raise ValueError(f"--group is {sizes}; give the one that {self.estimator} has")
+        named: dict[str, Any] = {**asdict(self), "group": size}
+        return Followed(**named).clock()
+
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        """Those that are told of, or none for the default.
+
+        Raises:
+            ValueError: if one is no whole number; ``inf`` may be what is followed.
+        """
+        for of in self.group:
+            if not (of.is_integer() or of == math.inf):
+                raise ValueError(f"--group has {of:g}; give whole numbers of samples")
+        return tuple(int(of) for of in self.group if of < math.inf) or None
+
+
+GRADIENT_AND_GROUPS = EstimatorAndGroups()
 
 Rows = Annotated[int, optional("N")]
 SCREENFUL = 20  # prompts

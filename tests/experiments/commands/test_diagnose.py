@@ -42,7 +42,7 @@ def run(tmp_path, capsys, table):
 
 
 def test_answer_tables_and_files_in_their_order(run):
-    result, prompts, printed = run("--reward", "good", "noise", "--groups", 2, 8)
+    result, prompts, printed = run("--reward", "good", "noise", "--group", 2, 8)
     assert list(result) == KEYS
     assert (result["prompts"], result["draws"], result["skipped"]) == (30, 240, {})
     assert list(result["rewards"]) == ["good", "noise"]
@@ -100,6 +100,18 @@ def test_what_is_left_out_is_said(run, table):
     assert "row 5" in printed
 
 
+def test_under_grpo_all_times_are_those_of_its_clock(run):
+    """Rewards of a verifier: the path is that of the gradient, and times are shorter."""
+    asked = "--reward", "correct", "--truth", "correct", "--group", 8, "--scale", "none"
+    plain, _, _ = run(*asked, "--estimator", "gradient")
+    clocked, _, printed = run(*asked, "--estimator", "grpo", "--preset", "trl")
+    plain, clocked = plain["rewards"]["correct"], clocked["rewards"]["correct"]
+    assert list(clocked["share_with_spread"]) == ["8"]
+    assert "G = 8" in printed
+    assert clocked["within_variance"] == plain["within_variance"]
+    assert clocked["median_time"] < plain["median_time"]
+
+
 @pytest.mark.parametrize("estimator", ["natural", "gradient"])
 def test_one_prompt_of_two_draws_says_what_it_cannot_tell(run, table, estimator):
     few = pd.DataFrame({"prompt": ["p", "p"], "good": [1.0, 0.2], "correct": [1.0, 0.0]})
@@ -115,7 +127,11 @@ def test_one_prompt_of_two_draws_says_what_it_cannot_tell(run, table, estimator)
     [
         (["--reward", "godo"], "did you mean good"),
         (["--goal", "1.5"], "goal is 1.5"),
-        (["--groups", "1"], "a group has size 1"),
+        (["--group", "1"], "a group has size 1"),
+        (["--group", "2.5"], "--group has 2.5; give whole numbers"),
+        (["--group", "inf"], "--group has inf, and gradient has no groups"),
+        (["--group", "2", "8", "--estimator", "grpo"], "--group is 2 8; give the one that grpo has"),
+        (["--estimator", "grop"], "did you mean grpo"),
         (["--weights", "good"], "--weights has 'good'; give NAME=NUMBER"),
         (["--budget", "0"], "budget is 0.0"),
     ],
