@@ -64,7 +64,7 @@ def filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, hor
 
 
 def widened(instance: Instance, goal: Goal | None, outputs: int) -> tuple[Instance, Goal | None]:
-    """The same problems of a tabular policy, concrete, with further outputs that do not exist.
+    """The same problems of a tabular policy, concrete, with a mask and further outputs that do not exist.
 
     Args:
         instance: a problem, or a batch.
@@ -72,8 +72,6 @@ def widened(instance: Instance, goal: Goal | None, outputs: int) -> tuple[Instan
         outputs: how many there are to be, at least as many as there are.
     """
     missing = outputs - instance.rewards.shape[-1]
-    if missing == 0:
-        return instance, goal
 
     def wider(values: AnyArray, fill: float = 0.0) -> Any:
         around = [(0, 0)] * (values.ndim - 1) + [(0, missing)]

@@ -330,6 +330,10 @@ class MaxRl(Group):
         """The mean."""
         return mean
 
+    def rate(self, at: Moments) -> Float[AnyArray, "*batch"]:
+        """As any group; ``nan`` where a reward is negative."""
+        return _unless_negative(at, super().rate(at))
+
     def fitted(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Clock:
         """As any group.
 
@@ -399,9 +403,9 @@ class ColdStart(Clock):
         self.power = jax_array(scalar("power", power, "not negative"))
 
     def rate(self, at: Moments) -> Float[AnyArray, "*batch"]:
-        """``V^-q``, of rewards 0 and 1 ``p^-q``."""
+        """``V^-q``, of rewards 0 and 1 ``p^-q``; ``nan`` where a reward is negative."""
         xp = namespace(*jax.tree.leaves(at))
-        return xp.exp(-self.power * xp.log(xp.maximum(at.mean, _TINY)))
+        return _unless_negative(at, xp.exp(-self.power * xp.log(xp.maximum(at.mean, _TINY))))
 
     def fitted(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Clock:
         """Itself.
@@ -458,6 +462,12 @@ def _more_than_two(seen: Seen) -> int | None:
     """The first prompt whose rewards take more than two values."""
     more = np.isnan(np.asarray(seen.upper)).any(-1)
     return int(more.argmax()) if more.any() else None
+
+
+def _unless_negative(at: Moments, rate: AnyArray) -> AnyArray:
+    """Of rewards that are traced it is not known before that they divide by no mean."""
+    xp = namespace(*jax.tree.leaves((at, rate)))
+    return xp.where(at.least < 0, xp.nan, rate)
 
 
 def _check_not_negative(clock: Clock, seen: Seen, exists: np.ndarray) -> None:
@@ -570,7 +580,7 @@ def _enumerable(clock: Group, seen: Seen, exists: np.ndarray, prompt: int) -> in
 # Along flows that are solved -------------------------------------------------------------
 
 
-class Pace(NamedTuple):
+class Clocked(NamedTuple):
     """A clock, and what it sees: of many problems, arrays having the outputs first and the problems last."""
 
     clock: Clock

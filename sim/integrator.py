@@ -16,20 +16,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Int
 
 from goodteacher.sim.goals import Goal, excess, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import (
     advantage,
-    expected_reward,
     gradient,
     gradient_along,
-    kl_divergence,
     log_ratio_along,
     logit_gradient_rounding,
-    natural_gradient,
 )
+from goodteacher.sim.optima import Limit, beyond, converged, limit_of
 from goodteacher.sim.policies import Tabular
 from goodteacher.sim.steppers import EULER_ORDER, extrapolated_euler_step, runge_kutta_step
 
@@ -47,11 +45,6 @@ _NOISE = 4.0  # rounding errors: a velocity that is no larger is none
 _STILL = 1e-12  # of a velocity, relative to its rate of change: what implicit steps leave of it
 _ROUNDING = 1e-15  # of expected rewards
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
-_WEAKEST = 1e-3  # regularisation strength assumed in the test of convergence when there is less
-_UNSURE = 1e-14  # of expectations at a computed optimum, relative to values and logits
-_CONVERGED = 1e-6  # total variation to where the natural gradient points, at convergence
-_TILTS = np.geomspace(1e-6, 1e9, 91)  # at which the least divergence of a goal is bounded
-_DIVERGENCE_ROUNDING = 1e-12
 
 
 class _State(NamedTuple):
@@ -109,13 +102,6 @@ class _Lane(NamedTuple):
     steps: Array
 
 
-class _Limit(NamedTuple):
-    """The policy to which a flow converges, and how far from it every policy is that meets the goal."""
-
-    log_probabilities: Float[Array, "prompts outputs"]
-    divergence: Float[Array, " prompts"]  # a lower bound of KL(policy || limit) where the goal is met
-
-
 class Problem(NamedTuple):
     """An instance with its goal, its unit of time, and the horizon in that unit (see ``log_time``).
 
@@ -128,7 +114,7 @@ class Problem(NamedTuple):
     time_scale: Array
     rate: Array  # see _Pace, at the start
     log_horizon: ArrayLike
-    limit: _Limit | None
+    limit: Limit | None
 
     def parameters(self, state: _State) -> Array:
         """Those of the policy."""
@@ -261,8 +247,16 @@ def prepare(
     instance = centred(instance)
     speed, rate = _start_pace(instance)
     time_scale = 1.0 / jnp.where(speed + rate > 0, speed + rate, 1.0)
-    log_horizon, limit = jnp.log1p(horizon / time_scale), _limit(instance, goal)
-    return Problem(instance, goal, jnp.asarray(endless), time_scale, rate * time_scale, log_horizon, limit)
+    log_horizon = jnp.log1p(horizon / time_scale)
+    return Problem(
+        instance,
+        goal,
+        jnp.asarray(endless),
+        time_scale,
+        rate * time_scale,
+        log_horizon,
+        limit_of(instance, goal),
+    )
 
 
 def centred(instance: Instance) -> Instance:
@@ -273,32 +267,6 @@ def centred(instance: Instance) -> Instance:
     exists = True if instance.mask is None else instance.mask
     highest = start.max(-1, keepdims=True, where=exists, initial=-jnp.inf)
     return eqx.tree_at(lambda i: i.initial_parameters, instance, start - highest)
-
-
-def _limit(instance: Instance, goal: Goal) -> _Limit | None:
-    """The optimum of a tabular policy with reverse KL or an entropy bonus.
-
-    A policy's shortfall of the objective is its divergence from that optimum times the strength of the
-    regularisation, so the divergence never grows along the flow. A policy whose expectation of values ``f``
-    is a given level has a divergence of at least ``s level - ln E exp(s f)``, expectation at the optimum, for
-    every ``s >= 0`` (Donsker and Varadhan; the largest is Sanov's rate).
-    """
-    regularizer = instance.regularizer
-    if regularizer is None or instance.clock is not None or not isinstance(instance.policy, Tabular):
-        return None
-    strength = regularizer.kl + regularizer.entropy
-    known = (strength > 0) & (regularizer.forward_kl == 0)
-    log_reference = instance.reference_log_probabilities
-    exists = jnp.isfinite(log_reference)
-    pull = instance.rewards + regularizer.kl * jnp.where(exists, log_reference, 0.0)
-    logits = (pull - pull.max(-1, keepdims=True, where=exists, initial=-jnp.inf)) / jnp.where(
-        known, strength, 1.0
-    )
-    optimum = jax.nn.log_softmax(jnp.where(exists, logits, -jnp.inf))
-    values = jnp.where(exists, goal.values - goal.level[:, None], 0.0)
-    tilts = _TILTS / jnp.maximum(jnp.abs(values).max(-1, keepdims=True), jnp.finfo(float).tiny)
-    rates = -jax.nn.logsumexp(optimum[:, None] + tilts[..., None] * values[:, None], axis=-1)
-    return _Limit(optimum, jnp.where(known, rates.max(-1), 0.0))
 
 
 def _start(problem: Problem) -> _Lane:
@@ -460,9 +428,7 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     met = found & pending & ((point.gap >= 0) | (point.gap == gap))
     awaited = pending & ~met
     if problem.limit is not None:
-        log_p = instance.log_probabilities(problem.parameters(point.state))
-        divergence = kl_divergence(log_p, problem.limit.log_probabilities)
-        hopeless = divergence + _DIVERGENCE_ROUNDING < problem.limit.divergence
+        hopeless = beyond(problem.limit, instance.log_probabilities(problem.parameters(point.state)))
         awaited &= ~jnp.append(hopeless, False)
     followed = pending[:-1] | problem.endless
 
@@ -497,27 +463,6 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     return jax.tree.map(partial(jnp.where, lane.steps < 0), begun, advanced)
 
 
-def _converged(instance: Instance, goal: Goal, parameters: Array) -> Bool[Array, " prompts"]:
-    """Whether the policy that the natural gradient still points to is the present one, short of the goal.
-
-    For a tabular policy with reverse KL that policy is the optimum itself, in closed form; an output
-    that has a tiny probability now and a large one at the optimum is seen, which no gradient norm shows.
-    """
-    strength = 0.0
-    if instance.regularizer is not None:
-        strength = sum(jax.tree.leaves(instance.regularizer))
-    direction = natural_gradient(instance, parameters) / jnp.maximum(strength, _WEAKEST)
-    logits = instance.logits(parameters)
-    ahead = jax.nn.softmax(logits + instance.policy.pushforward(parameters, direction))
-    distance = jnp.abs(ahead - jax.nn.softmax(logits)).sum(-1).max()
-    # A level this close to what the optimum has may be reached, or not.
-    gap = expected_reward(ahead, goal.values - goal.level[:, None])
-    unsure = (
-        _UNSURE * (1.0 + jnp.abs(jnp.where(ahead > 0, logits, 0.0)).max(-1)) * jnp.abs(goal.values).max(-1)
-    )
-    return (distance < _CONVERGED) & (gap < -unsure)
-
-
 class Done(NamedTuple):
     """What is kept of a lane when its problem is done."""
 
@@ -541,7 +486,7 @@ def stuck(problem: Problem, done: Done) -> Bool[Array, "*batch"]:
 def _examine(problem: Problem, done: Done) -> Bool[Array, " prompts"]:
     return jax.lax.cond(
         stuck(problem, done) & ~done.lost,
-        lambda: _converged(problem.instance, problem.goal, problem.parameters(done.end)),
+        lambda: converged(problem.instance, problem.goal, problem.parameters(done.end)),
         lambda: jnp.zeros(problem.goal.level.shape, bool),
     )
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from goodteacher.sim.clocks import Pace
+from goodteacher.sim.clocks import Clocked
 from goodteacher.sim.loops import repeat, repeat_while
 from goodteacher.sim.validation import AnyArray, namespace
 
@@ -50,7 +50,7 @@ class Lines(NamedTuple):
         start: the conserved product, of ``1 / x``.
         breakpoints: of the envelope, the first at 0; ``inf`` after the last.
         modal: the lowest line from each breakpoint to the next.
-        pace: what estimator is followed; ``None`` for the gradient. It changes no line, only the time.
+        clocked: what estimator is followed; ``None`` for the gradient. It changes no line, only the time.
     """
 
     logits: Float[AnyArray, "outputs n"]
@@ -60,7 +60,7 @@ class Lines(NamedTuple):
     start: "Product"
     breakpoints: Float[AnyArray, "outputs n"]
     modal: Int[AnyArray, "outputs n"]
-    pace: Pace | None = None
+    clocked: Clocked | None = None
 
     @property
     def last(self) -> Int[AnyArray, " n"]:

@@ -155,7 +155,7 @@ def _mass(x: AnyArray, at: Sums) -> AnyArray:
 
 def _piece(flow: Lines, over: Half) -> _Piece:
     """The integral over a stretch of the mass ``Z``, or of ``Z / m`` under a clock."""
-    if flow.pace is not None:
+    if flow.clocked is not None:
         return _by_panels(flow, over)
     xp = namespace(flow.logits, over.length)
     nodes = rule(flow) if xp is np else jax.tree.map(jnp.asarray, rule(flow))
@@ -225,7 +225,7 @@ def panels(flow: Lines, of: Base, over: Half, most: int | None = None) -> Panels
         over: the stretch.
         most: panels, which are longer, and good for less, where more were needed.
     """
-    assert flow.pace is not None
+    assert flow.clocked is not None
     xp = namespace(flow.logits, over.length)
     faster = over.sign * xp.where(over.sign > 0, of.ahead, of.behind)
     way = over.length * faster
@@ -234,7 +234,7 @@ def panels(flow: Lines, of: Base, over: Half, most: int | None = None) -> Panels
     degree = (share if of.inertia is None else of.inertia * share).sum(0) + 1.0
     unit = width(of)
     whole = xp.arcsinh(xp.minimum(over.length / unit, LARGEST))
-    longest = xp.minimum(_LONGEST, _STEEPEST / (degree * (1.0 + flow.pace.clock.steepness)))
+    longest = xp.minimum(_LONGEST, _STEEPEST / (degree * (1.0 + flow.clocked.clock.steepness)))
     count = xp.maximum(xp.ceil(whole / longest), 1.0)
     count = count if most is None else xp.minimum(count, most)
     return Panels(unit, whole / count, count.astype(int))
@@ -255,8 +255,8 @@ class _Panel(NamedTuple):
 
 def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
     """The integral of ``Z / m`` over a panel of a stretch."""
-    assert flow.pace is not None
-    pace = flow.pace
+    assert flow.clocked is not None
+    clocked = flow.clocked
     xp = namespace(flow.logits, over.length)
     nodes = panel_rule() if xp is np else jax.tree.map(jnp.asarray, panel_rule())
     of = base(flow, over.anchor)
@@ -278,7 +278,7 @@ def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
         mass = _mass(x, at)
         slope = speed * (weighted * at.shares).sum(0) / (at.first * x)
         shares = at.shares if of.inertia is None else of.inertia * at.shares
-        spent = mass * pace.slowness(shares, over.sign * faster) * speed
+        spent = mass * clocked.slowness(shares, over.sign * faster) * speed
         total = total + xp.where(nodes.weight[i] > 0, nodes.weight[i] * spent, 0.0)
         return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
 
@@ -377,7 +377,7 @@ def time(flow: Lines, position: Position) -> Float[AnyArray, " n"]:
         own, its = jax.tree.map(lambda leaf: leaf[..., owner], (flow, to))
         over, counts = stretch(own, its, item - (ends - to.pieces)[owner])
         counts = xp.where(item < ends[-1], counts, 0.0)
-        if flow.pace is None:
+        if flow.clocked is None:
             done, spent = xp.ones(item.shape, bool), _piece(own, over).time
         else:
             panel = _panel(own, over, number)
@@ -403,10 +403,10 @@ def _by_owner(xp: ModuleType, owner: AnyArray, values: AnyArray, count: int) -> 
 def rate_of_time(flow: Lines, x: Float[AnyArray, "outputs n"]) -> Float[AnyArray, " n"]:
     """``dt / d tau`` where flows are: the mass ``Z``, over the clock's ``m`` if there is one."""
     masses = 1.0 / x if flow.inertia is None else flow.inertia / x
-    if flow.pace is None:
+    if flow.clocked is None:
         return masses.sum(0)
     rise = flow.rewards - pick(flow.rewards, masses.argmax(0))
-    return masses.sum(0) * flow.pace.slowness(masses / masses.max(0), rise)
+    return masses.sum(0) * flow.clocked.slowness(masses / masses.max(0), rise)
 
 
 class _Journey(NamedTuple):

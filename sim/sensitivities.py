@@ -119,7 +119,7 @@ def _time(flow: Lines, position: Position) -> AnyArray:
 def _nodes(flow: Lines, of: Base, over: Half) -> tuple[AnyArray, AnyArray]:
     """Shares of a stretch, ``[nodes, n]``, and their weights, without derivatives."""
     flow, of, over = fixed((flow, of, over))
-    if flow.pace is None:
+    if flow.clocked is None:
         logs, weights = (jnp.asarray(each)[:, None] for each in rule(flow).gauss)
         end = over.sign * over.length
         way = end * rise(of, end)

@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from goodteacher.sim.clocks import Enumerated, Natural, Pace, see
+from goodteacher.sim.clocks import Clocked, Enumerated, Natural, see
 from goodteacher.sim.crossings import crossing, small_increase, trained_crossing
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.lines import Lines, Position, lines
+from goodteacher.sim.lines import Lines, Position, initial, lines
 from goodteacher.sim.loops import chosen
 from goodteacher.sim.policies import LinearSoftmax, Tabular
+from goodteacher.sim.quadrature import rate_of_time
 from goodteacher.sim.sensitivities import Target, crossing_time, fixed, path
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import AnyArray, is_concrete, namespace
@@ -117,7 +118,7 @@ class Prompts(NamedTuple):
         inertia: likewise.
         exists: whether there is such an output.
         weight: the speed of the prompt's clock.
-        pace: as in :class:`goodteacher.sim.lines.Lines`.
+        clocked: as in :class:`goodteacher.sim.lines.Lines`.
     """
 
     logits: Float[AnyArray, "outputs n"]
@@ -125,7 +126,7 @@ class Prompts(NamedTuple):
     inertia: Float[AnyArray, "outputs n"] | None
     exists: Bool[AnyArray, "outputs n"]
     weight: Float[AnyArray, " n"]
-    pace: Pace | None
+    clocked: Clocked | None
 
 
 class Found(NamedTuple):
@@ -181,7 +182,7 @@ def policies(
     """Log-probabilities at given times, one for each problem. Differentiable. Args as above."""
     xp = namespace(*jax.tree.leaves((instances, horizons)))
     problems = separate(instances, shared), xp.repeat(horizons, instances.rewards.shape[1])
-    masses = _by_blocks(xp, lambda prompts, time: path(envelopes(prompts), time * prompts.weight), problems)
+    masses = _by_blocks(xp, lambda prompts, time: _path(envelopes(prompts), time * prompts.weight), problems)
     return _log_probabilities(instances, masses, shared)
 
 
@@ -193,7 +194,7 @@ def trajectories(
 
     def follow(prompts: Prompts, time: AnyArray) -> AnyArray:
         flow = envelopes(prompts)
-        return path(flow, time * prompts.weight) + flow.normalizer
+        return _path(flow, time * prompts.weight) + flow.normalizer
 
     problems = separate(instances, shared), xp.repeat(times, instances.rewards.shape[1])
     masses = _prompts_first(_by_blocks(xp, follow, problems), len(times))
@@ -210,9 +211,18 @@ def trajectories(
     return instances.initial_parameters + xp.einsum("nxy,nxyd->nd", moved, policy.features)
 
 
+def _path(flow: Lines, time: AnyArray) -> AnyArray:
+    """``ln E`` at given times; ``nan`` where the clock is none with these rewards."""
+    masses = path(flow, time)
+    if flow.clocked is None:
+        return masses
+    xp = namespace(*jax.tree.leaves((flow, time)))
+    return xp.where(xp.isnan(rate_of_time(flow, initial(flow))), xp.nan, masses)
+
+
 def envelopes(prompts: Prompts) -> Lines:
     """Their flows as lines."""
-    return lines(prompts.logits, prompts.rewards, prompts.inertia)._replace(pace=prompts.pace)
+    return lines(prompts.logits, prompts.rewards, prompts.inertia)._replace(clocked=prompts.clocked)
 
 
 # Prompts one by one ----------------------------------------------------------------------
@@ -278,11 +288,11 @@ def separate(instances: Instance, shared: Sharing | None) -> Prompts:
         inertia,
         _outputs_first(exists),
         weight.ravel(),
-        _pace(instances, shared),
+        _clocked(instances, shared),
     )
 
 
-def _pace(instances: Instance, shared: Sharing | None) -> Pace | None:
+def _clocked(instances: Instance, shared: Sharing | None) -> Clocked | None:
     """The clocks of all prompts, and what they see: of outputs that share a feature, the mean."""
     if instances.clock is None:
         return None
@@ -306,7 +316,7 @@ def _pace(instances: Instance, shared: Sharing | None) -> Pace | None:
         for name, of in seen._asdict().items()
         if of is not None
     }
-    return Pace(clock, seen._replace(**fields))
+    return Clocked(clock, seen._replace(**fields))
 
 
 def _by_blocks(xp: ModuleType, of: Callable[..., Any], problems: Any) -> Any:
@@ -370,6 +380,7 @@ def _hit(
     target = Target(distance, values, xp.where(small, increase, 0.0), small)
     weight = xp.where(prompts.weight > 0, prompts.weight, 1.0)
     spent = crossing_time(flow, target, position, found) / weight
+    lost = lost | (sought & xp.isnan(spent))  # of a clock that is none with these rewards
     reached = found & (spent <= horizon)
     time = xp.where(met, 0.0, xp.where(reached, spent, xp.where(lost, xp.nan, xp.inf)))
     statuses = {

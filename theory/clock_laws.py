@@ -319,15 +319,16 @@ def _observe_noisy(clock: Clock | None) -> Callable[[Way], Timed]:
 def _of_two_outputs(
     name: str, title: str, formula: str, law: Callable[..., Array], observe: Callable[[Way], Timed]
 ) -> Statement:
+    judge = Formula(law, _timed)
     return Statement(
         name=name,
         title=title,
         citation=_CITATION,
         formula=formula,
         draw=_draw_way,
-        judge=Formula(law, _timed),
+        judge=judge,
         observe=observe,
-        sabotages=Formula(law, _timed).off_by_a_tenth(),
+        sabotages=judge.off_by_a_tenth(),
     )
 
 

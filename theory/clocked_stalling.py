@@ -140,6 +140,9 @@ def _with_approach(start: Array, rewards: Array, time: Array) -> Array:
     return _first_order(start, rewards, time) + 2.0 * tail / time
 
 
+_GRPO = Formula(log_grpo_time, _judged(_with_approach))
+_MAX_RL = Formula(log_max_rl_time, _judged(_first_order))
+
 GRPO = Statement(
     name="stalling_law_grpo",
     title="The stalling law under GRPO: half the exponent",
@@ -147,9 +150,9 @@ GRPO = Statement(
     formula="t = (1 + O) C^(−1/2) ∫₀^∞ √(b² + w Σa) (b + w)^(−K/2−1) dw, C = ε^(K−1) / (π₀(m) Π a_j π₀(j)); "
     "G → ∞",
     draw=_draw,
-    judge=Formula(log_grpo_time, _judged(_with_approach)),
+    judge=_GRPO,
     observe=_under(Grpo()),
-    sabotages=Formula(log_grpo_time, _judged(_with_approach)).off_by_a_tenth(),
+    sabotages=_GRPO.off_by_a_tenth(),
 )
 
 MAX_RL = Statement(
@@ -158,9 +161,9 @@ MAX_RL = Statement(
     citation=_CITATION,
     formula="t = (1 + O(ε)) r_m t_gradient; G → ∞, r ≥ 0",
     draw=_draw,
-    judge=Formula(log_max_rl_time, _judged(_first_order)),
+    judge=_MAX_RL,
     observe=_under(MaxRl()),
-    sabotages=Formula(log_max_rl_time, _judged(_first_order)).off_by_a_tenth(),
+    sabotages=_MAX_RL.off_by_a_tenth(),
 )
 
 STATEMENTS = (GRPO, MAX_RL)

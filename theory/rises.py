@@ -5,19 +5,16 @@ An integrator is compiled for a number of problems and of outputs, and for what 
 widened to one number of outputs, those on how one output escapes to one of two.
 """
 
-from functools import partial
-
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import HORIZON, SOLVER, Control, HittingTime, hitting_times, trajectory
+from goodteacher.sim.batching import widened
+from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times, trajectory
 from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.policies import Tabular
 from goodteacher.theory.draws import REGULARIZED_OUTPUTS, Task
 
 SHAPE = (2, 16)
@@ -44,7 +41,7 @@ def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
         ValueError: if there are more outputs.
     """
     outputs = tasks.instance.rewards.shape[-1]
-    instances, goals = _widen(_width(_RISE_WIDTHS, outputs), tasks.instance, _rises(tasks))
+    instances, goals = _widened(_RISE_WIDTHS, tasks.instance, _rises(tasks))
     found = hitting_times(eqx.tree_at(lambda i: i.regularizer, instances, None), goals)
     if instances.regularizer is not None:
         few, few_goals, regularized = _regularized(instances, goals)
@@ -101,8 +98,7 @@ def escape_times(instances: Instance, goals: Goal, control: Control | None = Non
     Raises:
         ValueError: if there are more than sixteen outputs.
     """
-    outputs = instances.rewards.shape[-1]
-    instances, goals = _widen(_width(_WIDTHS, outputs), instances, goals)
+    instances, goals = _widened(_WIDTHS, instances, goals)
     return hitting_times(instances, goals, control).time[:, 0]
 
 
@@ -113,64 +109,32 @@ def first_output_goals(instance: Instance, level: Float[Array, ""]) -> Goal:
     return probability_level(instance, 0, level)
 
 
-def _width(widths: tuple[int, ...], outputs: int) -> int:
-    """The least that will do; the last if none does."""
-    return min((width for width in widths if width >= outputs), default=widths[-1])
+def _widened(widths: tuple[int, ...], instances: Instance, goals: Goal) -> tuple[Instance, Goal]:
+    """With the least number of outputs that will do."""
+    outputs = instances.rewards.shape[-1]
+    width = min((width for width in widths if width >= outputs), default=None)
+    if width is None:
+        raise ValueError(f"the problems have {outputs} outputs; give at most {widths[-1]}")
+    instances, wider = widened(instances, goals, width)
+    assert wider is not None
+    return instances, wider
 
 
-@partial(jax.jit, static_argnames="width")
-def _widen(width: int, instances: Instance, goals: Goal) -> tuple[Instance, Goal]:
-    return jax.vmap(partial(_wider, width))(instances, goals)
-
-
-def _wider(width: int, instance: Instance, goal: Goal) -> tuple[Instance, Goal]:
-    """The same problem of a tabular policy with outputs that do not exist."""
-    assert isinstance(instance.policy, Tabular)
-    outputs = instance.rewards.shape[-1]
-    if outputs > width:
-        raise ValueError(f"the problems have {outputs} outputs; give at most {width}")
-
-    def wider(values: Array, fill: float | bool = 0.0) -> Array:
-        return jnp.pad(values, ((0, 0), (0, width - outputs)), constant_values=fill)
-
-    widened = eqx.tree_at(
-        lambda i: (
-            i.initial_parameters,
-            i.rewards,
-            i.ground_truth_rewards,
-            i.reference_log_probabilities,
-            i.mask,
-        ),
-        instance,
-        (
-            wider(instance.initial_parameters),
-            wider(instance.rewards),
-            wider(instance.ground_truth_rewards),
-            wider(instance.reference_log_probabilities, -jnp.inf),
-            wider(jnp.ones(instance.rewards.shape, bool) if instance.mask is None else instance.mask, False),
-        ),
-        is_leaf=lambda leaf: leaf is None,
-    )
-    return widened, Goal(wider(goal.values), goal.level, goal.increase)
-
-
-@partial(jax.jit, static_argnames="solver")
+@jax.jit
 def paths(
     instances: Instance,
     times: Float[Array, "n times"],
     tolerance: ArrayLike,
-    *,
-    solver: diffrax.AbstractERK = SOLVER,
 ) -> Float[Array, "n times ..."]:
     """Parameters of a batch of problems at times of their own.
 
     Args:
         instances: a batch.
         times: ascending, for each.
-        tolerance, solver: as for :class:`goodteacher.sim.flow.Control`.
+        tolerance: as for :class:`goodteacher.sim.flow.Control`.
     """
 
     def path(problem: tuple[Instance, Array]) -> Array:
-        return trajectory(*problem, Control(solver, tolerance))
+        return trajectory(*problem, Control(tolerance=tolerance))
 
     return jax.lax.map(path, (instances, times), batch_size=_SIDE_BY_SIDE)

@@ -54,14 +54,13 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from goodteacher.sim.flow import SOLVER, Control, hitting_times
+from goodteacher.sim.flow import Control, hitting_times
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, without
@@ -267,10 +266,10 @@ class Escape(NamedTuple):
     level: Float[Array, ""]
 
 
-def _simulated(drawn: Escape, solver: diffrax.AbstractERK = SOLVER, tolerance: float = _TOLERANCE) -> Array:
+def _simulated(drawn: Escape, tolerance: float = _TOLERANCE) -> Array:
     """Times ``[n]``."""
     goals = first_output_goals(drawn.instance, drawn.level)
-    times = hitting_times(drawn.instance, goals, Control(solver, tolerance, _HORIZON))
+    times = hitting_times(drawn.instance, goals, Control(tolerance=tolerance, horizon=_HORIZON))
     return times.time[:, 0]
 
 
@@ -398,7 +397,7 @@ class Rescue(NamedTuple):
 
 def _observe_rescue(drawn: Escape) -> Rescue:
     # At rest a step is bounded by stability, for which few stages are best.
-    return Rescue(drawn.instance, _simulated(drawn, diffrax.Tsit5(), 1e-6))
+    return Rescue(drawn.instance, _simulated(drawn, 1e-6))
 
 
 def _regularized_judge(law: Callable[[Array, Array, Array], Array]) -> Judge:

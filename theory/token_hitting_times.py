@@ -8,7 +8,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -145,7 +144,7 @@ def _task(policy: Autoregressive, source: Source, regularized: bool) -> Task:
     return Task(instance, jnp.maximum(headroom * source.log_uniform(1e-3, 0.9), 1e-6))
 
 
-_SOLVER, _TOLERANCE = diffrax.Bosh3(), 1e-6  # few stages, soon compiled
+_TOLERANCE = 1e-6
 _FAR = 30.0  # multiples of the sharp bound by the norm at the start, up to which a flow is followed
 _POINTS = 6  # of the way up to the time, where Jacobian norms are taken
 _NEAR = 1e-4  # tolerance of these points
@@ -166,11 +165,11 @@ class Elapsed(NamedTuple):
 
 def _observe(tasks: Task) -> Elapsed:
     goals, horizon = _prepare(tasks)
-    flow = hitting_times(tasks.instance, goals, Control(_SOLVER, _TOLERANCE, horizon))
+    flow = hitting_times(tasks.instance, goals, Control(tolerance=_TOLERANCE, horizon=horizon))
     time, reached, on_the_way = _times(flow, horizon)
     way = tasks.instance.initial_parameters[:, None]
     if isinstance(tasks.instance.policy, TokenFunction):  # of the others the Jacobian is constant
-        way = paths(tasks.instance, on_the_way, _NEAR, solver=_SOLVER)
+        way = paths(tasks.instance, on_the_way, _NEAR)
     return _elapsed(tasks, time, reached, way)
 
 

@@ -47,7 +47,9 @@ def sweep(
         zip: Axes that vary together.
         set: Value of a parameter that is no axis.
         dynamics: flow (default), ascent, or an estimator: reinforce, baseline, rloo, grpo, grpo_unscaled.
-        option: Of the dynamics: horizon, tolerance, max_steps; steps, learning_rate, optimizer; group, seed.
+        option: Of the dynamics: horizon, tolerance, max_steps, and what the flow follows: estimator, preset,
+            group, epsilon, population, power, k, dynamic_sampling; steps, learning_rate, optimizer; group,
+            seed.
         chunk: Points that are computed and written at once (default: by the size of a problem).
         lanes: Problems under way at a time on a device (default: by the device and the number of outputs).
         distributed: Share the work with other processes on one file system: auto under Slurm and the like; or

@@ -11,6 +11,7 @@ import pytest
 import goodteacher as gt
 from goodteacher.sim import quadrature
 from goodteacher.sim.clocks import (
+    Clocked,
     ColdStart,
     DynamicSampling,
     Enumerated,
@@ -18,16 +19,17 @@ from goodteacher.sim.clocks import (
     Grpo,
     MaxRl,
     MeanSubtracted,
-    Pace,
     PassAtK,
     moments,
     see,
 )
+from goodteacher.sim.control import HittingTime
 from goodteacher.sim.crossings import trained_crossing
 from goodteacher.sim.files import from_dictionary, to_dictionary
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import lines
 from goodteacher.sim.objective import gradient
+from goodteacher.sim.status import Status
 
 LARGE = (Grpo(), Grpo(epsilon=1e-3), MaxRl())
 FINITE = (Grpo(64), PassAtK(16), DynamicSampling(Grpo(8, bessel=False)))
@@ -139,7 +141,7 @@ def times(outputs, clock, two):
     seen = seen._replace(**{name: getattr(seen, name).T for name in ("rewards", "upper", "lower")})
     clock = jax.tree.map(lambda leaf: np.full(shape[1], float(leaf)), clock)
     with np.errstate(all="ignore"):
-        flow = lines(logits, rewards)._replace(pace=Pace(clock, seen))
+        flow = lines(logits, rewards)._replace(clocked=Clocked(clock, seen))
         found = trained_crossing(flow, rewards - level, np.ones(shape[1], bool))
         return quadrature.time(flow, found.position)[found.found]
 
@@ -248,3 +250,30 @@ def test_a_verifier_in_an_instance_file():
     del data["true_positive_rate"]
     with pytest.raises(ValueError, match="is missing; give both"):
         from_dictionary(data)
+
+
+@pytest.mark.parametrize(
+    ("clock", "rewards"),
+    [
+        (MaxRl(), [1.0, 0.0, -0.5]),
+        (MaxRl(4), [1.0, -0.5, -0.5]),
+        (ColdStart(0.5), [1.0, 0.0, -0.5]),
+        (Grpo(8), [1.0, 0.0, 0.5]),
+    ],
+)
+def test_rewards_that_are_traced_and_have_no_such_clock_have_no_times(clock, rewards):
+    """Known rewards are refused; of these it is known too late."""
+
+    @jax.jit
+    def follow(rewards: jax.Array) -> tuple[HittingTime, jax.Array]:
+        instance = Instance(rewards, start=[0.2, 0.5, 0.3]).following(clock)
+        goal = gt.probability_level(instance, 0, 0.9)
+        return gt.hitting_time(instance, goal), gt.final_policy(instance, gt.Control(horizon=5.0))[0]
+
+    found, policy = follow(np.array(rewards))
+    assert found.status[0] == Status.NOT_CONVERGED
+    assert np.isnan(found.time[0])
+    assert np.isnan(policy).all()
+    found, policy = follow(np.array([1.0, 0.0, 0.0]))
+    assert found.status[0] == Status.REACHED
+    np.testing.assert_allclose(np.exp(policy).sum(), 1.0, rtol=1e-12)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +19,10 @@ from goodteacher.experiments.sweeps.dynamics import Ascent, Flow, Sampled, dynam
 from goodteacher.experiments.sweeps.grid import Grid
 from goodteacher.experiments.sweeps.specification import from_texts, read, specify
 from goodteacher.sim.ascent import ascend, optimizer
+from goodteacher.sim.clocks import Grpo
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.flow import Control, final_policy, hitting_time
-from goodteacher.sim.goals import reward_increase, reward_level
+from goodteacher.sim.goals import probability_level, reward_increase, reward_level
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.status import Status
@@ -110,6 +112,29 @@ def test_lanes_and_chunks_follow_from_the_outputs_and_the_points():
     assert cut(4096, 10**8).points * 4096 <= 1 << 21
     assert cut(8, 10**5).points == 12_500
     assert (cut(8, 1000).chunk, cut(8, 1000).lanes) == ((1000,), 128)
+
+
+def test_flows_follow_an_estimator(tmp_path):
+    """The published runs have a middling reward and negative ones, which MaxRL has no clock for."""
+    starts = [0.01, 0.1]
+
+    def swept(**estimator: Any) -> xr.Dataset:
+        return sweep(
+            "beneficial_errors",
+            {"initial_probability": starts},
+            ["probability_time:0:0.9"],
+            store=tmp_path / "-".join(map(str, estimator.values())),
+            dynamics=Flow(**estimator),
+        )
+
+    found = swept(estimator="grpo", epsilon=1e-3).probability_time.values
+    for start, time in zip(starts, found, strict=True):
+        instance = instances.beneficial_errors(start).following(Grpo(epsilon=1e-3))
+        alone = hitting_time(instance, probability_level(instance, 0, 0.9)).time
+        np.testing.assert_allclose(time, alone[0], rtol=1e-9)
+    for refused in (swept(estimator="maxrl"), swept(estimator="grpo", group=8)):
+        assert np.isnan(refused.probability_time).all()
+        assert (refused.probability_time_status == Status.NOT_CONVERGED).all()
 
 
 def test_zipped_axes_shapes_prompts_and_names(tmp_path):
