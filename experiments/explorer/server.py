@@ -1,0 +1,77 @@
+"""Serves the page on this machine alone, until Ctrl-C."""
+
+import contextlib
+import socket
+import webbrowser
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from goodteacher.experiments.explorer.session import Session
+from goodteacher.experiments.explorer.starting_points import Collection
+from goodteacher.experiments.explorer.toolkit import toolkit
+
+HOST, PORT = "127.0.0.1", 5007
+_TEMPLATE = Path(__file__).with_name("page_template.html")
+
+
+def check_port(port: int) -> None:
+    """Refuses a port that cannot be opened, before anything is imported.
+
+    Raises:
+        ValueError: saying why.
+    """
+    if not 0 <= port < 65536:
+        raise ValueError(f"port is {port}; give 0 to 65535, 0 for any that is free")
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((HOST, port))
+        except OSError as error:
+            raise ValueError(f"port {port} cannot be opened: {error.strerror}; give another") from error
+
+
+def serve(source: Collection | None, port: int = PORT, *, browse: bool = True) -> None:
+    """Serves the page until the process is interrupted.
+
+    Args:
+        source: problems that the page may start from.
+        port: on the loopback interface; 0 for any that is free.
+        browse: open the browser.
+
+    Raises:
+        ValueError: if Panel or Bokeh are not installed, or the port cannot be opened.
+    """
+    panel = toolkit("panel")
+    check_port(port)
+    worker = ThreadPoolExecutor(1)
+
+    def page() -> Any:
+        state = panel.state
+        query = (state.location.search if state.location is not None else "") or ""
+        session = Session(state.curdoc, query, source, worker)
+        made = panel.Template(_TEMPLATE.read_text(encoding="utf-8"))
+        made.add_panel("controls", session.controls)
+        made.add_panel("answer", session.answer)
+        charts = panel.Column(*session.charts.figures, sizing_mode="stretch_width")
+        made.add_panel("charts", charts)
+        return made
+
+    panel.config.reuse_sessions = False
+    server = panel.serve(
+        {"/": page},
+        address=HOST,
+        port=port,
+        websocket_origin=[f"{name}:{port}" for name in (HOST, "localhost")] if port else "*",
+        title="goodteacher explore",
+        show=False,
+        start=False,
+        verbose=False,
+        threaded=False,
+    )
+    server.start()
+    address = f"http://{HOST}:{server.port}/"
+    print(f"The page is at {address} until Ctrl-C.", flush=True)
+    if browse:
+        webbrowser.open(address)
+    server.io_loop.start()
