@@ -23,7 +23,7 @@ def explore(
     Bokeh: pip install 'goodteacher[explorer]'.
 
     Args:
-        file: An instance file, or rollouts as for goodteacher diagnose, whose prompts the page can start from.
+        file: An instance file, or rollouts as for goodteacher diagnose, to start from.
         port: On the loopback interface; 0 for any that is free.
         no_browser: Do not open the browser.
     """

@@ -1,4 +1,4 @@
-// What is said of the state: a sentence, and a table of numbers beside those of the pinned state.
+// What is said of the state: a sentence, or a table of numbers beside those of the pinned state.
 
 export function render({ model }) {
   const root = document.createElement("div");
@@ -17,8 +17,14 @@ export function render({ model }) {
 
   function show() {
     const data = JSON.parse(model.data);
-    sentence.textContent = data.headline;
+    sentence.textContent = data.headline ?? "";
+    sentence.hidden = data.headline === undefined;
+    table.hidden = data.readings === undefined;
     root.className = data.busy ? "answer busy" : "answer";
+    if (table.hidden) {
+      window.goodteacher = { ...window.goodteacher, answered: data.sent, settled: data.settled };
+      return;
+    }
     const head = document.createElement("tr");
     const unseen = cell("th", "");
     unseen.setAttribute("aria-label", "what is read");
@@ -32,7 +38,6 @@ export function render({ model }) {
       return row;
     });
     table.replaceChildren(head, ...rows);
-    window.goodteacher = { ...window.goodteacher, answered: data.sent, settled: data.settled };
   }
 
   model.on("data", show);

@@ -13,15 +13,16 @@ from goodteacher.sim.status import Status
 
 # Of the outputs, told apart on white and on black.
 COLORS = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#A6761D", "#66A61E", "#E7298A",
-    "#1F9E9E", "#B15928", "#7570B3", "#B2A100", "#FB8072", "#5E8C61", "#9E6EBD", "#3690C0", "#C0607A", "#808000",
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1",
+    "#A6761D", "#66A61E", "#E7298A", "#1F9E9E", "#B15928", "#7570B3", "#B2A100",
+    "#FB8072", "#5E8C61", "#9E6EBD", "#3690C0", "#C0607A", "#808000",
 )  # fmt: skip
 _PINNED = "#8a8a8a"
 _FLOOR = 1e-14  # of probabilities that are drawn
 _INKS: Mapping[bool, tuple[str, str, str]] = MappingProxyType(
     {False: ("#222222", "#dddddd", "#ffffff"), True: ("#e8e8e8", "#3a3a3a", "#16181b")}
 )
-_HEIGHTS = (240, 260, 96)
+_HEIGHTS = (270, 240, 100)
 _TOOLS = "save,reset"
 
 
@@ -37,20 +38,17 @@ class Charts:
         self._paths = source({name: [] for name in ("xs", "ys", "color", "output")})
         self._pinned_paths = source({"xs": [], "ys": []})
         self._held = source({name: [] for name in ("left", "right", "color", "output", "middle")})
-        self._events = source({name: [] for name in ("time", "what", "dash")})
+        self._events = source({name: [] for name in ("time", "dash")})
         self._times = models.Range1d(0.1, 1e3)
         self._values = models.Range1d(-1.0, 1.0)
         self._chances = models.Range1d(1e-3, 1.5)
         titles = ("expected reward", "probability", "held up by output")
 
         def figure(title: str, height: int, **options: Any) -> Any:
-            made = plotting.figure(
+            return plotting.figure(
                 height=height, sizing_mode="stretch_width", x_range=self._times, x_axis_type="log",
                 tools=_TOOLS, title=title, min_border_left=58, min_border_right=12, **options,
             )  # fmt: skip
-            made.toolbar.logo = None
-            made.toolbar.autohide = False
-            return made
 
         top = figure(titles[0], _HEIGHTS[0], y_range=self._values)
         middle = figure(titles[1], _HEIGHTS[1], y_range=self._chances, y_axis_type="log")
@@ -66,14 +64,11 @@ class Charts:
             line = top.line("time", name, source=self._rewards, color=color, width=2, line_dash=dash)
             items.append(models.LegendItem(label=title, renderers=[line]))
         self._legend = models.Legend(
-            items=items, orientation="horizontal", ncols="auto", label_text_font_size="11px", padding=2, spacing=8
+            items=items, label_text_font_size="11px", padding=2, spacing=0, margin=4, glyph_height=14
         )
         top.add_layout(self._legend, "below")
-        marks = []
         for chart in (top, middle):
-            marks.append(
-                chart.vspan("time", source=self._events, line_dash="dash", color=_PINNED, line_width=1)
-            )
+            chart.vspan("time", source=self._events, line_dash="dash", color=_PINNED, line_width=1.5)
         middle.multi_line("xs", "ys", source=self._pinned_paths, color=_PINNED, line_dash="dotted", width=1)
         paths = middle.multi_line("xs", "ys", source=self._paths, color="color", width=2)
         middle.add_tools(models.HoverTool(renderers=[paths], tooltips=[("output", "@output")]))
@@ -87,6 +82,11 @@ class Charts:
         bottom.yaxis.visible = False
         bottom.ygrid.visible = False
         bottom.xaxis.axis_label = "time of the flow"
+        # One toolbar, whose picture is of all.
+        self.grid = toolkit("bokeh.layouts").gridplot(
+            list(self.figures), ncols=1, sizing_mode="stretch_width", toolbar_location="above",
+            toolbar_options={"logo": None},
+        )  # fmt: skip
         self.paint(dark=False)
 
     def paint(self, *, dark: bool) -> None:
@@ -128,9 +128,7 @@ class Charts:
             {"time": [], "truth": []} if pinned is None else {"time": pinned.times, "truth": pinned.truth}
         )
         self._pinned_paths.data = {"xs": [], "ys": []} if pinned is None else _lines(pinned)
-        stops = [
-            (stop, max(stop.start, first), min(stop.end, last)) for stop in of.held if stop.start < last
-        ]
+        stops = [(stop, max(stop.start, first), min(stop.end, last)) for stop in of.held if stop.start < last]
         stops = [(stop, left, right) for stop, left, right in stops if right > left]
         wide = [math.log(right / left) > 0.04 * math.log(last / first) for _, left, right in stops]
         self._held.data = {
@@ -138,10 +136,14 @@ class Charts:
             "right": [right for _, _, right in stops],
             "middle": [math.sqrt(left) * math.sqrt(right) for _, left, right in stops],
             "color": [COLORS[stop.output] for stop, _, _ in stops],
-            "output": [str(stop.output) if room else "" for (stop, _, _), room in zip(stops, wide, strict=True)],
+            "output": [
+                str(stop.output) if room else "" for (stop, _, _), room in zip(stops, wide, strict=True)
+            ],
         }
-        events = [of.time] if of.status is Status.REACHED else []
-        self._events.data = {"time": events, "what": ["hitting time"] * len(events), "dash": ["dash"] * len(events)}
+        # The hitting time, and dotted the law's.
+        marks = [(of.time, "solid")] if of.status is Status.REACHED else []
+        marks += [] if math.isnan(of.law.time) else [(of.law.time, "dotted")]
+        self._events.data = {"time": [time for time, _ in marks], "dash": [dash for _, dash in marks]}
 
 
 def _lines(of: Outlook) -> dict[str, list[np.ndarray]]:

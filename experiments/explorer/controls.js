@@ -111,7 +111,7 @@ export function render({ model }) {
   const body = element("tbody");
   const table = element("table", { class: "outputs" },
     element("caption", { class: "unseen" }, "Outputs with their rewards, initial probabilities and errors"),
-    element("thead", {}, element("tr", {}, ...["output", "proxy reward", "ground truth", "initial probability", "error by rule", "error by effect", ""]
+    element("thead", {}, element("tr", {}, ...["output", "proxy reward", "ground truth", "initial probability", "error: by rule, by effect", ""]
       .map(text => element("th", { scope: "col" }, text || element("span", { class: "unseen" }, "remove"))))),
     body);
 
@@ -141,15 +141,14 @@ export function render({ model }) {
   }
 
   function row(output) {
-    const kind = element("td", { "data-name": "by rule", class: "kind" });
-    const effect = element("td", { "data-name": "by effect", class: "effect" });
+    const kind = element("div", { class: "kind" }), effect = element("div", { class: "effect" });
     const swatch = element("span", { class: "swatch" });
     swatch.style.background = data.outputs[output].color;
     const star = element("span", { class: "star" });
     const made = element("tr", {},
       element("th", { scope: "row" }, swatch, `${output}`, star),
       ...columns.map(([what, name]) => cell(what, name, output)),
-      kind, effect,
+      element("td", { "data-name": "error", class: "judged" }, kind, effect),
       element("td", {}, button(`remove-${output}`, "×", () => send("remove", "", output), `remove output ${output}`)));
     return { made, kind, effect, star };
   }
@@ -218,7 +217,7 @@ export function render({ model }) {
   const notice = element("p", { class: "said", role: "alert", id: "said-page" });
   const more = element("p", { class: "said", role: "alert", id: "said-outputs" });
   const bar = element("div", { class: "bar" }, pin, back, unpin, link,
-    button("export", "Instance file", () => model.send_msg({ what: "export", value: "", sent })), scheme);
+    button("export", "Export instance file", () => model.send_msg({ what: "export", value: "", sent })), scheme);
   const add = button("add", "Add an output");
 
   root.append(notice, bar, starts, table, element("div", { class: "bar" }, add), more, switches, policy,

@@ -78,9 +78,7 @@ def after(page: Page, message: Mapping[str, Any]) -> Page:
         return _mended(page, at, **_DEEDS[what](page, value, output))
     except ValueError as error:
         sentence = " ".join(str(error).split())
-        return replace(
-            page, errors={**page.errors, at: sentence}, rejected={**page.rejected, at: value}
-        )
+        return replace(page, errors={**page.errors, at: sentence}, rejected={**page.rejected, at: value})
 
 
 def _mended(page: Page, at: str, **changes: Any) -> Page:

@@ -233,9 +233,7 @@ def _points(hits: np.ndarray, takeovers: list[float], horizon: float) -> np.ndar
     last = min(max([100.0, *(30.0 * t for t in events)]), horizon, _LATE)
     first = min([0.1, *(t / 30.0 for t in events)])
     spaced = np.geomspace(min(first, last / 10.0), last, _SPACED)
-    near = [
-        np.geomspace(*((t / 2.0, 2.0 * t) if 0 < t < _LATE else (spaced[0], last)), _NEAR) for t in hits
-    ]
+    near = [np.geomspace(*((t / 2.0, 2.0 * t) if 0 < t < _LATE else (spaced[0], last)), _NEAR) for t in hits]
     return np.minimum(np.sort(np.concatenate([spaced, *near])), last)
 
 

@@ -57,16 +57,26 @@ def readings(of: Outlook) -> tuple[Reading, ...]:
     bound = "-" if not math.isfinite(of.bound) else f"≥ {digits(of.bound, 5)}"
     return (
         Reading("hitting time", time_text(of.time, of.status), "trained on the proxy"),
-        Reading("on the truth", time_text(of.time_on_truth, of.status_on_truth), "trained on the truth itself"),
+        Reading(
+            "on the truth", time_text(of.time_on_truth, of.status_on_truth), "trained on the truth itself"
+        ),
         Reading("law's time", _law(of), of.law.name),
         Reading("Proposition 3", bound, "no reward rises so much sooner at this variance (arXiv:2503.15477)"),
-        Reading("reward variance", measures["proxy_reward_variance"], "of the proxy, under the initial policy"),
-        Reading("held up by", way(of), "most probable outputs in turn" + ("" if of.solved else ", from the path")),
+        Reading(
+            "reward variance", measures["proxy_reward_variance"], "of the proxy, under the initial policy"
+        ),
+        Reading(
+            "held up by", way(of), "most probable outputs in turn" + ("" if of.solved else ", from the path")
+        ),
         Reading("accuracy", measures["acc"], "Acc: y* against each other output"),
         Reading("HAcc", measures["hacc"], "the same, harm-aware (arXiv:2604.25872)"),
         Reading("on-policy accuracy", measures["on_policy_accuracy"], "over pairs drawn from the policy"),
-        Reading("on decided pairs", measures["on_policy_decided_accuracy"], "of these, where the truth differs"),
-        Reading("uniform accuracy", measures["uniform_decided_accuracy"], "over all pairs where the truth differs"),
+        Reading(
+            "on decided pairs", measures["on_policy_decided_accuracy"], "of these, where the truth differs"
+        ),
+        Reading(
+            "uniform accuracy", measures["uniform_decided_accuracy"], "over all pairs where the truth differs"
+        ),
     )
 
 

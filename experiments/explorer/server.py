@@ -15,8 +15,8 @@ HOST, PORT = "127.0.0.1", 5007
 _TEMPLATE = Path(__file__).with_name("page_template.html")
 
 
-def check_port(port: int) -> None:
-    """Refuses a port that cannot be opened, before anything is imported.
+def free_port(port: int) -> int:
+    """A port that can be opened: the one that is asked for, or any if that is 0.
 
     Raises:
         ValueError: saying why.
@@ -27,6 +27,7 @@ def check_port(port: int) -> None:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((HOST, port))
+            return trial.getsockname()[1]
         except OSError as error:
             raise ValueError(f"port {port} cannot be opened: {error.strerror}; give another") from error
 
@@ -43,7 +44,7 @@ def serve(source: Collection | None, port: int = PORT, *, browse: bool = True) -
         ValueError: if Panel or Bokeh are not installed, or the port cannot be opened.
     """
     panel = toolkit("panel")
-    check_port(port)
+    port = free_port(port)
     worker = ThreadPoolExecutor(1)
 
     def page() -> Any:
@@ -53,8 +54,8 @@ def serve(source: Collection | None, port: int = PORT, *, browse: bool = True) -
         made = panel.Template(_TEMPLATE.read_text(encoding="utf-8"))
         made.add_panel("controls", session.controls)
         made.add_panel("answer", session.answer)
-        charts = panel.Column(*session.charts.figures, sizing_mode="stretch_width")
-        made.add_panel("charts", charts)
+        made.add_panel("numbers", session.numbers)
+        made.add_panel("charts", panel.pane.Bokeh(session.charts.grid, sizing_mode="stretch_width"))
         return made
 
     panel.config.reuse_sessions = False
@@ -62,7 +63,7 @@ def serve(source: Collection | None, port: int = PORT, *, browse: bool = True) -
         {"/": page},
         address=HOST,
         port=port,
-        websocket_origin=[f"{name}:{port}" for name in (HOST, "localhost")] if port else "*",
+        websocket_origin=[f"{name}:{port}" for name in (HOST, "localhost")],
         title="goodteacher explore",
         show=False,
         start=False,
@@ -70,7 +71,7 @@ def serve(source: Collection | None, port: int = PORT, *, browse: bool = True) -
         threaded=False,
     )
     server.start()
-    address = f"http://{HOST}:{server.port}/"
+    address = f"http://{HOST}:{port}/"
     print(f"The page is at {address} until Ctrl-C.", flush=True)
     if browse:
         webbrowser.open(address)

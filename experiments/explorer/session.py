@@ -1,7 +1,7 @@
 """One open page: what it shows, and what happens to what a person does there.
 
-The state changes at once; what becomes of it is computed in a thread that all pages share, of the newest state
-alone, so that no page waits for states that nobody looks at any more.
+The state changes at once; what becomes of it is computed in a thread that all pages share, of the newest
+state alone, so that no page waits for states that nobody looks at any more.
 """
 
 import base64
@@ -22,7 +22,13 @@ from goodteacher.experiments.explorer.edits import Page, after
 from goodteacher.experiments.explorer.outlook import Outlook, effects, outlook
 from goodteacher.experiments.explorer.readings import effect_text, headline, kind_text, readings
 from goodteacher.experiments.explorer.situation import MOST, Situation
-from goodteacher.experiments.explorer.starting_points import FIRST, PUBLISHED, Collection, published, read_problems
+from goodteacher.experiments.explorer.starting_points import (
+    FIRST,
+    PUBLISHED,
+    Collection,
+    published,
+    read_problems,
+)
 from goodteacher.experiments.explorer.toolkit import toolkit
 from goodteacher.sim.files import to_dictionary
 
@@ -60,7 +66,9 @@ def controls_data(page: Page, shown: Shown) -> dict[str, Any]:
             "color": COLORS[y],
             "best": y == best,
             "kind": "" if of is None else kind_text(of.kinds[y]),
-            "effect": "" if of is None or ratios is None else effect_text(ratios[y], of.kinds[y], of.time > 0),
+            "effect": ""
+            if of is None or ratios is None
+            else effect_text(ratios[y], of.kinds[y], of.time > 0),
         }
         for y in range(len(now.proxy))
     ]
@@ -97,16 +105,25 @@ def controls_data(page: Page, shown: Shown) -> dict[str, Any]:
     }
 
 
-def answer_data(shown: Shown, *, busy: bool, sent: int) -> dict[str, Any]:
-    """What is said."""
+def numbers_data(shown: Shown) -> dict[str, Any]:
+    """What the table of numbers shows."""
     of, pinned = shown.outlook, shown.pinned
     other = {} if pinned is None else {row.name: row.text for row in readings(pinned)}
     rows = [] if of is None else readings(of)
-    said = "" if shown.error is None else "No answer: what is followed does not go with these rewards."
     return {
-        "headline": said if of is None else headline(of),
         "readings": [{**row._asdict(), "pinned": other.get(row.name, "")} for row in rows],
         "compared": pinned is not None,
+    }
+
+
+def answer_data(shown: Shown, *, busy: bool, sent: int) -> dict[str, Any]:
+    """What is said in a sentence, and of which message of the page."""
+    of = shown.outlook
+    said = (
+        "Computing …" if shown.error is None else "No answer: what is followed does not go with the rewards."
+    )
+    return {
+        "headline": said if of is None else headline(of),
         "busy": busy,
         "sent": sent,
         "settled": not busy and (of is None or shown.effects is not None),
@@ -147,6 +164,7 @@ class Session:
         self.charts = Charts()
         self.controls = controls(data=json.dumps(controls_data(self._page, self._shown)))
         self.answer = answer(data=json.dumps(answer_data(self._shown, busy=True, sent=0)))
+        self.numbers = answer(data=json.dumps(numbers_data(self._shown)))
         self.controls.on_msg(lambda event: self._heard(event.data))
         self._compute()
 
@@ -203,9 +221,10 @@ class Session:
     def _computed(self, page: Page, shown: Shown) -> None:
         self._busy, self._shown = False, shown
         newer = (page.now, page.pinned) != (self._page.now, self._page.pinned)
-        self._show_answer()
         if shown.outlook is not None:
             self.charts.show(shown.outlook, shown.pinned)
+        self.numbers.data = json.dumps(numbers_data(shown))
+        self._show_answer()
         self._show()
         if newer:
             self._compute()
@@ -259,7 +278,9 @@ def _with_file(page: Page, message: Mapping[str, Any]) -> Page:
     name, contents = Path(str(message.get("value"))).name, str(message.get("contents", ""))
     try:
         if len(contents) > _LONGEST:
-            raise ValueError(f"{name} is larger than {_LONGEST >> 20} MB; give it to the command: explore FILE")
+            raise ValueError(
+                f"{name} is larger than {_LONGEST >> 20} MB; give it to the command: explore FILE"
+            )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             path.write_bytes(base64.b64decode(contents, validate=True))

@@ -64,6 +64,9 @@ class Features:
         return rows
 
 
+_GRADIENT = Followed()
+
+
 @dataclass(frozen=True)
 class Situation:
     """One prompt, a policy, what is followed, and what is waited for.
@@ -85,7 +88,7 @@ class Situation:
     proxy: tuple[float, ...]
     truth: tuple[float, ...]
     start: tuple[float, ...]
-    followed: Followed = Followed()
+    followed: Followed = _GRADIENT
     kl: float = 0.0
     features: Features | None = None
     goal: float = 0.9
@@ -163,9 +166,7 @@ class Situation:
             kept = [y - (y > output) for y in pair] if output not in pair else [0, 1]
             features = replace(features, first=kept[0], second=kept[1])
         start = _normal(list(rest(self.start)))
-        return replace(
-            self, proxy=rest(self.proxy), truth=rest(self.truth), start=start, features=features
-        )
+        return replace(self, proxy=rest(self.proxy), truth=rest(self.truth), start=start, features=features)
 
     # As an instance --------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class Situation:
             regularizer=Regularizer(kl=self.kl),
             mask=None if width is None else np.arange(whole) < count,
         )
-        if self.followed == Followed():
+        if self.followed == _GRADIENT:
             return instance
         if self.followed.estimator == "natural" and (self.kl or self.features is not None):
             raise ValueError(
@@ -231,11 +232,13 @@ class Situation:
     def query(self) -> str:
         """What stands after the question mark of a link: all numbers in full, what is as usual left out."""
         given: dict[str, str] = {name: ",".join(map(repr, getattr(self, name))) for name in _CHECKS}
-        if self.followed != Followed():
+        if self.followed != _GRADIENT:
             given |= {name: _text(of) for name, of in _named(self.followed).items()}
         given |= {} if self.features is None else {n: _text(of) for n, of in vars(self.features).items()}
         usual = {"kl": 0.0, "goal": 0.9, "horizon": HORIZON}
-        given |= {name: repr(float(getattr(self, name))) for name, of in usual.items() if getattr(self, name) != of}
+        given |= {
+            name: repr(float(getattr(self, name))) for name, of in usual.items() if getattr(self, name) != of
+        }
         return urlencode(given, safe=",")
 
     @classmethod
@@ -258,9 +261,7 @@ class Situation:
             return {field.name: read.pop(field.name) for field in fields(kind) if field.name in read}
 
         followed, features = part(Followed), part(Features)
-        return cls(
-            **read, followed=Followed(**followed), features=Features(**features) if features else None
-        )
+        return cls(**read, followed=Followed(**followed), features=Features(**features) if features else None)
 
     def python(self) -> str:
         """Lines that compute the hitting time."""
@@ -278,7 +279,7 @@ class Situation:
             imported.append("Control")
             control = f", Control(horizon={self.horizon!r})"
         lines = [f"from goodteacher import {', '.join(sorted(imported))}, hitting_time"]
-        if self.followed != Followed():
+        if self.followed != _GRADIENT:
             lines.append("from goodteacher.experiments.followed import Followed")
         lines += [
             "from goodteacher.experiments.reports.simulation import share",
@@ -289,7 +290,7 @@ class Situation:
             f"    {list(self.start)!r},  # the initial policy",
             f"{options})",
         ]
-        if self.followed != Followed():
+        if self.followed != _GRADIENT:
             named = ", ".join(f"{name}={of!r}" for name, of in _named(self.followed).items())
             named = named.replace("=inf", '=float("inf")')
             lines.append(f"problem = problem.following(Followed({named}).clock())")
@@ -423,7 +424,7 @@ def _features(instance: Instance, prompt: int, exists: Any) -> Features | None:
         if np.allclose(same @ same.T, products, atol=1e-8):
             return found
     raise ValueError(
-        "the instance has features of which more than one pair is at an angle, or more than one is of another "
+        "the instance has features of which more than one pair is at an angle, or more than one has another "
         "length than 1, which the page does not show; use goodteacher run"
     )
 

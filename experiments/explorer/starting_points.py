@@ -103,5 +103,7 @@ def read_problems(path: Path, name: str | None = None) -> Collection:
 
     rollouts = read_rollouts([path])
     instance = as_instance(rollouts, like_truth=True)
-    names = rollouts.prompts if len(rollouts.prompts) == len(instance.rewards) else range(len(instance.rewards))
+    names = (
+        rollouts.prompts if len(rollouts.prompts) == len(instance.rewards) else range(len(instance.rewards))
+    )
     return Collection(name, instance, tuple(map(str, names)))

@@ -3,7 +3,10 @@
 from importlib import import_module
 from typing import Any
 
-HOW = "pip install 'goodteacher[explorer]' installs them (in a checkout: .venv/bin/pip install -c constraints.txt -e '.[explorer]')"
+HOW = (
+    "pip install 'goodteacher[explorer]' installs them (in a checkout: "
+    ".venv/bin/pip install -c constraints.txt -e '.[explorer]')"
+)
 
 
 def toolkit(name: str) -> Any:
