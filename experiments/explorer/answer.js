@@ -23,6 +23,7 @@ export function render({ model }) {
     root.className = data.busy ? "answer busy" : "answer";
     if (table.hidden) {
       window.goodteacher = { ...window.goodteacher, answered: data.sent, settled: data.settled };
+      if (data.sent >= (window.goodteacher.sent ?? 0)) delete document.documentElement.dataset.busy;
       return;
     }
     const head = document.createElement("tr");

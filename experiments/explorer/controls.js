@@ -23,13 +23,18 @@ const short = value => {
 export function render({ model }) {
   const root = element("div", { class: "controls" });
   let data = JSON.parse(model.data);
-  let sent = 0;
+  let sent = 0, addressing;
   const waiting = new Map(); // the last of the messages of a slider that is being dragged
 
-  function send(what, value, output = null) {
+  function send(what, value, output = null, contents = null) {
     sent += 1;
     window.goodteacher = { ...window.goodteacher, sent, at: performance.now() };
-    model.send_msg({ what, value: String(value), output, sent });
+    model.send_msg({ what, value: String(value), output, contents, sent });
+    for (const id of ["published", "prompt"]) if (id !== what) fields.get(id).input.value = "";
+    // What takes longer than a moment is compiled.
+    setTimeout(() => {
+      if (!(window.goodteacher.answered >= sent)) document.documentElement.dataset.busy = "yes";
+    }, 500);
   }
 
   function dragged(what, value, output) {
@@ -95,7 +100,7 @@ export function render({ model }) {
     const [chosen] = file.files;
     if (!chosen) return;
     const read = new FileReader();
-    read.onload = () => model.send_msg({ what: "file", value: chosen.name, contents: read.result.split(",")[1] ?? "", sent });
+    read.onload = () => send("file", chosen.name, null, read.result.split(",")[1] ?? "");
     read.readAsDataURL(chosen);
     file.value = "";
   });
@@ -253,7 +258,8 @@ export function render({ model }) {
     add.disabled = data.outputs.length >= data.most;
     python.textContent = data.python;
     link.href = `?${data.link}`;
-    history.replaceState(null, "", `?${data.link}`);
+    clearTimeout(addressing); // browsers refuse addresses that change too often
+    addressing = setTimeout(() => history.replaceState(null, "", link.href), 150);
   }
 
   root.addEventListener("input", event => { if (event.target.type === "text") event.target.dataset.typing = "yes"; });

@@ -7,6 +7,7 @@ state alone, so that no page waits for states that nobody looks at any more.
 import base64
 import binascii
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -33,6 +34,7 @@ from goodteacher.experiments.explorer.toolkit import toolkit
 from goodteacher.sim.files import to_dictionary
 
 _HERE = Path(__file__).parent
+_LOG = logging.getLogger(__name__)
 _LONGEST = 1 << 24  # characters of a file that is given
 
 
@@ -159,7 +161,7 @@ class Session:
         """
         self._document, self._worker = document, worker
         self._page = opened(query, source)
-        self._shown, self._sent, self._busy = Shown(), 0, False
+        self._shown, self._sent, self._answered, self._busy = Shown(), 0, 0, False
         controls, answer = _components()
         self.charts = Charts()
         self.controls = controls(data=json.dumps(controls_data(self._page, self._shown)))
@@ -184,11 +186,13 @@ class Session:
 
     def _turn(self, page: Page) -> None:
         before, self._page = self._page, page
-        if (before.now, before.pinned) == (page.now, page.pinned):
-            self._show()
-            self._show_answer()
+        if (before.now, before.pinned) != (page.now, page.pinned):
+            self._compute()
             return
-        self._compute()
+        if not self._busy:
+            self._answered = self._sent
+        self._show()
+        self._show_answer()
 
     def _export(self) -> None:
         try:
@@ -205,21 +209,11 @@ class Session:
         if self._busy:
             return
         self._busy = True
-        page = self._page
+        page, sent, before = self._page, self._sent, self._shown
+        self._later(lambda: _shown(page, before), lambda shown: self._computed(page, sent, shown))
 
-        def compute() -> Shown:
-            pinned = _or_none(page.pinned, self._shown.pinned)
-            if self._shown.outlook is not None and self._shown.outlook.situation == page.now:
-                return self._shown._replace(pinned=pinned)
-            try:
-                return Shown(outlook(page.now), pinned)
-            except ValueError as error:
-                return Shown(pinned=pinned, error=" ".join(str(error).split()))
-
-        self._later(compute, lambda shown: self._computed(page, shown))
-
-    def _computed(self, page: Page, shown: Shown) -> None:
-        self._busy, self._shown = False, shown
+    def _computed(self, page: Page, sent: int, shown: Shown) -> None:
+        self._busy, self._shown, self._answered = False, shown, sent
         newer = (page.now, page.pinned) != (self._page.now, self._page.pinned)
         if shown.outlook is not None:
             self.charts.show(shown.outlook, shown.pinned)
@@ -245,7 +239,7 @@ class Session:
                 self._show()
                 self._show_answer()
 
-        self._later(lambda: effects(of.situation, of.time), judged)
+        self._later(lambda: _effects(of), judged)
 
     def _later(self, compute: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Computes in the thread, and goes on with the result where the page may be changed."""
@@ -260,17 +254,39 @@ class Session:
         self.controls.data = json.dumps(controls_data(self._page, self._shown))
 
     def _show_answer(self) -> None:
-        self.answer.data = json.dumps(answer_data(self._shown, busy=self._busy, sent=self._sent))
+        self.answer.data = json.dumps(answer_data(self._shown, busy=self._busy, sent=self._answered))
 
 
-def _or_none(situation: Situation | None, known: Outlook | None) -> Outlook | None:
-    """The outlook of a state that may be there, known or not; none if it has none."""
-    if situation is None or (known is not None and known.situation == situation):
-        return None if situation is None else known
+def _shown(page: Page, before: Shown) -> Shown:
+    """What becomes of both states of a page, given what is known already."""
+    known = {of.situation: of for of in (before.outlook, before.pinned) if of is not None}
+
+    def look(situation: Situation) -> Outlook | str:
+        if situation in known:
+            return known[situation]
+        try:
+            return outlook(situation)
+        except ValueError as error:
+            return " ".join(str(error).split())
+        except Exception as error:  # the page goes on, whatever fails
+            _LOG.exception("an answer could not be computed")
+            return f"this could not be computed: {type(error).__name__}, see the terminal; try another state"
+
+    pinned = None if page.pinned is None else look(page.pinned)
+    pinned = None if isinstance(pinned, str) else pinned
+    now = look(page.now)
+    if isinstance(now, str):
+        return Shown(None, pinned, error=now)
+    return Shown(now, pinned, before.effects if now is before.outlook else None)
+
+
+def _effects(of: Outlook) -> np.ndarray:
+    """The effects of errors; unknown ones if that fails."""
     try:
-        return outlook(situation)
-    except ValueError:
-        return None
+        return effects(of.situation, of.time)
+    except Exception:  # the page goes on, whatever fails
+        _LOG.exception("the effects of the errors could not be computed")
+        return np.full(len(of.kinds), np.nan)
 
 
 def _with_file(page: Page, message: Mapping[str, Any]) -> Page:
