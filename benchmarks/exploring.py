@@ -48,8 +48,8 @@ def situation(outputs: int, **others: Any) -> Situation:
     truth = random.uniform(-1.0, 1.0, outputs)
     proxy = np.where(np.arange(outputs) % 2, truth, random.uniform(-1.0, 1.0, outputs))
     start = random.dirichlet(np.ones(outputs)) + 1e-4
-    numbers = (tuple(map(float, of)) for of in (proxy, truth, start / start.sum()))
-    return Situation(*numbers, **others)
+    proxy, truth, start = (tuple(map(float, of)) for of in (proxy, truth, start / start.sum()))
+    return Situation(proxy, truth, start, **others)
 
 
 def processor_seconds(process: int) -> float:

@@ -87,6 +87,9 @@ class Charts:
             list(self.figures), ncols=1, sizing_mode="stretch_width", toolbar_location="above",
             toolbar_options={"logo": None},
         )  # fmt: skip
+        for tool in self.grid.toolbar.tools:
+            if isinstance(tool, models.SaveTool):
+                tool.filename = "goodteacher"
         self.paint(dark=False)
 
     def paint(self, *, dark: bool) -> None:

@@ -21,7 +21,7 @@ const short = value => {
 };
 
 export function render({ model }) {
-  const root = element("div", { class: "controls" });
+  const root = element("div", { class: "form" });
   let data = JSON.parse(model.data);
   let sent = 0, addressing;
   const waiting = new Map(); // the last of the messages of a slider that is being dragged

@@ -25,6 +25,7 @@ from goodteacher.sim.instance import Instance
 from goodteacher.sim.itineraries import itineraries
 from goodteacher.sim.metrics import METRICS, comparisons, pairwise_accuracy
 from goodteacher.sim.status import Status
+from goodteacher.sim.validation import AnyArray
 from goodteacher.theory.error_kinds import Category, categories, log_ratio, trained_on, wrong
 from goodteacher.theory.hitting_time_bound import goal_time_lower_bound
 
@@ -185,7 +186,7 @@ def _batch(instance: Instance, rewards: Any) -> Instance:
     return trained_on(same, jnp.asarray(rewards))
 
 
-def _hit(instance: Instance, goal: Goal, rewards: Array, horizon: Array) -> tuple[Array, Array]:
+def _hit(instance: Instance, goal: Goal, rewards: AnyArray, horizon: AnyArray) -> tuple[Array, Array]:
     goals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(rewards), *leaf.shape)), goal)
     control = Control(horizon=horizon, max_steps=_MOST_STEPS)
     found = hitting_times(_batch(instance, rewards), goals, control)

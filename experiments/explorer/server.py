@@ -1,6 +1,7 @@
 """Serves the page on this machine alone, until Ctrl-C."""
 
 import contextlib
+import signal
 import socket
 import webbrowser
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,7 @@ def serve(source: Collection | None, port: int = PORT, *, browse: bool = True) -
         return made
 
     panel.config.reuse_sessions = False
+    interrupt = signal.getsignal(signal.SIGINT)
     server = panel.serve(
         {"/": page},
         address=HOST,
@@ -70,6 +72,7 @@ def serve(source: Collection | None, port: int = PORT, *, browse: bool = True) -
         verbose=False,
         threaded=False,
     )
+    signal.signal(signal.SIGINT, interrupt)  # Panel has taken it for itself
     server.start()
     address = f"http://{HOST}:{port}/"
     print(f"The page is at {address} until Ctrl-C.", flush=True)

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from goodteacher.experiments.followed import Followed
+from goodteacher.experiments.followed import OF_GROUPS, Followed
 from goodteacher.sim.control import HORIZON
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.names import unknown
@@ -433,6 +433,5 @@ def replaced(followed: Followed, name: str, value: Any) -> Followed:
     """With another estimator or number; numbers that do not go with another estimator are left out."""
     if name != "estimator":
         return dataclasses.replace(followed, **{name: value})
-    kept = {"group": followed.group} if value in ("grpo", "mean_subtracted", "maxrl") else {}
-    k = {"k": followed.k or 8.0} if value == "pass_at_k" else {}
-    return Followed(value, **kept, **k)
+    group = followed.group if value in OF_GROUPS else None
+    return Followed(value, group=group, k=(followed.k or 8.0) if value == "pass_at_k" else None)

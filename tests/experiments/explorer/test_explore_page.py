@@ -28,15 +28,13 @@ LONG = 300_000  # milliseconds: what is followed for the first time is compiled
 
 def start(*options: str) -> tuple[subprocess.Popen[str], str]:
     """The command, and the address that it says."""
-    command = [sys.executable, "-u", "-m", "goodteacher", "explore", "--port", "0", "--no-browser", *options]
     # A shell may have told what it runs in the background to ignore Ctrl-C.
-    program = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from goodteacher.experiments.commands.main import main; sys.exit(main(sys.argv[1:]))"
     )
+    command = [sys.executable, "-u", "-c", code, "explore", "--port", "0", "--no-browser", *options]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert program.stdout is not None
     line = program.stdout.readline()
     return program, re.search(r"http://\S+", line).group()  # pyright: ignore[reportOptionalMemberAccess]
@@ -165,8 +163,8 @@ class Tab:
         return self.page.locator(f"#said-{field}").inner_text()
 
     def query(self) -> str:
-        """Of the address."""
-        return "?" + urlsplit(self.page.url).query
+        """Of the link to the state."""
+        return self.page.get_by_role("link", name="Link to this state").get_attribute("href")
 
 
 @pytest.fixture
@@ -213,7 +211,7 @@ def test_keys_move_rewards_truths_and_probabilities(tab):
 @pytest.mark.browser
 def test_every_field_has_a_label(tab):
     tab.choose("policy", "linear")
-    unlabelled = tab.page.locator(".controls").evaluate(
+    unlabelled = tab.page.locator(".form").evaluate(
         "of => [...of.querySelectorAll('input, select, button, pre')].filter(one => "
         "!(one.labels?.length || one.getAttribute('aria-label'))).map(one => one.outerHTML)"
     )
@@ -224,7 +222,7 @@ def test_every_field_has_a_label(tab):
 def test_switches(tab):
     tab.choose("estimator", "natural")
     assert float(tab.reading("hitting time")[0]) < 5
-    assert "natural gradient" in tab.page.locator(".readings").inner_text()
+    assert "natural gradient" in tab.page.locator(".readings:visible").inner_text()
     assert not tab.page.locator("#field-group").is_visible()
     tab.choose("estimator", "grpo")
     assert tab.page.locator("#field-group").is_visible()
@@ -292,8 +290,8 @@ def test_errors_are_named_by_rule_and_by_effect(tab):
 def test_a_link_reproduces_the_state(tab):
     tab.say("start-0", "0.001")
     tab.say("goal", "0.5")
-    link = tab.page.get_by_role("link", name="Link to this state").get_attribute("href")
-    assert link == tab.query()
+    link = tab.query()
+    tab.page.wait_for_function("link => location.href.endsWith(link)", arg=link)
     before = tab.reading("hitting time"), tab.page.locator("#field-start-0").input_value()
     tab.open(link)
     assert (tab.reading("hitting time"), tab.page.locator("#field-start-0").input_value()) == before
@@ -355,15 +353,13 @@ def test_starting_points(tab, tmp_path):
     tab.choose("prompt", "2")
     assert tab.page.locator(".outputs .judged").nth(2).inner_text().startswith("harmful I")
     tab.page.locator("#field-file").set_input_files(EXAMPLES / "rollouts.csv")
-    tab.page.wait_for_function("true")
-    tab.page.wait_for_timeout(2000)
+    tab.page.locator("#field-prompt option").nth(40).wait_for(state="attached", timeout=LONG)
     tab.settle()
-    names = tab.page.locator("#field-prompt option").all_inner_texts()
-    assert len(names) > 40
+    assert Page.from_query(tab.query()).now == read_problems(EXAMPLES / "rollouts.csv").situation(0)
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps({"rewards": [[1, 2]]}))
     tab.page.locator("#field-file").set_input_files(bad)
-    tab.page.wait_for_timeout(500)
+    tab.page.locator("#said-file", has_text="bad.json").wait_for()
     assert "key ground_truth_rewards is missing" in tab.said("file")
     assert "/tmp" not in tab.said("file")
 

@@ -5,7 +5,6 @@ import io
 import math
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,9 +43,10 @@ features = st.none() | st.builds(
 def situations(draw):
     count = draw(st.integers(2, MOST))
     weights = draw(st.lists(st.floats(1e-6, 1.0), min_size=count, max_size=count))
-    numbers = [tuple(draw(st.lists(rewards, min_size=count, max_size=count))) for _ in range(2)]
+    proxy, truth = (tuple(draw(st.lists(rewards, min_size=count, max_size=count))) for _ in range(2))
     return Situation(
-        *numbers,
+        proxy,
+        truth,
         tuple(w / math.fsum(weights) for w in weights),
         followed=draw(followed),
         kl=draw(st.floats(0.0, 2.0)),
@@ -115,12 +115,12 @@ def test_published_problems_are_those_of_the_figures(name):
     again = situation.instance()
     for of in ("rewards", "ground_truth_rewards"):
         np.testing.assert_allclose(getattr(again, of), getattr(instance, of))
-    both = [jax.nn.softmax(of.logits(of.initial_parameters)) for of in (again, instance)]
-    np.testing.assert_allclose(*both, atol=1e-12)
+    start, wanted = (of.probabilities(of.initial_parameters) for of in (again, instance))
+    np.testing.assert_allclose(start, wanted, atol=1e-12)
     if isinstance(instance.policy, LinearSoftmax):
         assert isinstance(again.policy, LinearSoftmax)
-        products = [of.policy.features[0] @ of.policy.features[0].T for of in (again, instance)]
-        np.testing.assert_allclose(*products, atol=1e-8)
+        found, features = again.policy.features[0], instance.policy.features[0]
+        np.testing.assert_allclose(found @ found.T, features @ features.T, atol=1e-8)
     else:
         assert isinstance(again.policy, Tabular)
 
