@@ -10,7 +10,7 @@ RUN = .venv/bin/python
 help:
 	@echo 'make figures   regenerate the gallery in figures/'
 	@echo 'make test      run the tests'
-	@echo 'make test-browser  open the report of a diagnosis in Chromium'
+	@echo 'make test-browser  open the page of goodteacher explore and the report of a diagnosis in Chromium'
 	@echo 'make verify    check every statement of theory/ on many random instances'
 	@echo 'make tightest  search for the least favourable instance of every bound, for figures/tightness'
 	@echo 'make mutate    alter formulas and code one place at a time, and see what notices (MINUTES=)'
@@ -26,8 +26,8 @@ test: .venv/installed
 	$(RUN) -m pytest
 
 test-browser: .venv/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	$(RUN) -m pytest -n 0 -m browser tests/experiments/reports
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser,explorer]'
+	$(RUN) -m pytest -n 0 -m browser tests/experiments/reports tests/experiments/explorer
 
 verify: .venv/installed
 	@mkdir -p build
@@ -45,7 +45,7 @@ audited: .venv/installed
 	$(RUN) -m benchmarks.audited
 
 bench: .venv/installed
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,browser,explorer]'
 	$(RUN) -m benchmarks
 
 audit: .venv/installed

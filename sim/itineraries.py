@@ -15,7 +15,8 @@ from goodteacher.sim.clocks import Natural
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Lines, Position
 from goodteacher.sim.quadrature import time
-from goodteacher.sim.solved import Prompts, envelopes, is_solvable, separate, sharing
+from goodteacher.sim.solved import Prompts, Sharing, envelopes, is_solvable, separate, sharing
+from goodteacher.sim.validation import AnyArray, namespace
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,16 @@ class Itinerary:
         return tuple(stop.output for stop in self.stops)
 
 
-def itineraries(instance: Instance) -> list[Itinerary]:
+def itineraries(instance: Instance, *, compiled: bool = False) -> list[Itinerary]:
     """The itinerary of every prompt.
 
     At a breakpoint the probabilities of the two outputs are the same. With features of different norms that
     is so of their probabilities over the squared norms; outputs that share a feature count as one, the first,
     with the mean of their rewards.
+
+    Args:
+        instance: the problem.
+        compiled: compile what is computed, once for all instances of a shape: for who asks often.
 
     Raises:
         ValueError: if the flow is not one that is solved.
@@ -69,8 +74,10 @@ def itineraries(instance: Instance) -> list[Itinerary]:
             "orthogonal and of one norm: its flow has no itinerary; give a tabular policy without KL "
             "coefficient and entropy bonus"
         )
+    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], instance)
     with np.errstate(all="ignore"):
-        prompts, flow, times = _envelopes(jax.tree.map(lambda leaf: np.asarray(leaf)[None], instance))
+        of = _compiled if compiled else _envelopes
+        prompts, flow, times = jax.device_get(of(batch, sharing(batch)))
     found = []
     for prompt in range(len(instance.rewards)):
         taus, modal, rewards = (of[:, prompt] for of in (flow.breakpoints, flow.modal, prompts.rewards))
@@ -90,11 +97,20 @@ def itineraries(instance: Instance) -> list[Itinerary]:
     return found
 
 
-def _envelopes(instances: Instance) -> tuple[Prompts, Lines, np.ndarray]:
+def _envelopes(instances: Instance, shared: Sharing | None) -> tuple[Prompts, Lines, AnyArray]:
     """The prompts as lines, and the times of the breakpoints, ``[outputs, prompts]``."""
-    prompts = separate(instances, sharing(instances))
+    xp = namespace(*jax.tree.leaves(instances))
+    prompts = separate(instances, shared)
     flow = envelopes(prompts)
-    none = np.zeros(prompts.weight.shape)
-    known = np.where(np.isfinite(flow.breakpoints), np.arange(len(flow.modal))[:, None], 0)
-    times = np.stack([time(flow, Position(anchor, none)) for anchor in known])
-    return prompts, flow, times / prompts.weight
+    outputs = len(flow.modal)
+    anchors = xp.where(xp.isfinite(flow.breakpoints), xp.arange(outputs)[:, None], 0)
+
+    # All breakpoints of a flow side by side.
+    def repeated(leaf: AnyArray) -> AnyArray:
+        return xp.tile(leaf, outputs)
+
+    times = time(jax.tree.map(repeated, flow), Position(anchors.ravel(), xp.zeros(anchors.size)))
+    return prompts, flow, times.reshape(anchors.shape) / prompts.weight
+
+
+_compiled = jax.jit(_envelopes)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCIENCE = {"jax", "equinox", "diffrax", "optimistix", "optax", "jaxtyping", "numpy"}
-ROOMS = ("commands", "gallery", "reports", "rollouts", "sweeps")  # of the experiments
+ROOMS = ("commands", "explorer", "gallery", "reports", "rollouts", "sweeps")  # of the experiments
 HALLS = {f"experiments.{name}": name for name in ("experiment", "registry", "drawing")}
 
 # What may be imported, by room; and itself.
@@ -22,6 +22,7 @@ ARROWS = {
     "rollouts": {"sim", "theory", "shared"},
     "sweeps": {"sim", "theory", "figures", "shared", "rollouts"},
     "reports": {"sim", "theory", "figures", "shared", "rollouts"},
+    "explorer": {"sim", "theory", "figures", "shared", "rollouts", "reports"},
     "experiment": {"figures", "shared", "sweeps"},
     "gallery": {"sim", "theory", "figures", "shared", "rollouts", "sweeps", "experiment"},
     "registry": {"sim", "figures", "shared", "experiment", "gallery"},
@@ -34,6 +35,7 @@ ARROWS = {
         "rollouts",
         "sweeps",
         "reports",
+        "explorer",
         "experiment",
         "gallery",
         "registry",
@@ -117,6 +119,8 @@ def test_imports_point_one_way(module):
         ("experiments.sweeps.store", "from goodteacher.experiments.experiment import Experiment"),
         ("experiments.rollouts.intake", "from goodteacher.experiments.reports import teacher_answer"),
         ("experiments.reports.simulation", "from goodteacher.experiments.commands import main"),
+        ("experiments.reports.simulation", "from goodteacher.experiments.explorer.outlook import outlook"),
+        ("experiments.explorer.outlook", "from goodteacher.experiments.commands import main"),
         ("experiments.gallery.reinforce", "from goodteacher.experiments.gallery.estimators import run"),
         ("experiments.gallery.reinforce", "from goodteacher.experiments.gallery import estimators"),
         ("experiments.gallery.reinforce", "from goodteacher.experiments.registry import save"),

@@ -14,6 +14,7 @@ import tyro
 from goodteacher.experiments.commands.diagnose import diagnose
 from goodteacher.experiments.commands.draw import figures
 from goodteacher.experiments.commands.errors import errors
+from goodteacher.experiments.commands.explore import explore
 from goodteacher.experiments.commands.listing import list_
 from goodteacher.experiments.commands.plot import plot
 from goodteacher.experiments.commands.reward_metrics import metrics
@@ -27,6 +28,7 @@ COMMANDS = {
     "run": run,
     "errors": errors,
     "metrics": metrics,
+    "explore": explore,
     "sweep": sweep,
     "show": show,
     "plot": plot,

@@ -1,0 +1,1 @@
+"""A page to play with: what becomes of learning as rewards and probabilities are moved."""
