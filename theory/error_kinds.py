@@ -477,12 +477,15 @@ def trials(seed: int, n: int, times: Callable[[Instance], ArrayLike] = _most_of_
     return Trials(instances, np.asarray(output), np.asarray(log_ratio(time[:n], time[n:])))
 
 
+def verdicts(log_ratio: Float[np.ndarray, "*batch"]) -> Int[np.ndarray, "*batch"]:
+    """Which of :data:`VERDICTS` effects are; up to a factor of ``10^0.1`` they are benign."""
+    return np.where(np.abs(log_ratio) <= _BENIGN, 1, np.where(log_ratio > 0, 0, 2))
+
+
 def confusion(
     sample: Trials, thresholds: Thresholds = Thresholds()
 ) -> Int[np.ndarray, "categories verdicts"]:
     """How many errors of each category had each effect, in the order of :data:`VERDICTS`.
-
-    An effect of a factor up to ``10^0.1`` is benign.
 
     Args:
         sample: see :func:`trials`; errors whose effect is not known are left out.
@@ -490,7 +493,7 @@ def confusion(
     """
     codes = np.asarray(jax.vmap(lambda i: categories(i, thresholds))(sample.instances))[:, 0]
     code = np.take_along_axis(codes, sample.output[:, None], axis=1)[:, 0]
-    verdict = np.where(np.abs(sample.log_ratio) <= _BENIGN, 1, np.where(sample.log_ratio > 0, 0, 2))
+    verdict = verdicts(sample.log_ratio)
     counts = np.zeros((len(Category), len(VERDICTS)), int)
     known = ~np.isnan(sample.log_ratio)
     np.add.at(counts, (code[known], verdict[known]), 1)
