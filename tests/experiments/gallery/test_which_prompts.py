@@ -52,6 +52,8 @@ def test_the_curve_is_the_closed_form():
         p = 1.0 / (1.0 + np.exp(-u))
         return (-1.0 / p + 1.0 / (1.0 - p) + 2.0 * u) / 2.0 * 16.0 / 15.0
 
-    np.testing.assert_allclose(curve.time - curve.time[0], law(curve.log_odds) - law(-5.0), rtol=1e-9)
+    np.testing.assert_allclose(
+        curve.time - curve.time[0], law(curve.log_odds) - law(np.array(-5.0)), rtol=1e-9
+    )
     ended = curve.after(np.array([-4.0]), 20.0)
     np.testing.assert_allclose(law(ended) - law(np.array(-4.0)), 20.0, rtol=1e-3)
