@@ -44,7 +44,7 @@ Size = int | float  # of a group: a whole number, or inf
 
 MOST_GROUPS = 50_000  # that are enumerated, times the number of outputs
 _TINY = 1e-300
-_ROUNDING = 1e-12  # of the variance of a reward that is 0 or 1
+ROUNDING = 1e-12  # of the variance of a reward that is 0 or 1
 
 
 # What is seen of rewards -----------------------------------------------------------------
@@ -99,7 +99,7 @@ def see(
     upper, lower = high * 1.0, ~high * 1.0
     if variances is not None:
         two = two & (variances == 0).all(-1)
-        flips = (~there | (xp.abs(variances - rewards * (1.0 - rewards)) <= _ROUNDING)).all(-1) & ~two
+        flips = (~there | (xp.abs(variances - rewards * (1.0 - rewards)) <= ROUNDING)).all(-1) & ~two
         upper = xp.where(flips[..., None], rewards, upper)
         lower = xp.where(flips[..., None], 1.0 - rewards, lower)
         least, gap = xp.where(flips, 0.0, least), xp.where(flips, 1.0, gap)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from goodteacher.experiments.followed import Followed, follow, told
+from goodteacher.experiments.progress import Progress
 from goodteacher.experiments.reports.error_table import report as error_report
 from goodteacher.experiments.reports.simulation import AlongFlow, report
 from goodteacher.experiments.sweeps.dynamics import Flow, dynamics
@@ -62,9 +63,9 @@ def test_bad_input(options, message):
 
 
 def _mixed() -> Instance:
-    """Two values, three in an order that cannot be enumerated, and two again."""
+    """Two values, so many that groups cannot be enumerated, and two again."""
     few, many = [1.0, *[0.0] * 11], [1.0, *np.linspace(0.0, 0.5, 11)]
-    truth = np.tile(few, (3, 1))
+    truth = [few, [*many[:-1], 0.0], few]
     return Instance([few, many, few[::-1]], truth, start=np.full((3, 12), 1 / 12))
 
 
@@ -79,7 +80,7 @@ def test_prompts_that_cannot_be_followed_are_left_out_and_the_others_answered():
     alone = hitting_time(first.following(clock), reward_increase(first, 0.5))
     # Each prompt has a third of the weight.
     np.testing.assert_allclose(found.time[0], 3.0 * alone.time[0], rtol=1e-12)
-    outcome = AlongFlow().follow(instance, goal, lambda *_: None)
+    outcome = AlongFlow().follow(instance, goal, Progress("flow", None))
     assert outcome.status[1] is Status.NO_SIGNAL
     told_of = report(_mixed(), outcome, unknown)
     assert told_of["prompt_status"] == ["reached", "not known", "never: at rest at an optimum"]
@@ -112,7 +113,7 @@ def test_errors_of_the_other_prompts():
     found = error_report(problem, None, Thresholds(), followed=followed)
     assert found["status"][1] == "not known"
     assert found["log10_time_ratio"][1] == [None] * 12
-    assert found["category"][1][1] != "none"
+    assert found["category"][1][11] != "none"
     assert found["rewards"][1][11] == 0.5
     assert float(found["hitting_time"][0]) > 0
     assert found["shapley"][2] is not None
