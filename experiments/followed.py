@@ -1,10 +1,14 @@
 """What is followed, by the names and numbers that people know: the gradient, or what an estimator makes of
 it on average."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from goodteacher.sim.clocks import (
     Clock,
@@ -16,9 +20,12 @@ from goodteacher.sim.clocks import (
     MaxRl,
     MeanSubtracted,
     Natural,
+    Objections,
     PassAtK,
 )
-from goodteacher.sim.names import unknown
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.names import unknown as unknown_name
+from goodteacher.sim.policies import Tabular
 
 
 class Preset(NamedTuple):
@@ -85,7 +92,7 @@ class Followed:
     def clock(self) -> Clock:
         """The value."""
         if self.estimator not in ESTIMATORS:
-            raise unknown("estimator", self.estimator, ESTIMATORS)
+            raise unknown_name("estimator", self.estimator, ESTIMATORS)
         for name in self.given:
             if self.estimator not in _APPLY[name]:
                 raise ValueError(
@@ -103,7 +110,7 @@ class Followed:
         if self.preset is None:
             return Grpo(**size, epsilon=self.epsilon or 0.0, bessel=not self.population)
         if self.preset not in PRESETS:
-            raise unknown("preset", self.preset, PRESETS)
+            raise unknown_name("preset", self.preset, PRESETS)
         epsilon = PRESETS[self.preset].epsilon
         if epsilon is None:
             if self.epsilon is not None or self.population:
@@ -123,6 +130,63 @@ class Followed:
     def _of_groups(self, kind: Any) -> Clock:
         return kind() if self.group is None else kind(self.group)
 
+
+class Following(NamedTuple):
+    """A problem under a clock.
+
+    Attributes:
+        instance: the problem; the prompts of which the clock is none have no signal in it.
+        unknown: why it is none of these, by prompt.
+    """
+
+    instance: Instance
+    unknown: Objections
+
+
+def follow(
+    instance: Instance, clock: Clock, also: Float[Array, "prompts outputs"] | None = None
+) -> Following:
+    """A problem under a clock, which may be none of some prompts: the others have answers.
+
+    Args:
+        instance: the problem.
+        clock: what is followed.
+        also: rewards of which some may take the place of the present ones later.
+
+    Raises:
+        ValueError: if it is none of all prompts, or of one that shares parameters with others.
+    """
+    unknown = instance.objections(clock, also)
+    if not isinstance(instance.policy, Tabular) or len(unknown) == len(instance.rewards):
+        unknown = {}  # what cannot be left out is refused
+    if unknown:
+        silent = jnp.isin(jnp.arange(len(instance.rewards)), jnp.asarray(list(unknown)))[:, None]
+        variances = instance.reward_variances
+        changed = [jnp.where(silent, 0.0, instance.rewards)]
+        changed += [] if variances is None else [jnp.where(silent, 0.0, variances)]
+        instance = eqx.tree_at(
+            lambda i: [i.rewards] + ([] if variances is None else [i.reward_variances]), instance, changed
+        )
+        also = None if also is None else jnp.where(silent, 0.0, also)
+    return Following(instance.following(clock, also), unknown)
+
+
+def told(unknown: Objections, names: Sequence[str] | None = None) -> list[str]:
+    """Why prompts are not answered for, a line for each reason.
+
+    Args:
+        unknown: the reasons, by prompt.
+        names: of the prompts; their numbers if not given.
+    """
+    lines = []
+    for why in dict.fromkeys(unknown.values()):
+        prompts = [f"{x}" if names is None else names[x] for x, reason in unknown.items() if reason == why]
+        said = ", ".join(prompts[:_NAMED]) + (f" and {len(prompts) - _NAMED} more" * (len(prompts) > _NAMED))
+        lines.append(f"prompt{'s' * (len(prompts) > 1)} {said}: not known, for the rewards {why}.")
+    return lines
+
+
+_NAMED = 5  # prompts, at most
 
 ESTIMATORS: Mapping[str, Callable[[Followed], Clock]] = MappingProxyType(
     {
@@ -146,3 +210,5 @@ _APPLY = {
     "k": ("pass_at_k",),
     "dynamic_sampling": OF_GROUPS,
 }
+OPTIONS = tuple(_APPLY)
+"""What may be given beside the name of an estimator."""

@@ -21,6 +21,7 @@ enough it is found by :class:`Enumerated`.
 
 import abc
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ Size = int | float  # of a group: a whole number, or inf
 
 MOST_GROUPS = 50_000  # that are enumerated, times the number of outputs
 _TINY = 1e-300
-_ROUNDING = 1e-12  # of the variance of a reward that is 0 or 1
+ROUNDING = 1e-12  # of the variance of a reward that is 0 or 1
 
 
 # What is seen of rewards -----------------------------------------------------------------
@@ -98,7 +99,7 @@ def see(
     upper, lower = high * 1.0, ~high * 1.0
     if variances is not None:
         two = two & (variances == 0).all(-1)
-        flips = (~there | (xp.abs(variances - rewards * (1.0 - rewards)) <= _ROUNDING)).all(-1) & ~two
+        flips = (~there | (xp.abs(variances - rewards * (1.0 - rewards)) <= ROUNDING)).all(-1) & ~two
         upper = xp.where(flips[..., None], rewards, upper)
         lower = xp.where(flips[..., None], 1.0 - rewards, lower)
         least, gap = xp.where(flips, 0.0, least), xp.where(flips, 1.0, gap)
@@ -134,6 +135,9 @@ def moments(
 # Clocks ----------------------------------------------------------------------------------
 
 
+Objections = Mapping[int, str]  # by prompt; sentences that begin after "the rewards of the prompt"
+
+
 class Clock(eqx.Module):
     """What an estimator multiplies a prompt's gradient by, on average."""
 
@@ -151,12 +155,18 @@ class Clock(eqx.Module):
     def title(self) -> str:
         """In words."""
 
+    def objections(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Objections:
+        """Why it is no clock with the rewards of some prompts: what they are, and what would help."""
+        return {}
+
     def fitted(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> "Clock":
         """The clock of rewards that are known.
 
         Raises:
             ValueError: if it is none with these rewards, naming the field, the value and the fix.
         """
+        for prompt, why in self.objections(seen, exists).items():
+            raise ValueError(f"rewards[{prompt}] {why}")
         return self
 
     def pull(
@@ -196,18 +206,13 @@ class Natural(Clock):
 class _Two(Clock):
     """A clock of the probabilities of two values."""
 
-    def fitted(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Clock:
-        """Itself.
-
-        Raises:
-            ValueError: if rewards take more than two values.
-        """
-        if (prompt := _more_than_two(seen)) is not None:
-            raise ValueError(
-                f"rewards[{prompt}] take more than two values, of which {self.title} has no probability of "
-                "success; give 0 and 1, or another estimator"
-            )
-        return self
+    def objections(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Objections:
+        """Where rewards take more than two values."""
+        why = (
+            f"take more than two values, of which {self.title} has no probability of success; give 0 and 1, "
+            "or another estimator"
+        )
+        return dict.fromkeys(_more_than_two(seen), why)
 
 
 class Group(Clock):
@@ -237,14 +242,22 @@ class Group(Clock):
             rate = rate + xp.exp(ways + (good - 1) * upper + (size - 1 - good) * lower) / scale
         return (1.0 - 1.0 / size) * rate
 
+    def objections(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Objections:
+        """Where rewards take more than two values, and groups of them cannot be enumerated."""
+        more = [] if self.group == math.inf else _more_than_two(seen)
+        why = _not_enumerable(self, seen, exists.shape[-1]) if more else None
+        return {} if why is None else dict.fromkeys(more, why)
+
     def fitted(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Clock:
         """By enumeration of all groups, if rewards take more than two values.
 
         Raises:
-            ValueError: if there are too many.
+            ValueError: as any clock.
         """
-        prompt = None if self.group == math.inf else _more_than_two(seen)
-        return self if prompt is None else Enumerated(self, outputs=_enumerable(self, seen, exists, prompt))
+        clock = super().fitted(seen, exists)
+        if self.group == math.inf or not _more_than_two(seen):
+            return clock
+        return Enumerated(self, outputs=exists.shape[-1])
 
 
 def _size(group: Any) -> Size:
@@ -334,14 +347,9 @@ class MaxRl(Group):
         """As any group; ``nan`` where a reward is negative."""
         return _unless_negative(at, super().rate(at))
 
-    def fitted(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Clock:
-        """As any group.
-
-        Raises:
-            ValueError: as any group, or if a reward is negative.
-        """
-        _check_not_negative(self, seen, exists)
-        return super().fitted(seen, exists)
+    def objections(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Objections:
+        """Besides, where a reward is negative."""
+        return {**super().objections(seen, exists), **_negative(self, seen, exists)}
 
     @property
     def title(self) -> str:
@@ -407,14 +415,9 @@ class ColdStart(Clock):
         xp = namespace(*jax.tree.leaves(at))
         return _unless_negative(at, xp.exp(-self.power * xp.log(xp.maximum(at.mean, _TINY))))
 
-    def fitted(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Clock:
-        """Itself.
-
-        Raises:
-            ValueError: if a reward is negative.
-        """
-        _check_not_negative(self, seen, exists)
-        return self
+    def objections(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Objections:
+        """Where a reward is negative."""
+        return _negative(self, seen, exists)
 
     @property
     def steepness(self) -> AnyArray | float:
@@ -445,6 +448,10 @@ class DynamicSampling(Clock):
         rarer = xp.maximum(xp.minimum(at.upper, at.lower), _TINY)
         return rate / (-xp.expm1(size * xp.log1p(-rarer)) - rarer**size)
 
+    def objections(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Objections:
+        """Those of all groups."""
+        return self.of.objections(seen, exists)
+
     def fitted(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Clock:
         """As that of all groups."""
         fitted = self.of.fitted(seen, exists)
@@ -458,10 +465,9 @@ class DynamicSampling(Clock):
         return f"{self.of.title}, dynamic sampling"
 
 
-def _more_than_two(seen: Seen) -> int | None:
-    """The first prompt whose rewards take more than two values."""
-    more = np.isnan(np.asarray(seen.upper)).any(-1)
-    return int(more.argmax()) if more.any() else None
+def _more_than_two(seen: Seen) -> list[int]:
+    """The prompts whose rewards take more than two values."""
+    return np.flatnonzero(np.isnan(np.asarray(seen.upper)).any(-1)).tolist()
 
 
 def _unless_negative(at: Moments, rate: AnyArray) -> AnyArray:
@@ -470,14 +476,15 @@ def _unless_negative(at: Moments, rate: AnyArray) -> AnyArray:
     return xp.where(at.least < 0, xp.nan, rate)
 
 
-def _check_not_negative(clock: Clock, seen: Seen, exists: np.ndarray) -> None:
-    bad = exists & (np.asarray(seen.rewards) < 0)
-    if bad.any():
-        x, y = (int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"rewards[{x}][{y}] is {float(seen.rewards[x, y]):g}, and {clock.title} divides by their mean; "
-            "give rewards that are not negative"
-        )
+def _negative(clock: Clock, seen: Seen, exists: np.ndarray) -> Objections:
+    least = np.where(exists, seen.rewards, 0.0).min(-1)
+    return {
+        int(
+            prompt
+        ): f"hold {float(least[prompt]):g}, and {clock.title} divides by their mean; give rewards that "
+        "are not negative"
+        for prompt in np.flatnonzero(least < 0)
+    }
 
 
 @cache
@@ -559,22 +566,21 @@ def compositions(group: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, log_factorial[group] - log_factorial[rows].sum(1)
 
 
-def _enumerable(clock: Group, seen: Seen, exists: np.ndarray, prompt: int) -> int:
-    outputs = exists.shape[-1]
-    groups = math.comb(int(clock.group) + outputs - 1, outputs - 1)
+def _not_enumerable(clock: Group, seen: Seen, outputs: int) -> str | None:
     if seen.variances is not None:
-        raise ValueError(
-            f"reward_variances[{prompt}] are not those of rewards 0 and 1, so that the mean of groups of "
+        return (
+            "have variances that are not those of 0 and 1, so that the mean of groups of "
             f"{clock.group} is not known; give group inf"
         )
-    if groups * outputs > MOST_GROUPS:
-        raise ValueError(
-            f"rewards[{prompt}] take more than two values, and {clock.group} draws of {outputs} outputs make "
-            f"{groups} different groups, of which at most {MOST_GROUPS // outputs} are enumerated; give a "
-            "smaller group, or inf for the limit, from which a group differs by a share of the order of "
-            "1/group once its rarest relevant output is drawn"
-        )
-    return outputs
+    groups = math.comb(int(clock.group) + outputs - 1, outputs - 1)
+    if groups * outputs <= MOST_GROUPS:
+        return None
+    return (
+        f"take more than two values, and {clock.group} draws of {outputs} outputs make {groups} different "
+        f"groups, of which at most {MOST_GROUPS // outputs} are enumerated; give a smaller group, or inf for "
+        "the limit, from which a group differs by a share of the order of 1/group once its rarest relevant "
+        "output is drawn"
+    )
 
 
 # Along flows that are solved -------------------------------------------------------------

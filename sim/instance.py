@@ -1,5 +1,6 @@
 """The problem: prompts, outputs, rewards, a policy with its start and its reference, and regularisation."""
 
+from collections import ChainMap
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim.autoregressive import Autoregressive
-from goodteacher.sim.clocks import Clock, Gradient, see
+from goodteacher.sim.clocks import Clock, Gradient, Objections, Seen, see
 from goodteacher.sim.policies import LinearSoftmax, Policy, Tabular
 from goodteacher.sim.validation import (
     AnyArray,
@@ -208,6 +209,18 @@ class Instance(eqx.Module):
         fitted = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, batch) if batch else leaf, fitted)
         return eqx.tree_at(lambda i: i.clock, self, fitted, is_leaf=lambda leaf: leaf is None)
 
+    def objections(
+        self, clock: Clock, also: Float[Array, "*batch prompts outputs"] | None = None
+    ) -> Objections:
+        """Of which prompts, counted through a batch, a clock is none, and why; as :meth:`following`.
+
+        The rewards must be known.
+        """
+        if isinstance(clock, Gradient):
+            return {}
+        every, exists = _seen(self.rewards, self.reward_variances, self.mask, also)
+        return dict(ChainMap(*(dict(clock.objections(seen, exists)) for seen in every)))
+
     def logits(self, parameters: Float[Array, "..."]) -> Float[Array, "prompts outputs"]:
         """Logits of the policy, ``-inf`` where an output does not exist."""
         logits = self.policy.logits(parameters)
@@ -276,18 +289,26 @@ def _fitted_clock(
     if clock is None or isinstance(clock, Gradient):
         return None
     if is_concrete(rewards, variances, mask, also):
-        rewards, variances, mask, also = (
-            None if of is None else np.asarray(of).reshape(-1, of.shape[-1])
-            for of in (rewards, variances, mask, also)
-        )
-        exists = np.ones(rewards.shape, bool) if mask is None else mask
-        seen = see(rewards, variances, exists)
-        if also is not None:
-            clock.fitted(see(also, variances, exists), exists)
-            both = see(np.concatenate([rewards, also], -1), None, np.concatenate([exists, exists], -1))
-            seen = seen._replace(upper=both.upper)
-        clock = clock.fitted(seen, exists)
+        every, exists = _seen(rewards, variances, mask, also)
+        return [clock.fitted(seen, exists) for seen in every][-1]
     return clock
+
+
+def _seen(rewards: Any, variances: Any, mask: Any, also: Any) -> tuple[list[Seen], np.ndarray]:
+    """What a clock sees, of a row for each prompt, and which outputs exist.
+
+    The last of it is of all rewards that may be there.
+    """
+    rewards, variances, mask, also = (
+        None if of is None else np.asarray(of).reshape(-1, of.shape[-1])
+        for of in (rewards, variances, mask, also)
+    )
+    exists = np.ones(rewards.shape, bool) if mask is None else mask
+    seen = see(rewards, variances, exists)
+    if also is None:
+        return [seen], exists
+    both = see(np.concatenate([rewards, also], -1), None, np.concatenate([exists, exists], -1))
+    return [see(also, variances, exists), seen._replace(upper=both.upper)], exists
 
 
 def _variances(value: Numbers | None, shape: tuple[int, ...], exists: np.ndarray) -> Any:

@@ -1,5 +1,6 @@
 """Discrete updates with gradients estimated from samples, see :mod:`goodteacher.sim.sampling`."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,10 +12,11 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from goodteacher.sim.ascent import Ascent, update_counts
+from goodteacher.sim.clocks import DynamicSampling, Group
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import measure
 from goodteacher.sim.sampling import estimator as find_estimator
-from goodteacher.sim.sampling import sampled_gradient
+from goodteacher.sim.sampling import redrawn, sampled_gradient, weighing
 
 _NUMBERS_AT_ONCE = 64
 
@@ -22,8 +24,8 @@ _NUMBERS_AT_ONCE = 64
 def learn(
     instance: Instance,
     key: Key[Array, ""],
-    estimator: str,
-    group: int,
+    estimator: str | Group | DynamicSampling,
+    group: int | None,
     transformation: optax.GradientTransformation,
     updates: int | Sequence[int] | np.ndarray,
     *,
@@ -38,8 +40,10 @@ def learn(
     Args:
         instance: the problem; may be a batch under ``jax.vmap``.
         key: a random key (``jax.random.key(seed)``).
-        estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`.
-        group: samples per prompt and update.
+        estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`, or a clock of groups, of which the
+            mean update is then that of its flow: ``Grpo(8, epsilon=1e-4)``, ``MaxRl(8)``,
+            ``DynamicSampling(Grpo(8))``.
+        group: samples per prompt and update; that of the clock, or ``None``.
         transformation: any optax optimiser that needs no more than a gradient.
         updates: ascending update counts at which to record; the last is where it ends. A single number
             records there only.
@@ -51,12 +55,26 @@ def learn(
 
     Raises:
         ValueError: for update counts that are empty, negative or not ascending, an unknown metric or
-            estimator, or a group that is too small for the estimator.
+            estimator, or a group that is too small for the estimator, or not that of the clock.
     """
     counts = update_counts(updates)
-    find_estimator(estimator, group)
-    records, parameters = _learn(instance, key, counts, estimator, group, transformation, metrics)
+    name, size = (estimator, group) if isinstance(estimator, str) else (None, _size(estimator, group))
+    if name is not None:
+        if size is None:
+            raise ValueError("group is missing; give the number of samples per prompt and update")
+        find_estimator(name, size)
+    clock = None if isinstance(estimator, str) else estimator
+    records, parameters = _learn(instance, key, counts, clock, name, size, transformation, metrics)
     return Ascent(counts, records, parameters, None)
+
+
+def _size(clock: Group | DynamicSampling, group: int | None) -> int:
+    own = clock.of.group if isinstance(clock, DynamicSampling) else clock.group
+    if own == math.inf:
+        raise ValueError(f"group of {clock.title} is inf; give one of the number of samples that are drawn")
+    if group not in (None, own):
+        raise ValueError(f"group is {group}, and that of {clock.title} is {own}; leave one out")
+    return int(own)
 
 
 @partial(jax.jit, static_argnames=("estimator", "group", "transformation", "metrics"))
@@ -64,22 +82,35 @@ def _learn(
     instance: Instance,
     key: Array,
     counts: Array,
-    estimator: str,
+    clock: Group | DynamicSampling | None,
+    estimator: str | None,
     group: int,
     transformation: optax.GradientTransformation,
     metrics: tuple[str, ...],
 ) -> tuple[dict[str, Array], Float[Array, "..."]]:
-    weighing = find_estimator(estimator, group)
-    shape = (instance.rewards.shape[0], group)
+    again = isinstance(clock, DynamicSampling)
+    if clock is None:
+        assert estimator is not None
+        rule = find_estimator(estimator, group)
+    else:
+        rule = weighing(clock.of if isinstance(clock, DynamicSampling) else clock)
+    # What chooses the outputs, and where it is needed what chooses their rewards.
+    kinds = 2 if again or instance.reward_variances is not None else 1
+    shape = (kinds, instance.rewards.shape[0], group)
     # Random numbers cost less in blocks: one call of the generator, and its lanes are full.
-    length = max(1, _NUMBERS_AT_ONCE // (shape[0] * shape[1]))
+    length = max(1, _NUMBERS_AT_ONCE // math.prod(shape))
 
     def block(index: Array, carry: Any, first: Array, last: Array) -> Any:
         uniforms = jax.random.uniform(jax.random.fold_in(key, index), (length, *shape))
 
         def update(count: Array, carry: Any) -> Any:
             parameters, state = carry
-            estimate = sampled_gradient(instance, parameters, uniforms[count - index * length], weighing)
+            draws = uniforms[count - index * length]
+            if again:
+                more = jax.random.fold_in(jax.random.fold_in(key, index), 1 + count)
+                draws = redrawn(instance, parameters, more, draws)
+            noise = draws[1] if kinds == 2 else None
+            estimate = sampled_gradient(instance, parameters, draws[0], rule, noise)
             step, state = transformation.update(-estimate, state, parameters)
             return jnp.asarray(optax.apply_updates(parameters, step)), state
 

@@ -54,9 +54,17 @@ def stale_gradient(
 
 
 @jax.jit
-def _run(
-    start: Array, rewards: Array, level: Array, rate: Array, reuses: Array, most: Array, clip: Array | None
+def updates_until(
+    start: Float[Array, " outputs"],
+    rewards: Float[Array, " outputs"],
+    level: ArrayLike,
+    rate: ArrayLike,
+    reuses: ArrayLike,
+    most: ArrayLike,
+    clip: ArrayLike | None = None,
 ) -> Reused:
+    """As :func:`reuse`, of logits and rewards and without validation, for ``jax.vmap``."""
+
     def short(carry: tuple[Array, Array, Array]) -> Array:
         logits, _, count = carry
         return (expected_reward(jax.nn.softmax(logits), rewards - level) < 0) & (count < most)
@@ -104,4 +112,4 @@ def reuse(
         raise ValueError(f"clip is {clip}; give a number between 0 and 1")
     logits = instance.logits(instance.initial_parameters)[0]
     numbers = [jnp.asarray(of) for of in (level, learning_rate, reuses, updates)]
-    return _run(logits, instance.rewards[0], *numbers, None if clip is None else jnp.asarray(clip))
+    return updates_until(logits, instance.rewards[0], *numbers, None if clip is None else jnp.asarray(clip))

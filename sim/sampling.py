@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
+from goodteacher.sim.clocks import ROUNDING, Group
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import regularized_advantage
+
+MOST_DRAWS = 10_000  # of a group, with dynamic sampling
 
 Weigh = Callable[[Float[Array, "*batch group"], Float[Array, "*batch group"]], Float[Array, "*batch group"]]
 
@@ -66,6 +69,24 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
 )
 
 
+def weighing(clock: Group) -> Estimator:
+    """How samples are weighed whose mean is a clock: ``(r_i - mean) / scale``, with the scale of the clock.
+
+    Zero where all rewards of a group are equal, and where the scale is not positive: so is MaxRL implemented
+    where the mean is negative or zero.
+    """
+
+    def weigh(rewards: Array, advantages: Array) -> Array:
+        centered = _centered(rewards)
+        spread = (rewards != rewards[..., :1]).any(-1, keepdims=True)
+        variance = jnp.where(spread, (centered**2).mean(-1, keepdims=True), 1.0)
+        scale = jnp.asarray(clock.scale(rewards.mean(-1, keepdims=True), jnp.sqrt(variance)))
+        follows = spread & (scale > 0)
+        return jnp.where(follows, centered / jnp.where(follows, scale, 1.0), 0.0)
+
+    return Estimator(weigh, 2)
+
+
 def estimator(name: str, group: int) -> Estimator:
     """An estimator by name, for groups of a given size.
 
@@ -97,11 +118,34 @@ def inverse_cdf(
     return passed.sum(-1)
 
 
+def seen_rewards(
+    instance: Instance, samples: Int[Array, "prompts group"], noise: Float[Array, "prompts group"]
+) -> Float[Array, "prompts group"]:
+    """Rewards of samples that are random, with the means and the variances of the instance.
+
+    A reward whose variance is that of 0 and 1 is one of these, as a verifier's; any other is normal.
+
+    Args:
+        instance: the problem.
+        samples: indices of outputs.
+        noise: independent uniform numbers in [0, 1), one per sample.
+    """
+    mean = jnp.take_along_axis(instance.rewards, samples, -1)
+    if instance.reward_variances is None:
+        return mean
+    variance = jnp.take_along_axis(instance.reward_variances, samples, -1)
+    flips = jnp.abs(variance - mean * (1.0 - mean)) <= ROUNDING
+    half = jnp.finfo(noise.dtype).eps / 4.0  # of no number is the quantile infinite
+    normal = mean + jnp.sqrt(variance) * jax.scipy.special.ndtri(jnp.maximum(noise, half))
+    return jnp.where(flips, 1.0 * (noise < mean), normal)
+
+
 def logit_estimate(
     instance: Instance,
     logits: Float[Array, "prompts outputs"],
     samples: Int[Array, "prompts group"],
     estimator: Estimator,
+    seen: Float[Array, "prompts group"] | None = None,
 ) -> Float[Array, "prompts outputs"]:
     """Estimate of :func:`goodteacher.sim.objective.logit_gradient` from a group of sampled outputs per
     prompt.
@@ -115,6 +159,7 @@ def logit_estimate(
         logits: of the policy that was sampled from.
         samples: indices of outputs.
         estimator: see :func:`estimator`.
+        seen: rewards of the samples where they are random; their means if not given.
     """
     regularizer, probabilities = instance.regularizer, jax.nn.softmax(logits)
     sampled = samples[..., None] == jnp.arange(logits.shape[-1])
@@ -122,11 +167,14 @@ def logit_estimate(
     def at(values: Array) -> Array:
         return jnp.where(sampled, values[:, None], 0.0).sum(-1)
 
-    rewards = at(instance.rewards)
+    means = at(instance.rewards)
+    rewards = means if seen is None else seen
     if regularizer is not None:
         log_p, log_reference = at(jax.nn.log_softmax(logits)), at(instance.reference_log_probabilities)
         rewards -= regularizer.kl * (log_p - log_reference) + regularizer.entropy * log_p
-    weights = estimator.weigh(rewards, at(regularized_advantage(instance, logits)))
+    # Random rewards are off their means, and so are advantages.
+    surprise = 0.0 if seen is None else seen - means
+    weights = estimator.weigh(rewards, at(regularized_advantage(instance, logits)) + surprise)
 
     estimate = jnp.where(sampled, weights[..., None], 0.0).mean(1)
     estimate -= weights.mean(-1, keepdims=True) * probabilities
@@ -141,18 +189,53 @@ def sampled_gradient(
     parameters: Float[Array, "..."],
     uniforms: Float[Array, "prompts group"],
     estimator: Estimator,
+    noise: Float[Array, "prompts group"] | None = None,
 ) -> Float[Array, "..."]:
     """Estimate of :func:`goodteacher.sim.objective.gradient` from outputs sampled from the policy itself.
 
     Args:
         instance: the problem.
         parameters: of the policy.
-        uniforms: independent uniform numbers in [0, 1), one per sample: all the randomness there is.
+        uniforms: independent uniform numbers in [0, 1), one per sample: they choose the outputs.
         estimator: see :func:`estimator`.
+        noise: further ones, which choose the rewards where these are random; their means if not given.
     """
     logits = instance.logits(parameters)
     samples = inverse_cdf(jax.nn.softmax(logits), uniforms)
-    return instance.policy.pullback(parameters, logit_estimate(instance, logits, samples, estimator))
+    seen = None if noise is None else seen_rewards(instance, samples, noise)
+    return instance.policy.pullback(parameters, logit_estimate(instance, logits, samples, estimator, seen))
+
+
+def redrawn(
+    instance: Instance,
+    parameters: Float[Array, "..."],
+    key: Key[Array, ""],
+    draws: Float[Array, "two prompts group"],
+) -> Float[Array, "two prompts group"]:
+    """Uniform numbers, of outputs and of rewards, with those of groups without a spread drawn again.
+
+    After :data:`MOST_DRAWS` draws a group is left as it is.
+
+    Args:
+        instance: the problem.
+        parameters: of the policy.
+        key: of what is drawn again.
+        draws: what was drawn first.
+    """
+    probabilities = jax.nn.softmax(instance.logits(parameters))
+
+    def flat(draws: Array) -> Array:
+        rewards = seen_rewards(instance, inverse_cdf(probabilities, draws[0]), draws[1])
+        return (rewards == rewards[:, :1]).all(-1)
+
+    def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        draws, lost, count = carry
+        more = jax.random.uniform(jax.random.fold_in(key, count), draws.shape)
+        draws = jnp.where(lost[:, None], more, draws)
+        return draws, flat(draws), count + 1
+
+    first = draws, flat(draws), jnp.ones((), int)
+    return jax.lax.while_loop(lambda carry: carry[1].any() & (carry[2] < MOST_DRAWS), again, first)[0]
 
 
 def best_of_n(

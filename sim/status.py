@@ -18,6 +18,7 @@ class Status(enum.IntEnum):
     OPTIMUM = 6  # never: the flow has come to rest at a policy short of the goal
     STATIONARY = 8  # the velocity at the start is zero, to rounding: whether it is ever left is unknown
     NOTHING_TO_GAIN = 9  # never: what is to rise is the same for all outputs
+    NOT_KNOWN = 10  # what the estimator does on average with these rewards is not known: the time is nan
     FINISHED = 7  # a run without a goal
     NOT_COMPUTED = -1  # yet
 
@@ -47,6 +48,7 @@ _TITLES = {
     Status.OPTIMUM: "never: at rest at an optimum",
     Status.NOTHING_TO_GAIN: "never: nothing to gain",
     Status.STATIONARY: "not reached: at rest at the start",
+    Status.NOT_KNOWN: "not known",
     Status.FINISHED: "finished",
     Status.NOT_COMPUTED: "not computed",
 }

@@ -491,8 +491,6 @@ def confusion(
 ) -> Int[np.ndarray, "categories verdicts"]:
     """How many errors of each category had each effect, in the order of :data:`VERDICTS`.
 
-    An effect of a factor up to ``10^0.1`` is benign.
-
     Args:
         sample: see :func:`trials`; errors whose effect is not known are left out.
         thresholds: of the rule.

@@ -48,6 +48,7 @@ def errors(
         rows: Prompts to print at most, the most harmful first (default: 20).
     """
     from goodteacher.experiments.compilation import compile_quickly, keep_compiled
+    from goodteacher.experiments.followed import follow, told
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.reports import error_table
     from goodteacher.experiments.reports.simulation import on_the_way
@@ -59,14 +60,16 @@ def errors(
     at_most_one(gamma=gamma, goal=goal)
     thresholds = Thresholds(**given(low=low, high=high, negligible=negligible))
     clock = followed.clock()
-    instance = source.read(like_truth=True)
-    instance = instance.following(clock, also=instance.ground_truth_rewards)
+    problem = source.read(like_truth=True)
+    followable = follow(problem, clock, also=problem.ground_truth_rewards)
     with Progress("errors", 100) as progress:
 
         def tell(done: int, total: int) -> None:
             progress(100 * done // total)
 
-        report = interruptible(lambda: error_table.report(instance, gamma, thresholds, goal, tell))
+        report = interruptible(
+            lambda: error_table.report(problem, gamma, thresholds, goal, tell, followed=followable)
+        )
     result.write(report)
     if followed != GRADIENT:
         print(f"under {clock.title}:")
@@ -76,4 +79,6 @@ def errors(
         print(way)
     print_rest(len(order), rows)
     print(error_table.summary(report))
+    for line in told(followable.unknown):
+        print(line)
     return 0

@@ -57,6 +57,7 @@ def run(
         raise ValueError(f"--{name.replace('_', '-')} does not apply to --dynamics {dynamics}; leave it out")
 
     from goodteacher.experiments.compilation import compile_quickly, keep_compiled
+    from goodteacher.experiments.followed import follow, told
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.reports import simulation
 
@@ -66,7 +67,8 @@ def run(
     at_most_one(gamma=gamma, goal=goal)
     way = simulation.DYNAMICS[dynamics](**own)
     clock = followed.clock()
-    instance = source.read().following(clock)
+    problem = source.read()
+    instance, unknown = follow(problem, clock)
     if kl is not None:
         instance = simulation.with_kl_coefficient(instance, kl)
     aim, wanted = "", None
@@ -80,7 +82,7 @@ def run(
         title = f"{clock.title}: {way.title.removeprefix('gradient ')}"
     with Progress(title, way.parts) as progress:
         outcome = interruptible(lambda: way.follow(instance, wanted, progress))
-    report = simulation.report(instance, outcome)
+    report = simulation.report(problem, outcome, unknown)
     result.write(report)
     print(f"{source.file}: {title}{aim}: {report['status']}")
     console().print(simulation.table(report, rows))
@@ -90,4 +92,6 @@ def run(
     print_rest(prompts, rows)
     if note := simulation.note(report):
         print(note)
+    for line in told(unknown):
+        print(line)
     return 0

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array
 from rich import box
 from rich.table import Table
 
+from goodteacher.experiments.followed import Following
 from goodteacher.experiments.reports.best_outputs import (
     best_outputs,
     constant,
@@ -47,6 +49,7 @@ def report(
     thresholds: Thresholds,
     part: float | None = None,
     tell: Tell = _silent,
+    followed: Following | None = None,
 ) -> dict[str, Any]:
     """What the output file holds: lists per prompt, entries per output, ``None`` where there is no error.
 
@@ -58,6 +61,7 @@ def report(
         thresholds: of the rule.
         part: of the possible increase, where no gamma is given; nine tenths if neither is.
         tell: is told how much is done, of how much.
+        followed: the problem under a clock; under the gradient, or its own, if not given.
 
     Raises:
         ValueError: for a goal out of reach, or if the ground truth is constant on every prompt.
@@ -67,6 +71,10 @@ def report(
     flat = constant(instance, instance.ground_truth_rewards)
     judged = np.where(flat[:, None], instance.ground_truth_rewards, instance.rewards)
     instance = trained_on(instance, jax_array(judged))
+    codes, initial = jax.device_get(_judged(instance, thresholds))
+    unknown = {} if followed is None else followed.unknown
+    if followed is not None:
+        instance = _without(instance, followed)
     goal = increase(instance, gamma) if gamma is not None else share(instance, 0.9 if part is None else part)
     wrongs = np.asarray(wrong(instance, thresholds))
     found = effects(instance, goal, thresholds=thresholds, tell=tell)
@@ -84,26 +92,37 @@ def report(
             )
         return cells
 
-    codes, initial = jax.device_get(_judged(instance, thresholds))
+    status = [_status(time, no) for time, no in zip(found.time, flat, strict=True)]
+    status = [Status.NOT_KNOWN if prompt in unknown else of for prompt, of in enumerate(status)]
+    lost = np.isin(np.arange(len(status)), list(unknown))
     return {
         "gamma": gamma,
-        "status": [_status(time, no).title for time, no in zip(found.time, flat, strict=True)],
+        "status": [of.title for of in status],
         "best_outputs": [np.flatnonzero(row).tolist() for row in best],
         "rewards": plain(np.where(exists, given.rewards, np.nan)),
-        "ground_truth_rewards": plain(np.where(exists, instance.ground_truth_rewards, np.nan)),
+        "ground_truth_rewards": plain(np.where(exists, given.ground_truth_rewards, np.nan)),
         "initial_policy_probabilities": plain(np.where(exists, initial, np.nan)),
         "category": [[Category(code).title for code in row] for row in codes],
-        "hitting_time": plain(found.time),
+        "hitting_time": plain(np.where(lost, np.nan, found.time)),
         "corrected_hitting_time": spread(found.corrected_time),
         "log10_time_ratio": spread(found.log_ratio),
-        "final_ground_truth_reward": plain(found.reward),
+        "final_ground_truth_reward": plain(np.where(lost, np.nan, found.reward)),
         "final_ground_truth_reward_change": spread(found.reward_change),
         "shapley": [
             None if each is None else {name: plain(value) for name, value in each._asdict().items()}
             for each in of_prompt
         ],
-        "itinerary": stops(instance),
+        "itinerary": stops(instance, unknown),
     }
+
+
+def _without(instance: Instance, followed: Following) -> Instance:
+    """A problem under a clock, with neither signal nor errors where that is none."""
+    lost = np.isin(np.arange(len(instance.rewards)), list(followed.unknown))[:, None]
+    rows = [np.where(lost, 0.0, of) for of in (instance.rewards, instance.ground_truth_rewards)]
+    return eqx.tree_at(
+        lambda i: (i.rewards, i.ground_truth_rewards), followed.instance, tuple(map(jax_array, rows))
+    )
 
 
 def _status(time: float, flat: bool) -> Status:
@@ -150,7 +169,7 @@ def table(result: Mapping[str, Any], prompts: Sequence[int] | None = None) -> Ta
         columns.add_column(name, justify="right")
     for prompt in most_harmful_first(result) if prompts is None else prompts:
         kinds = result["category"][prompt]
-        values = result["shapley"][prompt]
+        values, lost = result["shapley"][prompt], result["status"][prompt] == Status.NOT_KNOWN.title
         shapley = {} if values is None else dict(zip(values["outputs"], values["values"], strict=True))
         for output, kind in enumerate(kinds):
             if result["rewards"][prompt][output] is None:
@@ -172,7 +191,7 @@ def table(result: Mapping[str, Any], prompts: Sequence[int] | None = None) -> Ta
                 )
                 time = result["hitting_time"][prompt]
                 cells = [
-                    digits(time, 4) if time is not None else "never",
+                    digits(time, 4) if time is not None else "unknown" if lost else "never",
                     _time(corrected),
                     _factor(ratio),
                     "-" if change is None else f"{round(change, 9) + 0.0:+.3g}",

@@ -30,6 +30,7 @@ _OF_VERDICTS = {
     Verdict.MISLED: RED,
     Verdict.OVER_OPTIMISED: BLUE,
     Verdict.NO_TRUTH: GREY,
+    Verdict.NOT_KNOWN: GREY,
 }
 _MOST_POINTS = 3000  # of the picture of prompts
 _MOST_ROWS = 20_000  # of the table of prompts

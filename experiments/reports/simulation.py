@@ -1,7 +1,7 @@
 """What ``goodteacher run`` does: follows an instance along the flow or through ascent, and reports on it."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -38,6 +38,7 @@ _FROM_BEST_TO_WORST = (
     Status.NOTHING_TO_GAIN,
     Status.NO_SIGNAL,
     Status.OUT_OF_REACH,
+    Status.NOT_KNOWN,
     Status.NOT_CONVERGED,
 )
 _MEASURES = (
@@ -229,8 +230,16 @@ class ThroughAscent:
 DYNAMICS = MappingProxyType({"flow": AlongFlow, "ascent": ThroughAscent})
 
 
-def report(instance: Instance, outcome: Outcome) -> dict[str, Any]:
-    """What the output file holds: lists per prompt, ``None`` for what is not finite."""
+def report(instance: Instance, outcome: Outcome, unknown: Collection[int] = ()) -> dict[str, Any]:
+    """What the output file holds: lists per prompt, ``None`` for what is not finite or not known.
+
+    Args:
+        instance: the problem.
+        outcome: how it ended.
+        unknown: prompts of which that is not known.
+    """
+    if unknown:
+        outcome = _without(outcome, unknown)
     initial = jax.jit(Instance.probabilities)(instance, instance.initial_parameters)
     return {
         "status": max(outcome.status, key=_FROM_BEST_TO_WORST.index).title,
@@ -240,20 +249,32 @@ def report(instance: Instance, outcome: Outcome) -> dict[str, Any]:
         "hitting_time_lower_bound": plain(outcome.lower_bound),
         "initial": _state(instance, initial),
         "final": _state(instance, outcome.probabilities),
-        "itinerary": stops(instance),
+        "itinerary": stops(instance, unknown),
     }
 
 
-def stops(instance: Instance) -> list[list[dict[str, Any]]] | None:
-    """Which outputs hold each prompt's flow up, in their order; ``None`` where that is not known."""
+def _without(outcome: Outcome, unknown: Collection[int]) -> Outcome:
+    lost = np.isin(np.arange(len(outcome.status)), list(unknown))
+    return Outcome(
+        outcome.clock,
+        [Status.NOT_KNOWN if no else status for no, status in zip(lost, outcome.status, strict=True)],
+        np.where(lost, np.nan, outcome.hitting_time),
+        np.where(lost, np.nan, outcome.lower_bound),
+        np.where(lost[:, None], np.nan, outcome.probabilities),
+    )
+
+
+def stops(instance: Instance, unknown: Collection[int] = ()) -> list[list[dict[str, Any]]] | None:
+    """Which outputs hold each prompt's flow up, in their order; ``None`` where that is known of none."""
     if not is_solvable(instance) or isinstance(instance.clock, Natural):
         return None
     return [
         [
             {"output": stop.output, "from": plain(stop.start), "to": plain(stop.end)}
             for stop in itinerary.stops
+            if prompt not in unknown
         ]
-        for itinerary in itineraries(instance)
+        for prompt, itinerary in enumerate(itineraries(instance))
     ]
 
 
@@ -267,7 +288,8 @@ def on_the_way(result: Mapping[str, Any], prompts: Sequence[int] | None = None) 
     lines = []
     rows = result["itinerary"] or []
     for prompt in range(len(rows)) if prompts is None or not rows else prompts:
-        row = rows[prompt]
+        if not (row := rows[prompt]):
+            continue
         way = ", ".join(
             f"{stop['output']}"
             + (f" (from t = {digits(stop['from'], 4)})" if stop["from"] else " (at the start)")
@@ -331,7 +353,7 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
         )
         change = np.where(np.abs(after - before) > _ROUNDING * before, after - before, 0.0)
         moved = [
-            f"{y} ({change[y]:+.3g})" if sign * change[y] > 0 else "none"
+            "-" if np.isnan(change).all() else f"{y} ({change[y]:+.3g})" if sign * change[y] > 0 else "none"
             for y, sign in ((change.argmax(), 1), (change.argmin(), -1))
         ]
         at_least = [] if bound is None else ["", "", f"≥ {digits(bound)}"]

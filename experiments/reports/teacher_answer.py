@@ -8,9 +8,10 @@ import xarray as xr
 from rich import box
 from rich.table import Table
 
+from goodteacher.experiments.followed import told
 from goodteacher.experiments.rollouts.collection import Rollouts
 from goodteacher.experiments.rollouts.teaching import GradientFlow
-from goodteacher.experiments.rollouts.verdicts import Verdict
+from goodteacher.experiments.rollouts.verdicts import RARE, Verdict
 from goodteacher.experiments.text import digits, numbers_table
 from goodteacher.theory.closed_forms import one_good_output_time
 
@@ -57,10 +58,11 @@ def _of_reward(of: xr.Dataset) -> dict[str, Any]:
 
 
 def _counts(of: xr.Dataset) -> dict[str, int]:
-    """Numbers of prompts by verdict; those without a ground truth only if there are any."""
+    """Numbers of prompts by verdict; the rare ones only if there are any."""
     counts = {str(name): int(n) for name, n in zip(of.verdict.values, of.verdicts.values, strict=True)}
-    if not counts[Verdict.NO_TRUTH.title]:
-        del counts[Verdict.NO_TRUTH.title]
+    for verdict in RARE:
+        if not counts[verdict.title]:
+            del counts[verdict.title]
     return counts
 
 
@@ -156,8 +158,8 @@ def recognised(rollouts: Rollouts) -> str:
 
 
 def limits(data: xr.Dataset) -> list[str]:
-    """What the draws cannot tell."""
-    said = []
+    """What the draws cannot tell, and of which prompts the estimator's mean is not known."""
+    said = [sentence[0].upper() + sentence[1:] for sentence in _not_followed(data)]
     if "truth_at_start" in data:
         unseen = (data.prompt_verdict.values == Verdict.UNSEEN).any(0)
         if unseen.any():
@@ -204,6 +206,13 @@ def limits(data: xr.Dataset) -> list[str]:
             "(*) for rewards of two values, unknown for others."
         )
     return said
+
+
+def _not_followed(data: xr.Dataset) -> list[str]:
+    if "not_followed" not in data:
+        return []
+    unknown = {x: str(why) for x, why in enumerate(data.not_followed.values) if why}
+    return told(unknown, [str(name) for name in data.prompt.values])
 
 
 # Tables -------------------------------------------------------------------------------------
@@ -258,7 +267,7 @@ def verdicts_table(data: xr.Dataset) -> Table:
     rows = numbers_table("verdict", *names)
     for verdict in Verdict:
         counts = [int(data.verdicts.sel(reward=name, verdict=verdict.title)) for name in names]
-        if any(counts) or (verdict is not Verdict.NO_TRUTH and "truth_at_start" in data):
+        if any(counts) or (verdict not in RARE and "truth_at_start" in data):
             shares = [f"{count} ({_percent(count / data.sizes['prompt'])})" for count in counts]
             rows.add_row(verdict.title, *shares)
     return rows

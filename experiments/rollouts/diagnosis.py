@@ -1,7 +1,7 @@
 """Is a reward a good teacher for the policy that drew these rollouts? All numbers of the answer."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import xarray as xr
 from goodteacher.experiments.datasets import TIME, variable
 from goodteacher.experiments.rollouts.collection import Rollouts
 from goodteacher.experiments.rollouts.drawn import Drawn, best_of_numbers, drawn
-from goodteacher.experiments.rollouts.fates import TAUS, TIMES, Taught, Tell, teach
+from goodteacher.experiments.rollouts.fates import TAUS, TIMES, Taught, Tell, objections, teach
 from goodteacher.experiments.rollouts.groups import extrapolated_spread
 from goodteacher.experiments.rollouts.resampling import Interval, Resampled, Sums, divided, ratio, resample
 from goodteacher.experiments.rollouts.scales import Unscaled, find_scale
@@ -103,15 +103,19 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
     scaled = replace(rollouts, rewards=np.stack([scale.apply(row, rollouts) for row in rollouts.rewards]))
     tell("what the draws tell")
     told = drawn(rollouts, scaled, wish.groups)
-    taught = None
+    taught, unknown = None, {}
     if _has_truth(rollouts):
-        taught = teach(scaled, scale, estimator, wish.goal, wish.budget, wish.groups, wish.seed, tell)
+        unknown = objections(scaled, scale, estimator)
+        known = _without(scaled, unknown)
+        taught = teach(known, scale, estimator, wish.goal, wish.budget, wish.groups, wish.seed, tell)
     tell("intervals")
     sums = resample(columns(told, taught), wish.resamples, wish.seed)
     names = rollouts.names
     parts = [_of_prompts(rollouts, told, taught), _of_rewards(names, scale, told, taught, sums)]
     parts += [_of_groups(rollouts, told, wish), _along(told, taught)]
     data = xr.Dataset({name: of for part in parts for name, of in part.items()})
+    if unknown:
+        _mark(data, unknown)
     codes = data.prompt_verdict.values[..., None] == np.asarray([int(verdict) for verdict in Verdict])
     data["verdicts"] = variable(("reward", "verdict"), codes.sum(1), "number of prompts with a verdict")
     data = data.assign_coords(
@@ -134,6 +138,31 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
         "seed": wish.seed,
     }
     return data
+
+
+def _without(scaled: Rollouts, unknown: Mapping[int, str]) -> Rollouts:
+    """Without the ground truth of prompts that cannot be followed.
+
+    Raises:
+        ValueError: if none can.
+    """
+    if not unknown:
+        return scaled
+    assert scaled.truth is not None
+    lost = np.isin(scaled.prompt_of, list(unknown))
+    known = replace(scaled, truth=np.where(lost, np.nan, scaled.truth))
+    if not _has_truth(known):
+        prompt, why = next(iter(unknown.items()))
+        raise ValueError(f"no prompt can be followed: the rewards of {scaled.prompts[prompt]} {why}")
+    return known
+
+
+def _mark(data: xr.Dataset, unknown: Mapping[int, str]) -> None:
+    """Enters why prompts were not followed, and their verdict."""
+    reasons = [unknown.get(prompt, "") for prompt in range(data.sizes["prompt"])]
+    data["not_followed"] = variable("prompt", reasons, "what the rewards are that cannot be followed")
+    lost = np.array([bool(why) for why in reasons]) & (data.prompt_verdict.values == Verdict.NO_TRUTH)
+    data.prompt_verdict.values[lost] = int(Verdict.NOT_KNOWN)
 
 
 def _has_truth(rollouts: Rollouts) -> bool:

@@ -127,6 +127,24 @@ def _divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     return np.maximum((np.exp(log_p) * change).sum(-1), 0.0)
 
 
+def objections(scaled: Rollouts, scale: Unscaled, estimator: Estimator) -> dict[int, str]:
+    """Why prompts cannot be followed, under one of the rewards or the ground truth; by prompt."""
+    found: dict[int, str] = {}
+    for part in outputs(_with_truth(scaled, scale)):
+        exists = np.isfinite(part.log_probabilities)
+        for rewards in part.rewards:
+            why = estimator.objections(exists, rewards)
+            found |= {int(part.prompts[row]): reason for row, reason in why.items()}
+    return dict(sorted(found.items()))
+
+
+def _with_truth(scaled: Rollouts, scale: Unscaled) -> Rollouts:
+    """With the ground truth as the last of the rewards."""
+    assert scaled.truth is not None
+    by_truth = np.nan_to_num(scale.apply(scaled.truth, scaled))
+    return replace(scaled, names=(*scaled.names, ""), rewards=np.vstack([scaled.rewards, by_truth]))
+
+
 def teach(
     scaled: Rollouts,
     scale: Unscaled,
@@ -149,9 +167,8 @@ def teach(
         seed: of the prompts that are followed along training.
         tell: is told what is being done.
     """
+    both = _with_truth(scaled, scale)
     assert scaled.truth is not None
-    by_truth = np.nan_to_num(scale.apply(scaled.truth, scaled))
-    both = replace(scaled, names=(*scaled.names, ""), rewards=np.vstack([scaled.rewards, by_truth]))
     parts, count = list(outputs(both)), len(scaled.prompts)
     start, best = np.full(count, np.nan), np.full(count, np.nan)
     for part in parts:
@@ -159,7 +176,7 @@ def teach(
         start[its.at], best[its.at] = its.start, its.best
     top = _highest(scaled.truth)
 
-    # The ground truth is the last of the rewards. As many rewards at a time as there is to do for.
+    # As many rewards at a time as there is to do for.
     rewards = len(both.names)
     found = _unmoved(start, rewards)
     several = max(_SIDE_BY_SIDE // count, 1)

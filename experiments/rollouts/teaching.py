@@ -12,10 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim import natural
-from goodteacher.sim.clocks import Clock, Gradient, Natural
+from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
 from goodteacher.sim.flow import Control, final_policies, hitting_times
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
@@ -35,6 +35,10 @@ class Estimator(Protocol):
         ...
 
     paths: ClassVar[int]  # policies that are looked at along training, all together
+
+    def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
+        """Why it cannot be followed with the rewards of some problems."""
+        ...
 
     def times(
         self, log_p: Problems, rewards: Problems, truth: Problems, increase: Float[np.ndarray, " n"]
@@ -69,6 +73,10 @@ class GradientFlow:
     def title(self) -> str:
         """In words."""
         return "gradient flow" if isinstance(self.clock, Gradient) else self.clock.title
+
+    def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
+        """See :class:`Estimator`."""
+        return self.clock.objections(see(rewards, None, exists), exists)
 
     def times(
         self, log_p: Problems, rewards: Problems, truth: Problems, increase: Float[np.ndarray, " n"]
@@ -130,6 +138,10 @@ class NaturalFlow:
     def title(self) -> str:
         """In words."""
         return "natural gradient flow"
+
+    def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
+        """See :class:`Estimator`."""
+        return {}
 
     def times(
         self, log_p: Problems, rewards: Problems, truth: Problems, increase: Float[np.ndarray, " n"]

@@ -19,6 +19,7 @@ class Verdict(IntEnum):
     MISLED = 5  # never reached: the reward prefers a worse output
     OVER_OPTIMISED = 6  # the ground truth rises, peaks within the budget and falls
     NO_TRUTH = 7  # nothing can be said without a ground truth
+    NOT_KNOWN = 8  # what the estimator does with the rewards is not known
 
     @property
     def title(self) -> str:
@@ -35,7 +36,10 @@ _TITLES = {
     Verdict.MISLED: "misled",
     Verdict.OVER_OPTIMISED: "over-optimised",
     Verdict.NO_TRUTH: "no truth",
+    Verdict.NOT_KNOWN: "not known",
 }
+
+RARE = Verdict.NO_TRUTH, Verdict.NOT_KNOWN  # told of only where there are any
 
 
 def moving(

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from goodteacher.experiments.datasets import TIME
 from goodteacher.experiments.domains import Choice, NotNegative, Number, Positive, check_fields
 from goodteacher.experiments.followed import ESTIMATORS as NAMES
-from goodteacher.experiments.followed import PRESETS, Followed
+from goodteacher.experiments.followed import OPTIONS, PRESETS, Followed
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
 from goodteacher.sim.clocks import Clock
 from goodteacher.sim.flow import HORIZON, MAX_STEPS, TOLERANCE, Control, final_policies, hitting_times
@@ -124,12 +124,12 @@ class Flow(Dynamics):
         self._clock()
 
     def _clock(self) -> Clock:
-        names = "preset", "group", "epsilon", "power", "k"
-        given: dict[str, Any] = {name: getattr(self, name) or None for name in names}
-        flags: dict[str, Any] = {
-            name: bool(getattr(self, name)) for name in ("population", "dynamic_sampling")
-        }
-        return Followed(self.estimator, **given, **flags).clock()
+        given: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS if getattr(self, name)}
+        return Followed(self.estimator, **given).clock()
+
+    def describe(self) -> dict[str, Any]:
+        """As it stands in a specification: of what is followed, that which is given."""
+        return {key: value for key, value in super().describe().items() if value or key not in OPTIONS}
 
     @property
     def name(self) -> str:
@@ -292,7 +292,8 @@ def dynamics(table: Mapping[str, Any]) -> Dynamics:
     if name not in KINDS:
         raise unknown("dynamics", name, KINDS)
     known = {field.name for kind in (Flow, Sampled) for field in fields(kind)}
-    applicable = KINDS[name]().describe()
+    own = {field.name for field in fields(KINDS[name]())}
+    applicable = own - {"estimator"} if name in ESTIMATORS else own  # which is its name
     for option in options:
         if option not in known:
             raise unknown("option of dynamics", option, sorted(known))

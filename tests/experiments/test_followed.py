@@ -5,9 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from goodteacher.experiments.followed import Followed
-from goodteacher.experiments.sweeps.dynamics import dynamics
+from goodteacher.experiments.followed import Followed, follow, told
+from goodteacher.experiments.progress import Progress
+from goodteacher.experiments.reports.error_table import report as error_report
+from goodteacher.experiments.reports.simulation import AlongFlow, report
+from goodteacher.experiments.sweeps.dynamics import Flow, dynamics
 from goodteacher.sim.clocks import DynamicSampling, Gradient, Grpo, MaxRl, MeanSubtracted, Natural
+from goodteacher.sim.flow import hitting_time
+from goodteacher.sim.goals import reward_increase
+from goodteacher.sim.instance import Instance, Parameters
+from goodteacher.sim.policies import LinearSoftmax
+from goodteacher.sim.status import Status
+from goodteacher.theory.error_kinds import Thresholds
 
 
 @pytest.mark.parametrize(("preset", "epsilon"), [("trl", 1e-4), ("verl", 1e-6), ("openrlhf", 1e-9)])
@@ -48,3 +57,70 @@ def test_bad_input(options, message):
     if "maxrl" in options.values():
         with pytest.raises(ValueError, match=message):
             dynamics({"name": "flow", **options})
+
+
+# Of some prompts it may not be known ---------------------------------------------------------
+
+
+def _mixed() -> Instance:
+    """Two values, so many that groups cannot be enumerated, and two again."""
+    few, many = [1.0, *[0.0] * 11], [1.0, *np.linspace(0.0, 0.5, 11)]
+    truth = [few, [*many[:-1], 0.0], few]
+    return Instance([few, many, few[::-1]], truth, start=np.full((3, 12), 1 / 12))
+
+
+def test_prompts_that_cannot_be_followed_are_left_out_and_the_others_answered():
+    clock = Followed("grpo", group=8).clock()
+    instance, unknown = follow(_mixed(), clock)
+    assert list(unknown) == [1]
+    assert unknown[1].startswith("take more than two values, and 8 draws of 12 outputs")
+    goal = reward_increase(instance, 0.5)
+    found = hitting_time(instance, goal)
+    first = Instance(_mixed().rewards[:1], start=np.full((1, 12), 1 / 12))
+    alone = hitting_time(first.following(clock), reward_increase(first, 0.5))
+    # Each prompt has a third of the weight.
+    np.testing.assert_allclose(found.time[0], 3.0 * alone.time[0], rtol=1e-12)
+    outcome = AlongFlow().follow(instance, goal, Progress("flow", None))
+    assert outcome.status[1] is Status.NO_SIGNAL
+    told_of = report(_mixed(), outcome, unknown)
+    assert told_of["prompt_status"] == ["reached", "not known", "never: at rest at an optimum"]
+    assert told_of["hitting_time"][1] is None
+    assert told_of["final"]["probabilities"][1] == [None] * 12
+    assert told_of["initial"]["expected_proxy_reward"][1] > 0.2
+    assert told_of["itinerary"][1] == []
+    (line,) = told(unknown, ["a", "b", "c"])
+    assert line.startswith("prompt b: not known, for the rewards take more than two values")
+    assert told(dict.fromkeys(range(7), "are none"))[0].startswith(
+        "prompts 0, 1, 2, 3, 4 and 2 more: not known"
+    )
+
+
+def test_all_prompts_or_shared_parameters_are_refused():
+    clock = Followed("grpo", group=8).clock()
+    second = Instance(_mixed().rewards[1:2], start=np.full((1, 12), 1 / 12))
+    with pytest.raises(ValueError, match=r"rewards\[0\] take more than two values"):
+        follow(second, clock)
+    features = LinearSoftmax(np.random.default_rng(0).normal(size=(3, 12, 2)))
+    shared = Instance(_mixed().rewards, policy=features, start=Parameters(np.zeros(2)))
+    with pytest.raises(ValueError, match=r"rewards\[1\] take more than two values"):
+        follow(shared, clock)
+
+
+def test_errors_of_the_other_prompts():
+    problem = _mixed()
+    clock = Followed("grpo", group=8).clock()
+    followed = follow(problem, clock, also=problem.ground_truth_rewards)
+    found = error_report(problem, None, Thresholds(), followed=followed)
+    assert found["status"][1] == "not known"
+    assert found["log10_time_ratio"][1] == [None] * 12
+    assert found["category"][1][11] != "none"
+    assert found["rewards"][1][11] == 0.5
+    assert float(found["hitting_time"][0]) > 0
+    assert found["shapley"][2] is not None
+
+
+def test_what_is_not_given_is_not_described():
+    assert set(Flow().describe()) == {"name", "horizon", "tolerance", "max_steps", "estimator"}
+    about = Flow(estimator="grpo", group=8).describe()
+    assert about["group"] == 8
+    assert "preset" not in about

@@ -210,11 +210,11 @@ BAD = {
     "epsilon is -1.0; it must be not negative": lambda: Grpo(4, -1.0),
     "power is -1.0; it must be not negative": lambda: ColdStart(-1.0),
     "k is 0.5; give at least 1": lambda: PassAtK(0.5),
-    r"rewards\[0\]\[1\] is -0.5, and MaxRL": lambda: Instance([[1.0, -0.5]], clock=MaxRl()),
+    r"rewards\[0\] hold -0.5, and MaxRL": lambda: Instance([[1.0, -0.5]], clock=MaxRl()),
     "take more than two values, of which pass at 4": lambda: Instance([[1.0, 0.5, 0.0]], clock=PassAtK(4)),
     "38608020 different groups": lambda: Instance([list(np.linspace(0, 1, 30))], clock=Grpo(8)),
     r"reward_variances\[0\]\[1\] is -1": lambda: Instance([[1.0, 0.0]], reward_variances=[[0.0, -1.0]]),
-    r"reward_variances\[0\] are not": lambda: Instance(
+    r"rewards\[0\] have variances that are not": lambda: Instance(
         [[1.0, 0.5]], reward_variances=[[0.1, 0.1]], clock=Grpo(4)
     ),
 }

@@ -1,5 +1,7 @@
 """Verdicts, ranks, intervals and scales of rollouts whose answer is known."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,6 +14,7 @@ from goodteacher.experiments.rollouts.resampling import ratio, resample
 from goodteacher.experiments.rollouts.scales import SCALES
 from goodteacher.experiments.rollouts.teaching import ESTIMATORS, GradientFlow, NaturalFlow
 from goodteacher.experiments.rollouts.verdicts import Verdict
+from goodteacher.sim.clocks import Grpo
 from goodteacher.sim.estimates import tilt
 
 # One prompt for each verdict, by reward and truth of its four draws.
@@ -43,8 +46,27 @@ def titles(data, reward=0):
 
 def test_verdicts(judged):
     assert titles(judged) == list(CASES)
-    assert judged.verdicts.sel(reward="r").values.tolist() == [1] * 7 + [0]
+    assert judged.verdicts.sel(reward="r").values.tolist() == [1] * 7 + [0, 0]
     assert titles(cases("natural", budget=3.0)) == list(CASES)
+
+
+def test_a_prompt_that_cannot_be_followed_is_left_out():
+    two, many = [[1.0, 0.0, 0.0, 0.0] * 10] * 2, np.linspace(0.0, 1.0, 40)
+    truth, clock = [[1.0, 0.0, 0.0, 0.0] * 10] * 3, Grpo(8)
+    names = ["a", "b", "c"]
+    asked: dict[str, Any] = {"estimator": clock, "scale": "none", "resamples": 20, "budget": 50.0}
+    found = diagnose(Rollouts.from_arrays({"r": [two[0], many, two[1]]}, truth, prompts=names), **asked)
+    assert titles(found) == ["learns", "not known", "learns"]
+    assert str(found.not_followed.values[1]).startswith("take more than two values, and 8 draws")
+    assert found.not_followed.values[[0, 2]].tolist() == ["", ""]
+    both = diagnose(Rollouts.from_arrays({"r": two}, truth[:2], prompts=["a", "c"]), **asked)
+    for name in ("hitting_time", "truth_at_budget", "truth_at_budget_on_truth"):
+        np.testing.assert_array_equal(found[name].sel(prompt=["a", "c"]), both[name])
+        assert np.isnan(found[name].sel(prompt="b")).all()
+    np.testing.assert_array_equal(found.ground_truth_at_budget, both.ground_truth_at_budget)
+    assert "not_followed" not in both
+    with pytest.raises(ValueError, match="no prompt can be followed: the rewards of b take more than two"):
+        diagnose(Rollouts.from_arrays({"r": [many]}, truth[:1], prompts=["b"]), **asked)
 
 
 def test_times_are_those_of_the_exact_flow(judged):
