@@ -43,6 +43,7 @@ class Preset(NamedTuple):
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "trl": Preset(1e-4, "TRL, GRPOTrainer with scale_rewards = group"),
+        "trl-none": Preset(None, "TRL, GRPOTrainer with scale_rewards = none"),
         "verl": Preset(1e-6, "verl, compute_grpo_outcome_advantage"),
         "openrlhf": Preset(1e-9, "OpenRLHF, group_norm"),
         "prime-rl": Preset(None, "prime-rl, algo/grpo.py"),
@@ -109,6 +110,12 @@ class Followed:
         size = {} if self.group is None else {"group": self.group}
         if self.preset is None:
             return Grpo(**size, epsilon=self.epsilon or 0.0, bessel=not self.population)
+        if self.preset == "trl-batch":
+            raise ValueError(
+                "preset is trl-batch, which divides by the standard deviation of the whole batch: all "
+                "prompts then share one clock that depends on all of them, and are not followed one by "
+                "one; give trl or trl-none"
+            )
         if self.preset not in PRESETS:
             raise unknown_name("preset", self.preset, PRESETS)
         epsilon = PRESETS[self.preset].epsilon

@@ -31,7 +31,7 @@ TEACHER_LOOKS: Mapping[str, dict[str, Any]] = MappingProxyType(
 
 
 def escape_panels(
-    data: Data, end_time: float, look: Look, titles: Sequence[str]
+    data: Data, end_time: float, look: Look, titles: Sequence[str], more: int = 0
 ) -> tuple[Figure, np.ndarray]:
     """Expected reward as published and on a logarithmic time axis, and the two probabilities.
 
@@ -39,15 +39,16 @@ def escape_panels(
         data: datasets ``ascent``, ``flow`` and ``escape`` of :mod:`goodteacher.experiments.batches`.
         end_time: learning rate times updates of the ascent.
         look: the line properties of a run, given its slice of a dataset.
-        titles: of the four panels.
+        titles: of the panels.
+        more: rows of panels that the caller fills.
 
     Returns:
-        The figure and its axes ``[2, 2]``.
+        The figure and its axes ``[2 + more, 2]``.
     """
     ascent, flow, escape = (data[panel] for panel in ("ascent", "flow", "escape"))
-    figure = Figure(figsize=(PAGE, 4.7))
-    axes = figure.subplots(2, 2)
-    (linear, reward), (best, middling) = axes
+    figure = Figure(figsize=(PAGE, 4.7 + 2.3 * more))
+    axes = figure.subplots(2 + more, 2)
+    (linear, reward), (best, middling) = axes[:2]
 
     for run in _runs(ascent):
         linear.plot(run["updates"], run["expected_reward"], **look(run))

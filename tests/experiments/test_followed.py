@@ -30,7 +30,8 @@ def test_presets(preset, epsilon):
 def test_values():
     assert isinstance(Followed().clock(), Gradient)
     assert isinstance(Followed("natural").clock(), Natural)
-    assert isinstance(Followed("grpo", preset="prime-rl").clock(), MeanSubtracted)
+    for preset in ("prime-rl", "trl-none"):
+        assert isinstance(Followed("grpo", preset=preset).clock(), MeanSubtracted)
     clock = Followed("maxrl", group=4, dynamic_sampling=True).clock()
     assert isinstance(clock, DynamicSampling)
     assert isinstance(clock.of, MaxRl)
@@ -47,6 +48,7 @@ def test_values():
         ({"estimator": "grpo", "preset": "tlr"}, "preset 'tlr' is unknown; did you mean trl"),
         ({"estimator": "maxrl", "epsilon": 0.1}, "epsilon does not apply to estimator maxrl"),
         ({"estimator": "grpo", "group": 1}, "group is 1; give a whole number of at least 2"),
+        ({"estimator": "grpo", "preset": "trl-batch"}, "all prompts then share one clock"),
         ({"estimator": "pass_at_k"}, "k is missing"),
         ({"estimator": "grpo", "preset": "prime-rl", "epsilon": 0.1}, "divides by no standard deviation"),
     ],

@@ -48,3 +48,18 @@ def test_bad_input(change, message):
     given = {"learning_rate": 0.5, "reuses": 1, "updates": 10} | change
     with pytest.raises(ValueError, match=message):
         reuse(THREE, 0.96, **given)
+
+
+def test_powers_with_fresh_samples_and_with_batches_that_are_used_up():
+    """arXiv:2609.36945: 1/eps^(K-1) updates at S = 1, and (1/eps) ln(1/eps) at S of the order of 1/eps."""
+
+    def updates(eps, reuses):
+        instance = gt.Instance([[1.0, 0.5, 0.1]], start=[[eps, 0.5, 0.5 - eps]])
+        return int(reuse(instance, 0.75, learning_rate=0.5, reuses=reuses, updates=10**6).update)
+
+    fresh = [updates(eps, 1) for eps in (2e-3, 1e-3)]
+    used = [updates(eps, round(8.0 / eps)) for eps in (2e-3, 1e-3)]
+    np.testing.assert_allclose(np.log2(fresh[1] / fresh[0]), 2.0, atol=0.02)
+    expected = 2.0 * np.log(0.5 / 1e-3) / np.log(0.5 / 2e-3)
+    np.testing.assert_allclose(used[1] / used[0], expected, rtol=0.05)
+    assert abs(used[1] / used[0] / 2.0 - 1.0) > 0.05  # the logarithm is there

@@ -63,6 +63,14 @@ def test_beneficial_errors():
     assert (proxy < truth / 10).all()
     assert "3.36e4 and 3.67e7" in caption
 
+    # Under GRPO both are faster, and what the error gains is about the root of what it gained.
+    clocked = [runs["escape_time"].values for runs in by_training(data["escape_under_grpo"])]
+    assert (clocked[0] < truth).all()
+    gained = [np.log(times[0][-1] / times[1][-1]) for times in ((truth, proxy), clocked)]
+    assert abs(gained[1] / gained[0] - 0.5) < 0.02
+    assert crosses(by_training(data["flow_under_grpo"])[0], by_training(data["escape_under_grpo"])[0])
+    assert "(e) The same path under GRPO" in caption
+
     assert all(crosses(*pair) for pair in zip(flow, escape, strict=True))
     assert not crosses(flow[0], escape[1])
     assert all(rises(path) for path in flow[0]["expected_reward"])
