@@ -37,7 +37,7 @@ def figure(data, settings):
 
 def small(**changes):
     parts = {"name": "small", "title": "Small", "settings": None, "run": run, "figure": figure}
-    return Experiment(**{**parts, "caption": lambda data, settings: "", **changes})
+    return Experiment(**{**parts, "caption": lambda data, settings: "What is seen.", **changes})
 
 
 def never(*given):
@@ -60,14 +60,15 @@ def test_unknown_experiment_is_refused_with_a_suggestion():
         find_experiment("stalling_lav")
 
 
-def test_save_writes_three_files_again_to_the_byte(tmp_path):
+def test_save_writes_four_files_again_to_the_byte(tmp_path):
     first = save(small(), tmp_path / "new" / "first")
     second = save(small(), tmp_path / "second", run(None))
-    assert [path.name for path in first] == ["small.png", "small.pdf", "small.csv"]
+    assert [path.name for path in first] == ["small.png", "small.pdf", "small.csv", "small.txt"]
     assert sorted((tmp_path / "new" / "first").iterdir()) == sorted(first)
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert b"CreationDate" not in first[1].read_bytes()
+    assert first[3].read_text() == "What is seen.\n"
 
 
 def test_save_writes_the_numbers(tmp_path):
