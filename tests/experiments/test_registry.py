@@ -55,6 +55,12 @@ def test_registry_finds_every_module_that_defines_an_experiment():
         assert experiment.title
 
 
+def test_the_gallery_is_whole():
+    folder = Path(__file__).parents[2] / "figures"
+    wanted = {f"{name}.{suffix}" for name in find_experiments() for suffix in ("png", "pdf", "csv", "txt")}
+    assert wanted - {path.name for path in folder.iterdir()} == set()
+
+
 def test_unknown_experiment_is_refused_with_a_suggestion():
     with pytest.raises(ValueError, match=r"'stalling_lav' is unknown; did you mean stalling_law"):
         find_experiment("stalling_lav")
