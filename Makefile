@@ -54,6 +54,7 @@ audit: .venv/installed
 
 docs: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@rm -rf build/docs
 	$(RUN) -m sphinx --builder html --doctree-dir build/doctrees --fresh-env --fail-on-warning --nitpicky --quiet docs build/docs
 	$(RUN) docs/building/links.py build/docs
 

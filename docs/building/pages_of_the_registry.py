@@ -48,7 +48,9 @@ def _short(module: ModuleType) -> str:
 
 
 def _heading(module: ModuleType) -> str:
-    return (inspect.getdoc(module) or _short(module)).split("\n\n")[0].replace("\n", " ").rstrip(".")
+    first = (inspect.getdoc(module) or _short(module)).split("\n\n")[0].replace("\n", " ")
+    # Roles are no markup of a heading.
+    return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", first).replace("``", "").rstrip(".:")
 
 
 def linked(citation: str) -> str:
@@ -88,8 +90,23 @@ def drawn_from(experiment: Experiment, module: ModuleType) -> bool:
     )
 
 
-def _figures_of(module: ModuleType) -> Iterator[Experiment]:
-    return (found for found in find_experiments().values() if drawn_from(found, module))
+# Figures that show what a module states without importing it.
+SHOWN = {
+    "benign": ["error_map"],
+    "clock_laws": ["estimator_clocks"],
+    "feature_geometry_law": ["feature_geometry"],
+    "harmful": ["error_map", "optimisers"],
+    "stall_integral": ["itinerary"],
+}
+
+
+def _figures_of(module: ModuleType, statements: Sequence[Statement]) -> list[Experiment]:
+    """Those drawn from it, those that show it, and if there is none that of all bounds."""
+    every = find_experiments()
+    found = [each for each in every.values() if drawn_from(each, module)]
+    found += [every[name] for name in SHOWN.get(_short(module), ()) if every[name] not in found]
+    bounds = any(statement.bound for statement in statements)
+    return found or ([every["tightness"]] if bounds else [])
 
 
 def _statement(statement: Statement) -> Iterator[str]:
@@ -111,7 +128,7 @@ def _statement(statement: Statement) -> Iterator[str]:
     if dropped:
         rows["Refuted when an assumption is dropped"] = "; ".join(map(cell, dropped))
     rows["Check it"] = f"`goodteacher verify {statement.name}`"
-    yield "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]) + "\n"
+    yield from (f"{name}\n: {text}\n" for name, text in rows.items())
 
 
 def family_page(module: ModuleType, statements: Sequence[Statement]) -> Iterator[str]:
@@ -119,7 +136,7 @@ def family_page(module: ModuleType, statements: Sequence[Statement]) -> Iterator
     yield f"# {cell(_heading(module))}\n"
     for statement in statements:
         yield from _statement(statement)
-    for experiment in _figures_of(module):
+    for experiment in _figures_of(module, statements):
         yield f"```{{figure}} ../../../figures/{experiment.name}.png\n:alt: {experiment.title}\n"
         link = f"[{cell(experiment.title)}](../gallery/{experiment.name}.md)"
         yield f"{link}: what is seen, and the code.\n```\n"
@@ -129,10 +146,10 @@ def family_page(module: ModuleType, statements: Sequence[Statement]) -> Iterator
 
 def table_of_statements() -> Iterator[str]:
     """Every statement with its source and how tight it is."""
-    yield "| statement | what it says | source | factor |\n|---|---|---|---|"
+    yield "| statement | source | factor |\n|---|---|---|"
     for each in itertools.chain(*families().values()):
-        link = f"{{ref}}`{each.name} <statement-{each.name}>`"
-        yield f"| {link} | {cell(each.title)} | {linked(each.citation)} | {_factor(each)} |"
+        link = f"{{ref}}`{each.title} <statement-{each.name}>`, `{each.name}`"
+        yield f"| {link} | {linked(each.citation)} | {_factor(each)} |"
     yield ""
 
 
@@ -158,7 +175,8 @@ def gallery_page(experiment: Experiment) -> Iterator[str]:
     name = experiment.name
     yield f"(figure-{name})=\n# {cell(experiment.title)}\n"
     yield f"```{{image}} ../../../figures/{name}.png\n:alt: {experiment.title}\n:width: 100%\n```\n"
-    yield f"{cell((ROOT / 'figures' / f'{name}.txt').read_text(encoding='utf-8'))}\n"
+    caption = (ROOT / "figures" / f"{name}.txt").read_text(encoding="utf-8")
+    yield from (f"{linked(cell(panel))}\n" for panel in re.split(r"\s+(?=\([b-h]\) )", caption))
     files = (
         f"{{download}}`{kind} <../../../figures/{name}.{kind.lower()}>`" for kind in ("PDF", "PNG", "CSV")
     )
