@@ -17,6 +17,7 @@ help:
 	@echo 'make audited   alter what an audit of version 0.1 altered, and write what notices it now'
 	@echo 'make bench     measure speed and accuracy beside the alternatives'
 	@echo 'make audit     search for wrong hitting times on random problems (COUNT=, SEED=)'
+	@echo 'make docs      build the site in build/docs, and run its tutorials'
 	@echo 'make lint      check style and types'
 
 figures: .venv/installed
@@ -51,6 +52,12 @@ bench: .venv/installed
 audit: .venv/installed
 	$(RUN) -m benchmarks.audit $(COUNT) $(SEED)
 
+docs: .venv/installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@rm -rf build/docs
+	$(RUN) -m sphinx --builder html --doctree-dir build/doctrees --fresh-env --fail-on-warning --nitpicky --quiet docs build/docs
+	$(RUN) docs/building/links.py build/docs
+
 lint: .venv/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -73,4 +80,4 @@ lint: .venv/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
-.PHONY: help figures test test-browser verify tightest mutate audited bench audit lint
+.PHONY: help figures test test-browser verify tightest mutate audited bench audit docs lint

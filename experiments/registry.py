@@ -66,7 +66,7 @@ def save(
     data: Data | None = None,
     **control: Any,
 ) -> list[Path]:
-    """Writes an experiment's figure as PNG and PDF, and its numbers as CSV, all or none.
+    """Writes an experiment's figure as PNG and PDF, its numbers as CSV and its caption, all or none.
 
     The files are the same to the byte when they are written again on the same machine.
 
@@ -77,7 +77,7 @@ def save(
         control: then as for :func:`compute`.
 
     Returns:
-        The paths of the PNG, the PDF and the CSV.
+        The paths of the PNG, the PDF, the CSV and the text of the caption.
 
     Raises:
         ValueError: if the directory cannot be written; nothing has been computed then. As :func:`compute`.
@@ -85,13 +85,14 @@ def save(
     with _workspace(Path(directory)) as workspace:
         if data is None:
             data = compute(experiment, **control)
-        files = [workspace / f"{experiment.name}.{suffix}" for suffix in ("png", "pdf", "csv")]
+        files = [workspace / f"{experiment.name}.{suffix}" for suffix in ("png", "pdf", "csv", "txt")]
         with paper():
             figure = experiment.figure(data, experiment.settings)
             # Without dates and versions, which would differ from one writing to the next.
             figure.savefig(files[0], metadata={"Title": experiment.title, "Software": None})
             figure.savefig(files[1], metadata={"Title": experiment.title, "CreationDate": None})
         table(data).to_csv(files[2], index=False, float_format="%.10g", lineterminator="\n")
+        files[3].write_text(f"{experiment.caption(data, experiment.settings)}\n", encoding="utf-8")
         return [file.replace(Path(directory) / file.name) for file in files]
 
 

@@ -1,4 +1,7 @@
-"""The README is true: its code runs and prints what it says, its commands exist and take these options."""
+"""README and site are true: code runs and prints what it says, commands exist and take these options.
+
+Cells of the tutorials run when the site is built: ``make docs``.
+"""
 
 import contextlib
 import functools
@@ -14,13 +17,41 @@ import tyro
 from goodteacher.experiments.commands import main as program
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SITE = [path for path in sorted((ROOT / "docs").rglob("*.md")) if "generated" not in path.parts]
+PAGES = [ROOT / "README.md", *SITE]
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+
+
+def fenced(page):
+    """The blocks between fences: how each is introduced, and its text."""
+    fence, words, lines = "", "", []
+    for line in page.splitlines():
+        opening = re.match(r"`{3,}", line)
+        if fence and line == fence:
+            yield words, "\n".join([*lines, ""])
+            fence = ""
+        elif fence:
+            lines.append(line)
+        elif opening:
+            fence = opening[0]
+            words, lines = line.removeprefix(fence).strip(), []
+    assert not fence, "a block is not closed"
+
+
+# The same block on two pages is one.
+BLOCKS = dict.fromkeys(block for page in PAGES for block in fenced(page.read_text()))
 
 
 def blocks(*languages):
     return [text for language, text in BLOCKS if language in languages]
+
+
+def test_every_block_is_of_a_kind_that_is_tested_or_shown_alone():
+    tested = {"sh", "console", "python", "json", "toml"}
+    shown = {"", "none"}
+    by_the_build = re.compile(r"\{(code-cell|toctree|include|figure|image|eval-rst)\}.*")
+    kinds = {words for words, _ in BLOCKS} - tested - shown
+    assert [words for words in kinds if not by_the_build.match(words)] == []
 
 
 def commands(text):
@@ -98,8 +129,8 @@ def test_consoles_show_what_is_printed(text, monkeypatch):
 
 @pytest.fixture(scope="module")
 def where_sweeps_are(tmp_path_factory):
-    """A folder in which the sweeps of the README have been run, but those that share the work."""
-    folder = tmp_path_factory.mktemp("readme")
+    """A folder in which the sweeps of the pages have been run, but those that share the work."""
+    folder = tmp_path_factory.mktemp("sweeps")
     (folder / "examples").symlink_to(ROOT / "examples")
     (toml,) = blocks("toml")
     (folder / "rewards.toml").write_text(toml)
@@ -111,7 +142,7 @@ def where_sweeps_are(tmp_path_factory):
     return folder
 
 
-def test_sweeps_leave_what_the_readme_says(where_sweeps_are):
+def test_sweeps_leave_what_is_said(where_sweeps_are):
     for name in ("diagram", "diagram.png", "rewards", "rewards.csv"):
         assert (where_sweeps_are / name).exists()
 
@@ -127,6 +158,6 @@ def test_python_runs_and_prints_what_is_said(text, where_sweeps_are, monkeypatch
         assert nearest <= tolerance, f"{text_of_number} is not in {found}"
 
 
-def test_the_instance_file_of_the_readme_is_the_example():
+def test_the_instance_file_that_is_shown_is_the_example():
     (shown,) = blocks("json")
     assert json.loads(shown) == json.loads((ROOT / "examples/ground_truth.json").read_text())

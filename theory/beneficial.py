@@ -260,6 +260,8 @@ _ON_TRUTH = MappingProxyType({"trained on the ground truth": Dropped(_on_ground_
 PROXY_BOUND = Statement(
     name="beneficial_proxy_bound",
     title="Upper bound of the time on the ideal proxy",
+    assumptions="tabular policy; one best output; the proxy is 1 on it and −1 elsewhere; r*, the "
+    "ground truth of the best output, exceeds V_G(0) + γ; λ up to its limit",
     citation="arXiv:2503.15477, Proposition 4 (the case of arXiv:2604.25872, Theorem 2)",
     formula="t_γ ≤ 2|S| / ((1−ρ)² (1−ε)) (1/ε − 1/ρ), ρ = (V_G(0)+γ+1)/(r*+1), "
     "for λ ≤ ε (1−ρ)² (1−ε) / (4 (2 ln(1/min π₀) + 1/(2e)))",
@@ -277,6 +279,8 @@ PROXY_BOUND = Statement(
 SHARP_PROXY_BOUND = Statement(
     name="beneficial_proxy_bound_sharp",
     title="The time on the ideal proxy is longest where all other outputs are alike",
+    assumptions="tabular policy, λ = 0; one best output; the proxy is 1 on it and −1 elsewhere; r*, "
+    "the ground truth of the best output, exceeds V_G(0) + γ",
     citation="theory/beneficial.py (derived here)",
     formula="t_γ ≤ |S| (K−1)/K [F(ρ) − F(ε)] / 2, F(p) = −1/p + 1/(1−p) + 2 ln(p/(1−p)), λ = 0",
     draw=_free_task,
@@ -383,6 +387,8 @@ def _rate_judge(law: Callable[[], Number]) -> Judge:
 GROUND_TRUTH_RATE = Statement(
     name="beneficial_rate_on_truth",
     title="Rate of the time on the ground truth, over four decades of the best output's probability",
+    assumptions="one prompt, tabular policy, λ = 0; one best output, one middling one, the others "
+    "low; ε, the probability of the best, is small",
     citation="arXiv:2604.25872, Theorem 1",
     formula="t = Ω(ε^(−14/13))",
     draw=_rarer,
@@ -399,6 +405,8 @@ GROUND_TRUTH_RATE = Statement(
 PROXY_RATE = Statement(
     name="beneficial_rate_on_proxy",
     title="Rate of the time on the proxy, over four decades of the best output's probability",
+    assumptions="one prompt, tabular policy, λ = 0; one best output, all others low; ε, the "
+    "probability of the best, is small",
     citation="arXiv:2604.25872, Theorem 2",
     formula="t = O(1/ε); the exponent is 1 up to 8 ε ln(1/ε)",
     draw=_rarer,
@@ -501,6 +509,8 @@ def _as_if_equally_likely(gained: Gained) -> Array:
 GAIN = Statement(
     name="beneficial_gain",
     title="The predicted gain of a beneficial error",
+    assumptions="one prompt, tabular policy, λ = 0; a rare best output; the proxy gives the middling "
+    "output a low reward",
     citation="derived here, theory/beneficial.py; after arXiv:2604.25872, Theorems 1 and 2",
     formula="t*(ground truth) / t*(proxy), both by the law, to below 1 %",
     draw=_gain,
@@ -527,6 +537,8 @@ def _harm(source: Source) -> Gain:
 HARM = Statement(
     name="harmful_error_stalling",
     title="Harmful errors II: the predicted loss of an output that is overrated into the middle",
+    assumptions="one prompt, tabular policy, λ = 0; a rare best output; the proxy gives a low output "
+    "a middling reward",
     citation="derived here, theory/beneficial.py; after arXiv:2604.25872, Section 3",
     formula="t*(proxy) / t*(ground truth), both by the law, to below 1 %",
     draw=_harm,

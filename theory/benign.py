@@ -229,6 +229,8 @@ def _narrow(ends: Ends) -> Sides:
 BENIGN_RARE_OUTPUT = Statement(
     name="benign_rare_output",
     title="What an error at a rare output can do in a given time",
+    assumptions="tabular policy, λ = 0; two rewards that differ by e at the one output y; D the "
+    "larger of their ranges",
     citation="derived here, theory/benign.py; after arXiv:2604.25872, Section 3; arXiv:2503.15477, Lemma 10",
     formula="|θ_T − θ'_T| ≤ √2 |e| (T/|S|) π₀(y) exp((8/27) D T/|S|), and TV(π_T, π'_T) ≤ this / (2√2)",
     draw=_error,

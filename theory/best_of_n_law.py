@@ -83,6 +83,8 @@ def _next_best_first(truth: Array) -> Array:
 BEST_OF_N = Statement(
     name="best_of_n",
     title="For best-of-N a perfectly accurate reward model is the best there is",
+    assumptions="any policy on finitely many outputs, any N; ties share the mass of their group by "
+    "the policy",
     citation="arXiv:2503.15477, Proposition 1",
     formula="acc(r) = 1: E r_G(best of N by r) ≥ E r_G(best of N by r'), every r', every policy, every N",
     draw=_contest,

@@ -148,6 +148,7 @@ def _mean(group: int, epsilon: Array) -> Clock:
 RATES = Statement(
     name="estimator_clocks",
     title="Mean updates of groups, of rewards with two values, are the gradient times a scalar",
+    assumptions="tabular policy, λ = 0; rewards of two values; independent on-policy samples",
     citation=_CITATION,
     formula="E Σ_i c_i s(y_i)/G = m ∇V, m = (1 − 1/G) E 1/scale(1 + S), S ~ Binomial(G − 2, p); GRPO, MaxRL, "
     "Dr. GRPO, G = 2, 3, 5; over 1 − p^G − (1−p)^G with dynamic sampling",
@@ -323,6 +324,7 @@ def _of_two_outputs(
     return Statement(
         name=name,
         title=title,
+        assumptions="one prompt, tabular policy, λ = 0; two outputs of rewards 1 and 0",
         citation=_CITATION,
         formula=formula,
         draw=_draw_way,
@@ -438,6 +440,7 @@ def _fixed_point(law: Callable[..., Array]) -> Judge:
 FIXED_POINT = Statement(
     name="grpo_kl_fixed_point",
     title="The fixed point of KL-regularised GRPO",
+    assumptions="tabular policy; rewards 0 and 1; KL to the reference outside of the clock",
     citation="arXiv:2503.06639; the equation: theory/clock_laws.py",
     formula="odds(p*) = odds(p_ref) exp(m(p*) / λ), m that of GRPO at p*",
     draw=_draw_regularized,

@@ -146,6 +146,8 @@ _MAX_RL = Formula(log_max_rl_time, _judged(_first_order))
 GRPO = Statement(
     name="stalling_law_grpo",
     title="The stalling law under GRPO: half the exponent",
+    assumptions="the stalling law's: one prompt, tabular policy, λ = 0, one best, one middling "
+    "output, a rare best one; groups in the limit, ε = 0",
     citation=_CITATION,
     formula="t = (1 + O) C^(−1/2) ∫₀^∞ √(b² + w Σa) (b + w)^(−K/2−1) dw, C = ε^(K−1) / (π₀(m) Π a_j π₀(j)); "
     "G → ∞",
@@ -158,6 +160,8 @@ GRPO = Statement(
 MAX_RL = Statement(
     name="stalling_law_maxrl",
     title="The stalling law under MaxRL: the same exponent where there is partial credit",
+    assumptions="the stalling law's: one prompt, tabular policy, λ = 0, one best, one middling "
+    "output, a rare best one; rewards not negative; groups in the limit",
     citation=_CITATION,
     formula="t = (1 + O(ε)) r_m t_gradient; G → ∞, r ≥ 0",
     draw=_draw,

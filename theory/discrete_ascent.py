@@ -128,6 +128,7 @@ def _squared(learning_rate: Array, time: Array, pace: Array) -> Array:
 FOLLOWS = Statement(
     name="ascent_follows_flow",
     title="Gradient ascent follows gradient flow up to an error of the order of the learning rate",
+    assumptions="tabular policy, λ = 0; exact gradients, constant learning rate η",
     citation="theory/discrete_ascent.py (derived here)",
     formula="|θ_n − θ(nη)| ≤ η w D / (4√2) (exp(w D n η / 4) − 1), w the prompt's weight, D the range of r",
     draw=_ascending,

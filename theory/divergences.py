@@ -77,6 +77,7 @@ def _on_itself(instance: Instance) -> Sides:
 DIVERGENCE = Statement(
     name="divergence_bound",
     title="No divergence exceeds the largest surprise of its reference",
+    assumptions="any two distributions on one finite set, q positive",
     citation="arXiv:2503.15477, Lemma 3",
     formula="KL(p‖q) ≤ ln(1 / min_y q(y))",
     draw=_policies,
@@ -96,6 +97,7 @@ DIVERGENCE = Statement(
 DIVERGENCE_TERM = Statement(
     name="divergence_term_bound",
     title="No output where a policy falls short of the reference adds much to p² ln(q/p)",
+    assumptions="any two distributions on one finite set, q positive; output by output",
     citation="arXiv:2503.15477, Lemma 4",
     formula="−p² ln(p/q) ≤ q² / (2e)",
     draw=_policies,

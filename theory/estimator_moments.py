@@ -244,6 +244,7 @@ def _unbiased_judge(*estimators: str) -> Judge:
 UNBIASED = Statement(
     name="estimators_unbiased",
     title="REINFORCE, with and without baseline, and RLOO are unbiased",
+    assumptions="tabular policy; independent on-policy samples; at least two per group for RLOO",
     citation="Williams 1992; Kool, van Hoof and Welling 2019; KL in the reward: theory/estimator_moments.py",
     formula="E[Σ_i c_i (e_{y_i} − π)/G] = ∇φ; c_i = r_i, r_i − V or r_i − mean_{j≠i} r_j; r_i = r_KL(y_i)",
     draw=partial(_sampled, _two_prompts),
@@ -294,6 +295,7 @@ def _without_pairs(probabilities: Array, rewards: Array, group: Array) -> Array:
 VARIANCE = Statement(
     name="estimators_variance",
     title="Total variance of REINFORCE, with and without baseline, and of RLOO",
+    assumptions="tabular policy; independent on-policy samples; at least two per group for RLOO",
     citation="theory/estimator_moments.py (derived for this project)",
     formula="REINFORCE: (E (r−b)²|s|² − |g|²)/G; "
     "RLOO: [(G−2)(E A²|s|² − |g|²) + 2(Var r − |g|²)]/(G(G−1)); s = e_y − π, g = E A s",
@@ -350,6 +352,8 @@ def _with_a_third_value(drawn: Sampled) -> Sampled:
 GRPO_TWO_VALUES = Statement(
     name="grpo_two_values",
     title="GRPO on rewards of two values: the gradient times a factor",
+    assumptions="tabular policy; independent on-policy samples; rewards of two values; no ε in the "
+    "denominator",
     citation="theory/estimator_moments.py (derived for this project)",
     formula="E[GRPO] = ∇V · E √(k(G−k)) / (G p(1−p) gap), k ~ Bin(G, p)",
     draw=partial(_sampled, _two_values),
@@ -386,6 +390,7 @@ def _below_deviation(moments: Moments) -> Sides:
 GRPO_NORM = Statement(
     name="grpo_norm",
     title="GRPO's expected estimate is bounded, whatever the scale of the rewards",
+    assumptions="tabular policy; independent on-policy samples; any rewards",
     citation="theory/estimator_moments.py (derived for this project)",
     formula="|E[GRPO]| ≤ √((1 − 1/G)(1 − Σ_y π(y)²))",
     draw=partial(_sampled, _one_prompt),

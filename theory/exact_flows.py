@@ -78,6 +78,7 @@ def _one_good_output_judge(predicted: Callable[..., Array]) -> Judge:
 TWO_OUTPUTS = Statement(
     name="two_output_flow",
     title="Hitting times of two outputs",
+    assumptions="one prompt, tabular policy, λ = 0; two outputs, r₁ > r₂",
     citation="theory/closed_forms.py",
     formula="t(p₀→p₁) = [F(p₁) − F(p₀)] / (2 (r₁−r₂)),  F(p) = −1/p + 1/(1−p) + 2 ln(p/(1−p))",
     draw=partial(_one_good_output, 2, 2),
@@ -98,6 +99,8 @@ TWO_OUTPUTS = Statement(
 ONE_GOOD_OUTPUT = Statement(
     name="one_good_output_flow",
     title="Hitting times with one good output among K",
+    assumptions="one prompt, tabular policy, λ = 0; K − 1 outputs of one reward and equal "
+    "probabilities, one better",
     citation="theory/closed_forms.py",
     formula="t(p₀→p₁) = (K−1)/K [F(p₁) − F(p₀)] / (r₁−r₂)",
     draw=partial(_one_good_output, 3, _MOST_OUTPUTS),
@@ -159,6 +162,7 @@ def _natural_gradient_judge(solution: _Solution) -> Judge:
 NATURAL_GRADIENT = Statement(
     name="natural_gradient_flow",
     title="Natural policy gradient flow is an exponential tilt",
+    assumptions="tabular policy, λ = 0; one prompt",
     citation="Kakade (2001); theory/closed_forms.py",
     formula="π_t ∝ π₀ exp(r t)",
     draw=_elapsed,
@@ -265,6 +269,7 @@ def _kl_statement(
     return Statement(
         name=name,
         title=title,
+        assumptions="tabular policy, λ > 0",
         citation="theory/closed_forms.py",
         formula=formula,
         draw=draw,

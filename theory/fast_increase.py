@@ -416,6 +416,8 @@ def _sabotages(bound: _Bound) -> Mapping[str, Dropped]:
 FAST_INCREASE = Statement(
     name="fast_increase",
     title="Likely good outputs far ahead of all likely others make learning fast",
+    assumptions="tabular policy; outputs Y₊ with r_G > V_G(0) + γ and r_RM > V_RM(0), far ahead of "
+    "all likely others (δ > 0); λ and π₀(Y_bad) up to their limits",
     citation="arXiv:2503.15477, Proposition 4",
     formula="t_γ ≤ 4 |S| |Y₊| / ((1−ρ) δ) (1/p₊ − 1/ρ), with conditions on λ and on π₀(Y_bad)",
     draw=partial(_task, False),
@@ -435,6 +437,8 @@ FAST_INCREASE = Statement(
 SHARP_FAST_INCREASE = Statement(
     name="fast_increase_sharp",
     title="The same by a sharper bound, under weaker conditions",
+    assumptions="tabular policy; outputs Y₊ with r_G > V_G(0) + γ and r_RM > V_RM(0), ahead of all "
+    "likely others (g > 0); λ and π₀(Y_bad) up to their limits",
     citation="theory/fast_increase.py (derived here)",
     formula="t_γ ≤ |S| |Y₊| [F(ρ) − F(p₊)] / ((1−θ) g), F(p) = −1/p + 1/(1−p) + 2 ln(p/(1−p)), "
     "g = max_{Y₊} r − max_Z r − max_{Y₊} |r − r'| / (1−ρ), Z = {r ≤ V_RM(0)}, "

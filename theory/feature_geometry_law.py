@@ -164,6 +164,8 @@ def _misread(change: Callable[[Array], Array]) -> Judge:
 FEATURE_GEOMETRY = Statement(
     name="feature_geometry",
     title="The stalling law where the features of the best and the middling output are not orthogonal",
+    assumptions="one prompt, linear policy, λ = 0; features orthonormal but for those of the best and "
+    "the middling output; c > −1/(K−2); a rare best output",
     citation="theory/feature_geometry_law.py (derived here); after arXiv:2604.25872, Section 3.3",
     formula="t = β^κ B(1+α/(n−c), 1+κ) ((n−c) b A)^−(1+κ), 1+κ = (K−1)/β, α = 1−c, β = 1+(K−2)c, "
     "c = ⟨φ*, φ_m⟩, n = |φ*|², A = ε π₀(m)^−c [π₀(m) Π_j a_j π₀(j)]^(−α/(K−1)); to 1e-4 + 20 ε ln(1/ε)",

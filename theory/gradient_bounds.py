@@ -147,6 +147,7 @@ def _of_reward_alone(instance: Instance, logits: Array) -> Array:
 UPPER = Statement(
     name="gradient_bound_tabular",
     title="Low reward variance makes the gradient of a tabular policy small",
+    assumptions="tabular policy, any reference and λ ≥ 0; the gradient of one prompt without its weight",
     citation="arXiv:2503.15477, Lemma 8",
     formula="|∇φ(x)|₂ ≤ |∇φ(x)|₁ ≤ √Var r_KL(x,·), every λ ≥ 0",
     draw=_regularized,
@@ -187,6 +188,7 @@ def _below_norm(bound: _Values) -> Judge:
 MODAL = Statement(
     name="gradient_bound_modal",
     title="The gradient is smaller still where no output is likely",
+    assumptions="tabular policy, λ = 0; rewards of any scale",
     citation="theory/gradient_bounds.py (derived here)",
     formula="|∇V(x)|₂² ≤ max_y π(y|x) Var r(x,·)",
     draw=_unregularized,
@@ -207,6 +209,7 @@ _WITHOUT_PROBABILITY = _below_norm(lambda p, r: jnp.where(p > 0, advantage(p, r)
 LOJASIEWICZ = Statement(
     name="lojasiewicz",
     title="The gradient vanishes only where the best output does, or where all is won",
+    assumptions="tabular policy, λ = 0; y* has the best reward",
     citation="arXiv:2005.06392, Lemma 3",
     formula="|∇V(x)|₂ ≥ π(y*|x) (r(x,y*) − V(x))",
     draw=_unregularized,
@@ -219,6 +222,7 @@ LOJASIEWICZ = Statement(
 SHARP_LOJASIEWICZ = Statement(
     name="lojasiewicz_sharp",
     title="The same by the number of outputs",
+    assumptions="tabular policy of K outputs, λ = 0; y* has the best reward",
     citation="theory/gradient_bounds.py (derived here)",
     formula="|∇V(x)|₂ ≥ √(K/(K−1)) π(y*|x) (r(x,y*) − V(x))",
     draw=_unregularized,

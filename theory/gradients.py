@@ -93,6 +93,7 @@ def _gradient_statement(name: str, policy: str, draw: Callable[[Source], Instanc
     return Statement(
         name=name,
         title=f"Gradient in closed form, {policy} policy",
+        assumptions="any number of prompts with any weights, any reference and λ ≥ 0",
         citation="arXiv:2503.15477, Lemma 7 (tabular), and the chain rule",
         formula="∇φ(θ) = Σ_x w(x) Σ_y π(y|x) (r_KL(x,y) − E r_KL(x,·)) ∇θ logit(y|x)",
         draw=draw,
@@ -154,6 +155,7 @@ def _conservation_judge(counted: Callable[[Array], Array]) -> Judge:
 CONSERVATION = Statement(
     name="conservation",
     title="The flow of a tabular policy conserves the sum of the logits of a prompt",
+    assumptions="tabular policy, any λ",
     citation="arXiv:2503.15477, Lemma 7, summed over outputs",
     formula="Σ_y θ[y,x](t) = Σ_y θ[y,x](0)",
     draw=_moderate_tabular,
@@ -196,6 +198,7 @@ def _ascent_judge(value: _Value, factor: float = 1.0) -> Judge:
 ASCENT = Statement(
     name="ascent",
     title="The objective never decreases along its flow; its rate is the squared gradient norm",
+    assumptions="any policy, any λ",
     citation="chain rule",
     formula="dφ/dt = |∇φ|² ≥ 0",
     draw=_moderate_linear,

@@ -89,6 +89,7 @@ def _below_the_best(instance: Instance) -> Instance:
 HACKING = Statement(
     name="harmful_error_hacking",
     title="Harmful errors I: what the proxy puts above all others wins, and with it the bad reward",
+    assumptions="one prompt, tabular policy, λ = 0; one output has the best proxy reward alone",
     citation="arXiv:2604.25872, Section 3; convergence: arXiv:1908.00261",
     formula="r_P(y) > r_P(z), z ≠ y: π_t(y) → 1 and V_G → r_G(y), whatever r_G(y); by rule harmful I",
     draw=_hacking,
@@ -197,6 +198,8 @@ def _natural(
     return Statement(
         name=name,
         title=title,
+        assumptions="one prompt, tabular policy, natural gradient, λ = 0; one best output of probability "
+        "ε, m the second best",
         citation="derived here, theory/harmful.py",
         formula=formula,
         draw=_rare,

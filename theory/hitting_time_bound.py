@@ -248,6 +248,8 @@ _TITLE = "Low reward variance makes every reward slow to rise"
 LOWER_BOUND = Statement(
     name="hitting_time_tabular",
     title=_TITLE,
+    assumptions="tabular policy; rewards in [−1, 1]; the hitting time of any reward, trained on or "
+    "not; any λ ≥ 0; the reference is the initial policy",
     citation="arXiv:2503.15477, Proposition 3 (Theorem 1 for a tabular policy)",
     formula="t_γ ≥ 2 |S| (1 − exp(−γ/2)) / √Var_{π₀} r_RM, any reward for t_γ, every λ ≥ 0",
     draw=_task,
@@ -265,6 +267,8 @@ LOWER_BOUND = Statement(
 SHARP = Statement(
     name="hitting_time_tabular_sharp",
     title=f"{_TITLE}, by the sharp bound",
+    assumptions="tabular policy; rewards in [−1, 1]; the hitting time of any reward, trained on or "
+    "not; any λ ≥ 0; the reference is the initial policy",
     citation="theory/hitting_time_bound.py (derived here)",
     formula="t_γ ≥ 2 |S| (1 − exp(−γ)) / √Var_{π₀} r_RM, any reward for t_γ, every λ ≥ 0",
     draw=_task,
@@ -277,6 +281,8 @@ SHARP = Statement(
 BY_ODDS = Statement(
     name="hitting_time_tabular_odds",
     title=f"{_TITLE}, by the odds of the ground truth",
+    assumptions="tabular policy; rewards in [−1, 1]; the hitting time of any reward, trained on or "
+    "not; any λ ≥ 0; the reference is the initial policy",
     citation="theory/hitting_time_bound.py (derived here)",
     formula="t_γ ≥ 2 |S| (1 − √(o₀/o_γ)) / √Var_{π₀} r_RM, o₀ = (1+V)/(1−V), o_γ = (1+V+γ)/(1−V−γ), "
     "V = V_G(0), every λ ≥ 0; at least 4 |S| γ / ((2+γ) √Var_{π₀} r_RM)",

@@ -106,6 +106,7 @@ def _own_prompt_only(instance: Instance, parameters: Array) -> Array:
 LOGIT_VELOCITY = Statement(
     name="logit_velocity",
     title="Logit velocity of the linear softmax policy",
+    assumptions="linear softmax policy, any features, λ = 0",
     citation="arXiv:2604.25872, Section 3",
     formula="d⟨f(y),θ⟩/dt = π(y) A(y) |f(y)|² + Σ_{z≠y} π(z) A(z) ⟨f(z),f(y)⟩, summed over prompts",
     draw=_linear,
@@ -171,6 +172,7 @@ def _benign_judge(chosen: _Chosen) -> Judge:
 BENIGN_LOW_REWARD = Statement(
     name="benign_low_reward",
     title="No output whose proxy reward is below the initial expected one ever gains logit",
+    assumptions="one prompt, linear policy with orthogonal features of any length, λ = 0",
     citation="arXiv:2604.25872, Section 3",
     formula="r_P(y) < V_P(0), features orthogonal ⇒ ⟨f(y),θ(t)⟩ never increases",
     draw=_orthogonal,

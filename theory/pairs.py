@@ -59,6 +59,7 @@ def _variance_judge(by_pairs: Callable[[Array, Array], Array]) -> Judge:
 VARIANCE = Statement(
     name="variance_by_pairs",
     title="The reward variance is half the mean squared difference of two independent outputs",
+    assumptions="any policy, any reward",
     citation="arXiv:2503.15477, Definition 2",
     formula="E (r − V)² = ½ E_{y,y'} (r(y) − r(y'))²",
     draw=_policies,
@@ -146,6 +147,7 @@ def _attained_judge(claimed: Callable[[Attained], Array]) -> Judge:
 ATTAINABLE = Statement(
     name="attainable_accuracies",
     title="The attainable accuracies over uniform pairs, against all rankings",
+    assumptions="finitely many outputs; ties in either reward are allowed",
     citation="arXiv:2503.15477, Definition 3; the programme of theory/rankings.py (derived here)",
     formula="{acc(ranking)} by dynamic programming over classes = by going through all weak orders, K ≤ 6",
     draw=_ranked,

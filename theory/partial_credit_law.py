@@ -192,6 +192,7 @@ def _without_apart(times: Times) -> Array:
 PARTIAL_CREDIT = Statement(
     name="partial_credit",
     title="How much slower or faster partial credit is, for two rare constraints of any odds ratio",
+    assumptions="one prompt, tabular policy, λ = 0; four outputs by two constraints; both together are rare",
     citation="derived here, theory/partial_credit_law.py; after arXiv:2604.25872, Section 5",
     formula="t(partial)/t(binary) by the stalling law: |p₁−p₂| π₀(neither)/(3 e² t(binary)) far from "
     "p₁ = p₂, π/√ψ at p₁ = p₂ → 0; to 1e-3 + 20 e ln(1/e), e = π₀(both), for p ≤ 1e-2",

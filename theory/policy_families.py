@@ -417,6 +417,8 @@ def _with_much_kl(start: Start) -> Start:
 RIGHT_TEACHER = Statement(
     name="right_teacher",
     title="A teacher that praises a likely good output is fast",
+    assumptions="tabular policy; V_G(0) = V0, π₀(y_b) ≤ T⁻², π₀(y_a) ≥ c; reward 1 on y_a and −1 "
+    "elsewhere; λ up to its limit",
     citation="arXiv:2503.15477, Theorem 6 (Theorem 3); the limit of λ with 4 for 16 by Proposition 4",
     formula="t_γ ≤ 2|S|/(1−ρ)³ (1/c − 1/ρ), ρ = (V₀+γ+1)/(r_G(y_a)+1), π₀(y_a) ≥ c, for r = ±1, +1 on y_a "
     "alone, λ ≤ c (1−ρ)³ / [4 (1/(2e) + 2 ln(1/min π₀))] (published with 16)",
@@ -439,6 +441,8 @@ def _wrong_teacher(
     return Statement(
         name=name,
         title=title,
+        assumptions="tabular policy; V_G(0) = V0, π₀(y_b) ≤ T⁻², π₀(y_a) ≥ c; reward 1 on y_b and −1 "
+        "elsewhere; T ≥ 1; any λ ≥ 0",
         citation=citation,
         formula=formula,
         draw=partial(_start, False),

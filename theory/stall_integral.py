@@ -177,6 +177,7 @@ def _bounds(low: float, corners: float) -> Judge:
 INTEGRAL = Statement(
     name="stall_integral",
     title="Every stall is the integral of a polynomial",
+    assumptions="one prompt, tabular policy, λ = 0; no output need be rare",
     citation=_CITATION,
     formula="T ≤ t ≤ T + 2 ∫ (1 − max π) dt,  T = Π_y π₀(y) ∫ Π_{y≠m} (line of y − line of m) dτ",
     draw=_draw,
@@ -246,6 +247,7 @@ def _stay_judge(output: Callable[[Stay], Array]) -> Judge:
 ITINERARY = Statement(
     name="itinerary",
     title="Modal outputs follow the lower envelope of the lines",
+    assumptions="one prompt, tabular policy, λ = 0; no output need be rare",
     citation=_CITATION,
     formula="argmax_y π(y) = argmin_y 1/π₀(y) − r_y τ at all times",
     draw=_draw,
@@ -320,6 +322,7 @@ def _solution_judge(solved: Callable[[Solution], Array]) -> Judge:
 SOLUTION = Statement(
     name="solved_flow",
     title="The tabular flow by one root and one quadrature",
+    assumptions="tabular policy, λ = 0",
     citation=_CITATION,
     formula="1/E_y = 1/π₀(y) − r_y τ + W(τ), Π E_y conserved, t = ∫ Σ_y E_y dτ",
     draw=_draw,

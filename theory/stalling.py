@@ -290,6 +290,8 @@ def _second_order(parameter: Array, eps: Array) -> Array:
 LAW = Statement(
     name="stalling_law",
     title="The stalling law",
+    assumptions="one prompt of weight one, tabular policy, λ = 0; one best, one second best output; ε "
+    "= π₀(*) small against the low outputs (σ ≤ 0.02)",
     citation="theory/stalling.py (derived for this project)",
     formula="t = (1 + O(ε)) π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)]; |O(ε)| ≤ 1.5 σ, "
     "σ = K ε [b mean_j 1/(a_j π₀(j)) + (1 + b mean_j 1/a_j)/π₀(m)] ≤ 0.02",
@@ -311,6 +313,8 @@ LAW = Statement(
 NEXT_ORDER = Statement(
     name="stalling_law_next_order",
     title="The stalling law with its first correction",
+    assumptions="one prompt of weight one, tabular policy, λ = 0; one best, one second best output; ε "
+    "= π₀(*) small against the low outputs (σ ≤ 0.02)",
     citation="theory/stalling.py (derived for this project)",
     formula="t = law · exp(κ ε + O(σ²)), κ = K [b mean_j 1/(a_j π₀(j)) − (1 + b mean_j 1/a_j)/π₀(m)]; "
     "|O(σ²)| ≤ (1 + ln(1/ε)) σ²",
@@ -356,6 +360,8 @@ def _to_four_digits(parameter: Array, eps: Array) -> Array:
 MANY_OUTPUTS = Statement(
     name="stalling_law_many_outputs",
     title="The stalling law at a rarity of 1e-7, for up to twelve outputs",
+    assumptions="one prompt of weight one, tabular policy, λ = 0; ε = 1e-7; low outputs neither rare "
+    "nor close to the middling one; up to twelve outputs",
     citation="theory/stalling.py (derived for this project)",
     formula="t = π₀(m) Π_j [(r_m−r_j) π₀(j)] / [K (K−1) (r*−r_m)^(K−1) ε^(K−1)] to below 1e-4 relative",
     draw=_many_outputs,

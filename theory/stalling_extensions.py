@@ -347,6 +347,7 @@ def _orthogonal_judge(law: Callable[[Laws], Array]) -> Judge:
 ORTHOGONAL = Statement(
     name="stalling_orthogonal",
     title="The stalling law as one integral: orthogonal features of any norm, ties, near ties",
+    assumptions="one prompt, linear policy with orthogonal features, λ = 0; a rare best output",
     citation=_CITATION,
     formula="t = 1/(n* ε) ∫₀¹ Z²/Σ_z (r*−r_z) E_z dy, Z = Σ_{z≠*} E_z, 1/E_z = 1/π₀(z) + "
     "n_z [a_z y/(n* b ε) + (1+a_z/b) s], Σ_z ln(π₀(z)/E_z)/n_z = −ln(1−y)/n*; to 1e-4 + 20 ε ln(1/ε)",
@@ -418,6 +419,8 @@ def _regularized_judge(law: Callable[[Array, Array, Array], Array]) -> Judge:
 REGULARIZED = Statement(
     name="stalling_regularized",
     title="KL regularisation ends the stall",
+    assumptions="one prompt, tabular policy, small λ > 0; the optimum prefers the best output; a rare "
+    "best output",
     citation=_CITATION,
     formula="t ≈ (K−1) Z / (K ε (r*−q−λ)), Z = Σ_{z≠*} π₀(z) exp((r_z−q)/λ), q = mean_{z≠*} r_z",
     draw=_rescued,

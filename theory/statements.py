@@ -129,6 +129,7 @@ class Statement:
         bound: whether it is an inequality, not an identity: then the margin says how tight it is.
         smooth: whether the margin has a derivative, which a search for the tightest instance then follows.
             It needs an ``observe`` that is traceable.
+        assumptions: what it holds for, in plain text.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Statement:
     observe: Callable[[Any], Any] = lambda batch: batch
     bound: bool = False
     smooth: bool = False
+    assumptions: str = ""
 
     @functools.cached_property
     def dimension(self) -> int:

@@ -468,6 +468,8 @@ _SLOW_SABOTAGES = MappingProxyType(
 SLOW = Statement(
     name="slow_teacher",
     title="A reward model of any accuracy may teach slowly",
+    assumptions="tabular policy, any initial one; any attainable accuracy α; rewards in (0, 1/T) in "
+    "an order of accuracy α; T ≥ 1; any λ ≥ 0",
     citation="arXiv:2503.15477, Theorem 5",
     formula="0 < r < 1/T in an order of accuracy α: t_γ ≥ 2 |S| (1 − exp(−γ/2)) T, every λ ≥ 0",
     draw=_slow_lesson,
@@ -480,6 +482,8 @@ SLOW = Statement(
 SHARP_SLOW = Statement(
     name="slow_teacher_sharp",
     title="The same by the sharp bound",
+    assumptions="tabular policy, any initial one; any attainable accuracy α; rewards in (0, 1/T) in "
+    "an order of accuracy α; T ≥ 1; any λ ≥ 0",
     citation="theory/teachers.py (derived here)",
     formula="0 < r < 1/T in an order of accuracy α: t_γ ≥ 4 |S| (1 − exp(−γ)) T, every λ ≥ 0",
     draw=_slow_lesson,
@@ -492,6 +496,8 @@ SHARP_SLOW = Statement(
 FAST = Statement(
     name="fast_teacher",
     title="A reward model of any accuracy may teach fast, if it puts a good output far above the others",
+    assumptions="tabular policy; an output y_γ with r_G > V_G(0) + γ, ranked first and alone; the "
+    "others' rewards in (0, π₀(y_γ)); λ up to its limit",
     citation="arXiv:2503.15477, Theorem 5",
     formula="r(y_γ) = 1, 0 < r < π₀(y_γ) for the rest in an order of accuracy α', r_G(y_γ) > V_G(0) + γ, "
     "ρ = (V_G(0)+γ+1)/(r_G(y_γ)+1), λ ≤ π₀(y_γ) (1−ρ)⁴ / (8 (1/(2e) + 2 ln(1/min π₀))): "
@@ -511,6 +517,8 @@ FAST = Statement(
 SHARP_FAST = Statement(
     name="fast_teacher_sharp",
     title="The same without regularisation, by a sharper bound",
+    assumptions="tabular policy, λ = 0; an output y_γ with r_G > V_G(0) + γ, ranked first and alone; "
+    "the others' rewards in (0, π₀(y_γ))",
     citation="theory/teachers.py (derived here)",
     formula="t_γ ≤ |S| [F(ρ) − F(p)] / (1−p), p = π₀(y_γ), F(q) = −1/q + 1/(1−q) + 2 ln(q/(1−q)), λ = 0",
     draw=lambda source: _scaled_kl(_fast_lesson(source), 0.0),
@@ -566,6 +574,8 @@ def _judge_both(compared: Compared) -> Sides:
 ACCURATE_YET_SLOWER = Statement(
     name="accurate_yet_slower",
     title="A perfectly accurate reward model may teach more slowly than one of accuracy 2/K or less",
+    assumptions="tabular policy; both teachers as constructed in Theorem 5; λ up to the limit of the "
+    "fast one; T large enough",
     citation="arXiv:2503.15477, Theorem 2",
     formula="acc(r) = 1 and t_γ(r) ≥ 2 |S| (1 − exp(−γ/2)) T ≥ 4 |S| / (1−ρ)⁴ (1/π₀(y_γ) − 1/ρ) ≥ t_γ(r'), "
     "though acc(r') ≤ 2/K",

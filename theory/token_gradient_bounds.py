@@ -270,6 +270,7 @@ def _gradient_judge(scores: Callable[[Array, Array], Array]) -> Judge:
 GRADIENT = Statement(
     name="gradient_autoregressive",
     title="Gradient of autoregressive policies: autodiff, and sequence by sequence",
+    assumptions="outputs are all sequences of a length; any differentiable next-token logits, any λ ≥ 0",
     citation="arXiv:2310.20703, proof of Theorem 1 (policy gradient theorem)",
     formula="∇φ = Σ_x w(x) Σ_y π(y|x) (r_KL − E r_KL) Σ_l (∂f(x,y_<l)/∂θ)ᵀ (e_{y_l} − softmax f(x,y_<l)); "
     "with one token per output and a table, the tabular gradient",
@@ -331,6 +332,8 @@ def _gradient_bound(
     return Statement(
         name=name,
         title=f"A low reward variance flattens the objective, {of}",
+        assumptions="outputs are all sequences of a length; any differentiable next-token logits, any "
+        "reference and λ ≥ 0",
         citation="arXiv:2503.15477, Proposition 2",
         formula="|∇φ(θ; x)| ≤ 6 M^(1/3) L J_x Var(r_KL(x,·))^(1/3) for |r_KL| ≤ M, M ≥ 1",
         draw=draw,
@@ -365,6 +368,7 @@ def _unregularized(source: Source) -> Lengths:
 VANISHING = Statement(
     name="vanishing_gradient",
     title="Vanishing gradients: expected reward is flat where the reward varies little",
+    assumptions="outputs are all sequences of a length; any differentiable next-token logits; λ = 0, |r| ≤ 1",
     citation="arXiv:2310.20703, Theorem 1",
     formula="|∇V(θ; x)| ≤ 6 L J_x Var(r(x,·))^(1/3) for |r| ≤ 1",
     draw=_unregularized,
@@ -383,6 +387,8 @@ VANISHING = Statement(
 SHARP = Statement(
     name="gradient_bound_sharp",
     title="The sharp bound on the gradient of autoregressive policies by reward variance",
+    assumptions="outputs are all sequences of a length; any differentiable next-token logits, any "
+    "reference and λ ≥ 0",
     citation="theory/token_gradient_bounds.py (derived for this project)",
     formula="|∇φ(θ; x)| ≤ J_x √(L Var(r_KL(x,·)) / 2)",
     draw=_lengths,

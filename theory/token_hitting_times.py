@@ -249,6 +249,8 @@ def _time_statement(
     return Statement(
         name=name,
         title=f"A low reward variance makes any reward wait, {of}",
+        assumptions="outputs are all sequences of a length; any differentiable next-token logits; rewards "
+        "in [−1, 1]; any prompt, trained on or not; the reference is the initial policy",
         citation=source[0],
         formula=source[1],
         draw=lambda source: _task(policy(source), source, searched),

@@ -146,6 +146,7 @@ def _velocity_judge(velocity: Callable[[Instance, Array], Array]) -> Judge:
 VELOCITY = Statement(
     name="probability_velocity",
     title="The velocity of a probability under a tabular policy",
+    assumptions="tabular policy, any λ ≥ 0",
     citation="arXiv:2503.15477, Lemma 9",
     formula="dπ(y)/dt = (1/|S|) π(y) [π(y) A(y) − Σ_z π(z)² A(z)], A of r_KL",
     draw=_policies,
@@ -235,6 +236,8 @@ _SABOTAGES = MappingProxyType(
 GROWTH = Statement(
     name="probability_growth",
     title="No probability grows faster than exponentially at a known rate",
+    assumptions="tabular policy, rewards in [−1, 1], any λ ≥ 0; any set A of outputs; the reference "
+    "is the initial policy",
     citation="arXiv:2503.15477, Lemma 10",
     formula="π_T(A) ≤ π₀(A) exp((T/|S|) (4 + 2λ ln(1 / min π₀))); the margin is that of the logarithms",
     draw=_growth,
@@ -251,6 +254,8 @@ GROWTH = Statement(
 SHARP_GROWTH = Statement(
     name="probability_growth_sharp",
     title="No probability grows faster than at the best rate, whatever the regularisation",
+    assumptions="tabular policy, rewards of range D, any λ ≥ 0; any set A of outputs; the reference "
+    "is the initial policy",
     citation="theory/velocities.py (derived here)",
     formula="π_T(A) ≤ π₀(A) exp((8/27) D T/|S|), D the range of the rewards, every λ ≥ 0",
     draw=_growth,

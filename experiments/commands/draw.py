@@ -16,7 +16,7 @@ def figures(
     full: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Regenerate figures as PNG and PDF, with the plotted numbers as CSV.
+    """Regenerate figures as PNG and PDF, with the plotted numbers as CSV and the caption.
     $ goodteacher figures
     $ goodteacher figures stalling_law --directory /tmp
     $ goodteacher figures phase_diagram --full

@@ -37,7 +37,7 @@ def figure(data, settings):
 
 def small(**changes):
     parts = {"name": "small", "title": "Small", "settings": None, "run": run, "figure": figure}
-    return Experiment(**{**parts, "caption": lambda data, settings: "", **changes})
+    return Experiment(**{**parts, "caption": lambda data, settings: "What is seen.", **changes})
 
 
 def never(*given):
@@ -55,19 +55,26 @@ def test_registry_finds_every_module_that_defines_an_experiment():
         assert experiment.title
 
 
+def test_the_gallery_is_whole():
+    folder = Path(__file__).parents[2] / "figures"
+    wanted = {f"{name}.{suffix}" for name in find_experiments() for suffix in ("png", "pdf", "csv", "txt")}
+    assert wanted - {path.name for path in folder.iterdir()} == set()
+
+
 def test_unknown_experiment_is_refused_with_a_suggestion():
     with pytest.raises(ValueError, match=r"'stalling_lav' is unknown; did you mean stalling_law"):
         find_experiment("stalling_lav")
 
 
-def test_save_writes_three_files_again_to_the_byte(tmp_path):
+def test_save_writes_four_files_again_to_the_byte(tmp_path):
     first = save(small(), tmp_path / "new" / "first")
     second = save(small(), tmp_path / "second", run(None))
-    assert [path.name for path in first] == ["small.png", "small.pdf", "small.csv"]
+    assert [path.name for path in first] == ["small.png", "small.pdf", "small.csv", "small.txt"]
     assert sorted((tmp_path / "new" / "first").iterdir()) == sorted(first)
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert b"CreationDate" not in first[1].read_bytes()
+    assert first[3].read_text() == "What is seen.\n"
 
 
 def test_save_writes_the_numbers(tmp_path):

@@ -247,6 +247,10 @@ def test_verify_refuses_what_is_not_positive(field, arguments):
         verify(square_statement(below(1.0)), arguments[0], 0, chunk=arguments[1])
 
 
+def test_every_statement_says_what_it_assumes():
+    assert [name for name, statement in STATEMENTS.items() if not statement.assumptions] == []
+
+
 def test_names_are_unique():
     statement = square_statement(below(1.0))
     with pytest.raises(ValueError, match="two statements are named 'square'"):
