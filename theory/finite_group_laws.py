@@ -143,6 +143,7 @@ def _two(
     return Statement(
         name=name,
         title=title,
+        assumptions="one prompt, tabular policy, λ = 0; two outputs of rewards 1 and 0; a rare success",
         citation=_CITATION,
         formula=formula,
         draw=_draw,
@@ -233,6 +234,8 @@ def _stall(name: str, title: str, formula: str, law: Callable[..., Array], clock
     return Statement(
         name=name,
         title=title,
+        assumptions="the stalling law's: one prompt, tabular policy, λ = 0, one best, one middling output, a "
+        "rare best one; rewards not negative; groups of G",
         citation=_CITATION,
         formula=formula,
         draw=_draw_held,
