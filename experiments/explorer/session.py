@@ -151,7 +151,7 @@ class Session:
     """One open page."""
 
     def __init__(self, document: Any, query: str, source: Collection | None, worker: Executor) -> None:
-        """Makes its parts, and has the first answer computed.
+        """Makes its parts; the first answer is computed when the page is open.
 
         Args:
             document: of Bokeh.
@@ -168,7 +168,6 @@ class Session:
         self.answer = answer(data=json.dumps(answer_data(self._shown, busy=True, sent=0)))
         self.numbers = answer(data=json.dumps(numbers_data(self._shown)))
         self.controls.on_msg(lambda event: self._heard(event.data))
-        self._compute()
 
     # What a person does ------------------------------------------------------------------------
 
@@ -176,7 +175,10 @@ class Session:
         self._sent = int(message.get("sent", self._sent))
         match message.get("what"):
             case "dark":
+                # The first that a page says, once it is there to be given an answer.
                 self.charts.paint(dark=message.get("value") == "true")
+                if self._shown.outlook is None:
+                    self._compute()
             case "export":
                 self._export()
             case "file":
