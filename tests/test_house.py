@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCIENCE = {"jax", "equinox", "diffrax", "optimistix", "optax", "jaxtyping", "numpy"}
-ROOMS = ("commands", "gallery", "reports", "rollouts", "sweeps")  # of the experiments
+ROOMS = ("commands", "gallery", "miniature", "reports", "rollouts", "sweeps")  # of the experiments
 HALLS = {f"experiments.{name}": name for name in ("experiment", "registry", "drawing")}
 
 # What may be imported, by room; and itself.
@@ -22,8 +22,9 @@ ARROWS = {
     "rollouts": {"sim", "theory", "shared"},
     "sweeps": {"sim", "theory", "figures", "shared", "rollouts"},
     "reports": {"sim", "theory", "figures", "shared", "rollouts"},
+    "miniature": {"sim", "theory", "figures", "shared", "rollouts"},
     "experiment": {"figures", "shared", "sweeps"},
-    "gallery": {"sim", "theory", "figures", "shared", "rollouts", "sweeps", "experiment"},
+    "gallery": {"sim", "theory", "figures", "shared", "rollouts", "sweeps", "miniature", "experiment"},
     "registry": {"sim", "figures", "shared", "experiment", "gallery"},
     "drawing": {"sim", "shared", "sweeps", "experiment", "registry"},
     "commands": {
@@ -34,6 +35,7 @@ ARROWS = {
         "rollouts",
         "sweeps",
         "reports",
+        "miniature",
         "experiment",
         "gallery",
         "registry",
@@ -116,6 +118,7 @@ def test_imports_point_one_way(module):
         ("experiments.batches", "from goodteacher.experiments import registry"),
         ("experiments.sweeps.store", "from goodteacher.experiments.experiment import Experiment"),
         ("experiments.rollouts.intake", "from goodteacher.experiments.reports import teacher_answer"),
+        ("experiments.miniature.training", "from goodteacher.experiments.registry import save"),
         ("experiments.reports.simulation", "from goodteacher.experiments.commands import main"),
         ("experiments.gallery.reinforce", "from goodteacher.experiments.gallery.estimators import run"),
         ("experiments.gallery.reinforce", "from goodteacher.experiments.gallery import estimators"),
