@@ -86,14 +86,14 @@ def figure(data: Data, settings: Settings) -> Figure:
     for shift, of in zip((0.14, -0.14), _OF.values(), strict=True):
         some, color = correlations.sel(increase=of), _LOOKS[of]
         panel.hlines(places + shift, some["low"], some["high"], color=color, lw=1.3)
-        panel.plot(some["mean"], places + shift, "o", color=color, label=f"increase of the {of}")
+        panel.plot(some["mean"], places + shift, "o", color=color, label=of)
         for place, values in zip(places, each["rank_correlation"].sel(increase=of).values, strict=True):
             panel.plot(values, np.full(len(values), place + shift), "|", color=color, alpha=0.35, ms=5)
     panel.axvline(0.0, color=GREY, lw=0.6)
     panel.set_yticks(places, [str(name).replace(" ", "\n") for name in correlations["measure"].values])
     panel.set(xlim=(-1.05, 1.05), ylim=(-0.5, places[0] + 0.75), xlabel="Rank correlation within a policy")
     panel.legend(loc="upper left", ncols=2, handlelength=0.8, columnspacing=0.8, handletextpad=0.3)
-    panel.set_title("over four reward models")
+    panel.set_title("with the increase of")
     letter(axes)
     return drawing
 
