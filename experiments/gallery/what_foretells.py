@@ -1,7 +1,6 @@
 """What foretells teaching? Forecasts from draws of the initial policy beside the gain of held-out truth."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -9,8 +8,8 @@ from matplotlib.figure import Figure
 
 from goodteacher.experiments.datasets import Data, variable
 from goodteacher.experiments.experiment import Arrays, Experiment, Parted
-from goodteacher.experiments.miniature.classrooms import ALL
-from goodteacher.experiments.miniature.forecasts import CANDIDATES, trial
+from goodteacher.experiments.miniature.classrooms import ALL, TRUE
+from goodteacher.experiments.miniature.forecasts import CANDIDATES, Trials, parts, tried
 from goodteacher.experiments.miniature.lessons import Scale
 from goodteacher.experiments.miniature.worlds import TUNED
 from goodteacher.experiments.statistics import mean_interval, rank_correlation
@@ -18,44 +17,22 @@ from goodteacher.figures.style import BLUE, GREY, PAGE, RED, letter, paper
 
 RIVALS = ("variance", "on-policy accuracy", "HAcc")  # that a forecast is to beat
 _RESAMPLED = 400
+PROXIES = np.array([k for k, name in enumerate(ALL) if name != TRUE])
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is run.
-
-    Attributes:
-        families: of worlds; those in ``TUNED`` choose among the candidates.
-        scale: worlds of each family, and their size.
-        draws: of every prompt.
-    """
-
-    families: tuple[str, ...] = ("close", "by digit", "steps, sharp")
-    scale: Scale = Scale(worlds=2, prompts=100, updates=100, records=2)
-    draws: int = 16
-
-
-def _parts(settings: Settings) -> list[str]:
-    return [f"{family}.{first}" for family in settings.families for first in range(0, settings.scale.worlds, 4)]
-
-
-def _compute(settings: Settings, part: str) -> Arrays:
-    family, first = part.rsplit(".", 1)
-    seeds = range(int(first), min(int(first) + 4, settings.scale.worlds))
-    return trial(family, settings.scale.course(), seeds, settings.draws)
-
-
-def summary(parts: Mapping[str, Arrays], settings: Settings) -> Data:
+def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
     """Rank correlations and regrets of every candidate, world by world, and differences with their intervals."""
     families, worlds = settings.families, settings.scale.worlds
     of = {
-        family: [arrays for part, arrays in parts.items() if part.rsplit(".", 1)[0] == family] for family in families
+        family: [arrays for part, arrays in found.items() if part.rsplit(".", 1)[0] == family] for family in families
     }
 
     def every(name: str, axis: int) -> np.ndarray:
         return np.stack([np.concatenate([each[name] for each in of[family]], axis) for family in families])
 
-    forecasts, target = every("forecasts", 1).swapaxes(0, 1), every("held_out", 0)
+    # The truth itself is no proxy to choose.
+    forecasts = every("forecasts", 1).swapaxes(0, 1)[..., PROXIES]
+    gains, target = every("gains", 0)[..., PROXIES, :], every("held_out", 0)[..., PROXIES]
     ranks = rank_correlation(forecasts, target)  # candidates, families, worlds
     chosen = np.take_along_axis(target[None], forecasts.argmax(-1)[..., None], -1)[..., 0]
     regret = (target.max(-1) - chosen) / (target.max(-1) - target.mean(-1))
@@ -95,7 +72,7 @@ def summary(parts: Mapping[str, Arrays], settings: Settings) -> Data:
         },
         {"candidate": list(CANDIDATES)},
     )
-    claimed, right = _sure(every("gains", 0), target)
+    claimed, right = _sure(gains, target)
     worlds_axis = ("family", "world")
     confidence = xr.Dataset(
         {
@@ -119,7 +96,7 @@ def _sure(gains: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 @paper()
-def figure(data: Data, settings: Settings) -> Figure:
+def figure(data: Data, settings: Trials) -> Figure:
     """Correlations, regret, and paired differences in each family."""
     overall, against = data["overall"], data["differences"]
     drawing = Figure(figsize=(PAGE, 3.0))
@@ -153,12 +130,12 @@ def figure(data: Data, settings: Settings) -> Figure:
     return drawing
 
 
-def caption(data: Data, settings: Settings) -> str:
+def caption(data: Data, settings: Trials) -> str:
     """What is seen, settings and source."""
     overall, against, sure = data["overall"], data["differences"], data["confidence"]
     best, scale = against.attrs["forecast"], settings.scale
     unseen = [name for name in settings.families if name not in TUNED]
-    runs = len(settings.families) * scale.worlds * len(ALL)
+    runs = len(settings.families) * scale.worlds * len(PROXIES)
 
     def of(name: str) -> str:
         some = overall.sel(candidate=name)
@@ -169,7 +146,7 @@ def caption(data: Data, settings: Settings) -> str:
         for rival in RIVALS
     ]
     return (
-        f"{runs} runs: {len(ALL)} reward models in {scale.worlds} worlds of each of {len(settings.families)} families "
+        f"{runs} runs: {len(PROXIES)} reward models, none of them the truth, in {scale.worlds} worlds of each of {len(settings.families)} families "
         f"(seeds from 0). Forecasts from {settings.draws} draws of the initial policy at each of {scale.prompts} "
         "prompts, and their rank correlation with the gain of held-out ground truth after training. (a) Means over "
         f"worlds, with 95 % intervals: {', '.join(of(name) for name in (*RIVALS, 'covariance', best))}. (b) What "
@@ -186,11 +163,11 @@ def caption(data: Data, settings: Settings) -> str:
 EXPERIMENT = Experiment(
     name="what_foretells",
     title="What foretells, before any training, how much a reward model teaches",
-    settings=Settings(),
-    run=Parted(_parts, _compute, summary),
+    settings=Trials(),
+    run=Parted(parts, tried, summary),
     figure=figure,
     caption=caption,
-    full=Settings(
+    full=Trials(
         ("close", "tokens", "noisy", "by digit", "steps, sharp", "binary, tokens", "wide, near"),
         Scale(worlds=8, updates=200, records=2),
     ),

@@ -25,7 +25,7 @@ from goodteacher.experiments.miniature.preferences import (
     normalised,
     scores,
 )
-from goodteacher.experiments.miniature.training import ACCURACIES, problem, recorded, train
+from goodteacher.experiments.miniature.training import ACCURACIES, RECORDED, problem, recorded, train
 from goodteacher.experiments.miniature.worlds import HELD_OUT, TASTE, TRAIN, Family, worlds
 from goodteacher.sim.clocks import Clock, Gradient
 
@@ -33,9 +33,9 @@ MIXES = (1.0, 0.75, 0.5, 0.25, 0.0)
 LEARNED = tuple(f"on-policy {share:.0%}".replace("%", " %") for share in MIXES)
 FLAT, TRUE = "perfect but flat", "ground truth"
 PUBLISHED = (*LEARNED, FLAT, TRUE)
-_UNLIKE = ("biased to doublets", "noisy truth", "few pairs", "half as large")
-ALL = (*PUBLISHED, *_UNLIKE)
-_DOUBLETS = np.arange(100) % 11 == 0
+BIASED, NOISY, FEW, SMALL = "biased to doublets", "noisy truth", "few pairs", "half as large"
+ALL = (*PUBLISHED, BIASED, NOISY, FEW, SMALL)
+DOUBLETS = np.arange(100) % 11 == 0
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,16 @@ def _make(tokens: int, width: int, course: Course, models: tuple[str, ...]) -> A
             fitted = bradley_terry(images[TASTE], pairs, truth[TASTE], draws.reward_weights, course.reward_fit)
             return normalised(jax.vmap(scores, (0, None))(images, fitted), by, TRAIN)
 
-        mixes = [share for share, name in zip(MIXES, LEARNED, strict=True) if name in models]
-        made = dict(zip([n for n in LEARNED if n in models], jax.vmap(learned)(jnp.array(mixes)), strict=True))
-        made[TRUE], made[FLAT] = truth, flattened(truth)
-        if set(models) & set(_UNLIKE):
-            made[_UNLIKE[0]] = normalised(biased(truth, jnp.asarray(_DOUBLETS, float), 2.0), by, TRAIN)
-            made[_UNLIKE[1]] = normalised(truth + draws.noise, by, TRAIN)
-            made[_UNLIKE[2]] = learned(jnp.array(0.5), 4)
-            made[_UNLIKE[3]] = 0.5 * made[LEARNED[2]]
+        made = dict(zip(LEARNED, jax.vmap(learned)(jnp.array(MIXES)), strict=True))
+        made |= {
+            FLAT: flattened(truth),
+            TRUE: truth,
+            BIASED: normalised(biased(truth, jnp.asarray(DOUBLETS, float), 2.0), by, TRAIN),
+            NOISY: normalised(truth + draws.noise, by, TRAIN),
+            FEW: learned(jnp.array(0.5), 4),
+            SMALL: 0.5 * made[LEARNED[2]],
+        }
+        # What is not asked for is not computed, once compiled.
         return Classroom(images, start, truth, jnp.stack([made[name] for name in models]))
 
     return jax.jit(jax.vmap(make, (0, 0, 0, 0, None, None)))
@@ -179,7 +181,7 @@ class Lessons(NamedTuple):
     Attributes:
         train: means over the prompts trained on, ``[worlds, models, records]``.
         held_out: over those held out.
-        start: accuracies under the initial policy, ``[worlds, models]``.
+        start: means under the initial policy, ``[worlds, models]``.
         parameters: of the policies, ``[worlds, models, records, parameters]``.
     """
 
@@ -189,16 +191,25 @@ class Lessons(NamedTuple):
     parameters: Float[Array, "worlds models records parameters"]
 
 
-def teach(family: Family, course: Course, of: Classroom) -> Lessons:
+def teach(
+    family: Family,
+    course: Course,
+    of: Classroom,
+    along: tuple[str, ...] = RECORDED,
+    at_first: tuple[str, ...] = ACCURACIES,
+) -> Lessons:
     """Trains the policies on all reward models.
 
     Args:
         family: of the worlds.
         course: how.
         of: the classrooms.
+        along: metrics that are recorded along the runs.
+        at_first: those that are only wanted of the initial policy.
     """
     parameters = _train(family.tokens, family.width, course)(*of)
-    train, held_out, start = jax.device_get(_look(family.tokens, family.width)(*of, parameters))
+    look = _look(family.tokens, family.width, along, at_first)
+    train, held_out, start = jax.device_get(look(*of, parameters))
     return Lessons(train, held_out, start, parameters)
 
 
@@ -213,14 +224,14 @@ def _train(tokens: int, width: int, course: Course) -> Any:
 
 
 @cache
-def _look(tokens: int, width: int) -> Any:
+def _look(tokens: int, width: int, along: tuple[str, ...], at_first: tuple[str, ...]) -> Any:
     def look(images: Array, start: Array, truth: Array, rewards: Array, parameters: Array) -> Any:
         train, held_out = (
             problem(network(images[split], tokens, width), start, rewards[split], truth[split])
             for split in (TRAIN, HELD_OUT)
         )
-        accuracies = {name: of[0] for name, of in recorded(train, parameters[:1], ACCURACIES).items()}
-        return recorded(train, parameters), recorded(held_out, parameters), accuracies
+        first = {name: of[0] for name, of in recorded(train, parameters[:1], at_first).items()}
+        return *(recorded(split, parameters, along) for split in (train, held_out)), first
 
     return jax.jit(jax.vmap(jax.vmap(look, (None, None, None, 0, 0))))
 

@@ -5,6 +5,7 @@ are known. A forecast is a number for each reward model, of which only the order
 model policy that has the draws as its outputs, with their shares as probabilities.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from scipy.stats import rankdata
 
 from goodteacher.experiments.miniature.classrooms import ALL, Classroom, Course, classrooms, increases, teach
+from goodteacher.experiments.miniature.lessons import Scale, blocks, seeds
 from goodteacher.experiments.miniature.networks import Tangent, network
 from goodteacher.experiments.miniature.training import problem, train
 from goodteacher.experiments.miniature.worlds import HELD_OUT_FAMILIES, TRAIN, TUNED, Family
@@ -167,13 +169,39 @@ def _tangent(tokens: int, width: int, time: float) -> Any:
     return jax.jit(jax.vmap(jax.vmap(along, (None, None, None, None, 0))))
 
 
-def trial(family: str, course: Course, seeds: range, count: int) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Trials:
+    """Forecasts that are put to the test.
+
+    Attributes:
+        families: of worlds, of :data:`FAMILIES`; those in ``TUNED`` choose among the candidates.
+        scale: worlds of each family, and their size.
+        draws: of every prompt.
+    """
+
+    families: tuple[str, ...] = ("close", "by digit", "steps, sharp")
+    scale: Scale = Scale(worlds=2, prompts=100, updates=100, records=2)
+    draws: int = 16
+
+
+def parts(trials: Trials) -> list[str]:
+    """Names of blocks of worlds of a family."""
+    return [f"{family}.{block}" for family in trials.families for block in blocks(trials.scale)]
+
+
+def tried(trials: Trials, part: str) -> dict[str, np.ndarray]:
+    """What :func:`trial` gives for a part."""
+    family, block = part.rsplit(".", 1)
+    return trial(family, trials.scale.course(), seeds(block), trials.draws)
+
+
+def trial(family: str, course: Course, of_worlds: range, count: int) -> dict[str, np.ndarray]:
     """Forecasts for some worlds, and what training did.
 
     Args:
         family: of :data:`FAMILIES`.
         course: of the training.
-        seeds: of the worlds.
+        of_worlds: their seeds.
         count: draws of each prompt.
 
     Returns:
@@ -181,12 +209,12 @@ def trial(family: str, course: Course, seeds: range, count: int) -> dict[str, np
         prompts]``; ``held_out`` and ``train``, the increases of the ground truth ``[worlds, models]``.
     """
     kind = FAMILIES[family]
-    of = classrooms(kind, course, seeds, ALL)
+    of = classrooms(kind, course, of_worlds, ALL)
     log_p = _log_p(kind.tokens, kind.width)(of.images[:, TRAIN], of.start)
-    draws = [draw(np.asarray(each), count, seed) for each, seed in zip(log_p, seeds, strict=True)]
+    draws = [draw(np.asarray(each), count, seed) for each, seed in zip(log_p, of_worlds, strict=True)]
     forecasts, gains = foretell(kind, course, of, draws)
-    taught = teach(kind, course, of)
     truth = "expected_ground_truth_reward"
+    taught = teach(kind, course, of, (truth,), ())
     ends = {name: increases(getattr(taught, name)[truth])[..., -1] for name in ("held_out", "train")}
     return {"forecasts": forecasts, "gains": gains, **ends}
 
