@@ -119,9 +119,10 @@ class Parted(Generic[S]):
             for done, (part, file) in enumerate(files.items()):
                 tell(done, len(files))
                 if not file.exists():
+                    arrays = self.compute(settings, part)
                     unfinished = file.with_suffix(".unfinished")
                     with unfinished.open("wb") as stream:
-                        np.savez(stream, **self.compute(settings, part))
+                        np.savez(stream, **arrays)
                     unfinished.replace(file)
                 with np.load(file) as arrays:
                     found[part] = dict(arrays)

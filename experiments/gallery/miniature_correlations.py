@@ -28,10 +28,10 @@ def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
     labels = {"measure": list(MEASURES), "increase": list(INCREASED), "when": ["early", "late"]}
     rows = published()
     tables = list(dict.fromkeys(rows["table"]))
-    reported = [
-        [[rows.query("table == @table and measure == @measure")[column].item() for table in tables] for column in _PUBLISHED.values()]
-        for measure in MEASURES
-    ]
+    reported = np.stack(
+        [rows.pivot(index="measure", columns="table", values=of).loc[list(MEASURES), tables] for of in _PUBLISHED.values()],
+        axis=1,
+    )
     return {
         "worlds": xr.Dataset(
             {"rank_correlation": variable((*dimensions, "world"), found, "rank correlation over six reward models")},

@@ -1,4 +1,4 @@
-"""Which reward model is best depends on the policy (arXiv:2503.15477, Figure 3 and Tables 10 to 12)."""
+"""What each reward model teaches each policy (arXiv:2503.15477, Figure 3 and Tables 10 to 12)."""
 
 from collections.abc import Mapping
 
@@ -72,7 +72,7 @@ def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
 def figure(data: Data, scale: Scale) -> Figure:
     """Miniature above, published below; RLOO to the left."""
     cells, reported = data["matrix"], data["published"].to_dataframe()
-    drawing = Figure(figsize=(PAGE, 4.3))
+    drawing = Figure(figsize=(PAGE, 4.5))
     axes = drawing.subplots(2, 2, height_ratios=(len(POLICIES), 4))
     for column, method in enumerate(METHODS):
         of = cells["truth"].sel(estimator=method)
@@ -80,7 +80,7 @@ def figure(data: Data, scale: Scale) -> Figure:
         rows = reported[reported["method"] == method]
         wide = rows.pivot(index="policy", columns="reward_model", values="truth")
         short = [str(name).replace("UltraFeedback", "").replace(" SFT", "").strip() for name in wide.index]
-        models = [str(name).replace("RM-", "RM-\n", 1) for name in wide.columns]
+        models = [str(name).replace("RM-", "RM\n", 1).replace("-", "\n", 1) for name in wide.columns]
         image = _cells(axes[1, column], wide.to_numpy(), models, short, f"published, {method}")
     bar = colorbar(drawing, image, list(axes.flat), "", shrink=0.5, ticks=[0.0, 1.0])
     bar.ax.set_yticklabels(["worst of\nthe row", "best of\nthe row"])
@@ -132,7 +132,7 @@ def caption(data: Data, scale: Scale) -> str:
 
 EXPERIMENT = Experiment(
     name="policy_by_reward",
-    title="Which reward model teaches best depends on the policy, in miniature",
+    title="Policies by reward models, RLOO and GRPO: in miniature and as published",
     settings=Scale(worlds=4, prompts=100, updates=100, records=2),
     run=Parted(blocks, entries, summary),
     figure=figure,
