@@ -57,8 +57,8 @@ def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
 @paper()
 def figure(data: Data, scale: Scale) -> Figure:
     """A panel for each increase; published ones beside the worlds'."""
-    worlds, means, reported = data["worlds"], data["means"], data["published"]
-    drawing = Figure(figsize=(PAGE, 3.0))
+    means, reported = data["means"], data["published"]
+    drawing = Figure(figsize=(PAGE, 3.2))
     axes = drawing.subplots(1, 2, sharey=True)
     places = np.arange(len(MEASURES))
     for ax, increase in zip(axes, INCREASED, strict=True):
@@ -75,9 +75,8 @@ def figure(data: Data, scale: Scale) -> Figure:
         ax.set(ylim=(-1.05, 1.05))
         ax.set_title(f"with the increase of the {increase}")
     axes[0].set_ylabel("Rank correlation over six reward models")
-    axes[0].legend(loc="lower left", handlelength=1.0)
+    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=1.0)
     letter(axes)
-    assert worlds.sizes["world"] == scale.worlds
     return drawing
 
 

@@ -47,7 +47,7 @@ def figure(data: Data, scale: Scale) -> Figure:
     for ax, coefficient in zip(axes, COEFFICIENTS, strict=False):
         some = of.sel(kl_coefficient=coefficient)
         for model, color in _LOOKS.items():
-            at = np.sqrt(some["kl"].sel(model=model))
+            at = np.sqrt(np.maximum(some["kl"].sel(model=model), 0.0))
             ax.plot(at, some["proxy"].sel(model=model), color=color, ls=DASHED, lw=0.9)
             ax.plot(at, some["held_out"].sel(model=model), color=color, label=model)
         ax.set(xlabel="$\\sqrt{\\rm KL}$ to the initial policy", ylabel="Increase of the reward")
@@ -58,10 +58,8 @@ def figure(data: Data, scale: Scale) -> Figure:
             axes[2].plot(of["update"], of["kl"].sel(kl_coefficient=coefficient, model=model), color=color, ls=style)
     axes[2].set(xlabel="Updates", ylabel="KL to the initial policy, nats", xlim=(0, of["update"][-1]))
     axes[2].set_title(f"dashed: coefficient {COEFFICIENTS[1]:g}")
-    axes[2].legend(
-        [ax for ax in axes[0].get_lines() if not ax.get_label().startswith("_")], MODELS, loc="lower right",
-        handlelength=1.2, labelspacing=0.2, fontsize="small",
-    )  # fmt: skip
+    axes[0].legend(loc="upper left", handlelength=1.2, labelspacing=0.2, fontsize="small")
+    axes[0].set_ylim(top=1.2 * axes[0].get_ylim()[1])
     letter(axes)
     return drawing
 

@@ -10,7 +10,7 @@ from goodteacher.experiments.miniature.worlds import Family
 
 MODELS = (LEARNED[0], LEARNED[-1], FEW, FLAT, TRUE)
 COEFFICIENTS = (0.0, 0.1)
-LONGER = 4.0  # times the learning rate of the other figures, for the policy to go far
+LONGER = 2.0  # times the learning rate of the other figures, for the policy to go far
 
 
 def paths(scale: Scale, block: str) -> dict[str, np.ndarray]:
