@@ -35,8 +35,8 @@ def bounds(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds mode
 
     Returns:
         ``published`` and ``sharp``, by how much the bounds on the gradient's norm are above it, the least over
-        prompts, at every record; ``time``, when the first prompt has risen by :data:`GAMMA` (``inf`` if none
-        has), and ``published_time`` and ``sharp_time``, before which none does; ``jacobian``, the largest norm.
+        prompts, at every record; ``time``, when the first prompt has risen by :data:`GAMMA`, between two
+        records by a line (``inf`` if none has), and ``published_time`` and ``sharp_time``, before which none does; ``jacobian``, the largest norm.
     """
     family, course = Family(), scale.course()
     room = classrooms(family, course, seeds(block), MODELS)
@@ -45,9 +45,11 @@ def bounds(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds mode
     times = course.counts * course.learning_rate * largest
     found = jax.device_get(_bounds(family.tokens, family.width, largest)(*room, parameters))
     values = found.pop("values")  # worlds, models, records, prompts
-    risen = (increases(np.moveaxis(values, 2, -1)) >= GAMMA).any(2)  # worlds, models, records
-    # Of a rise between two records the earlier one is taken: the bound is to hold there already.
-    first = np.where(risen.any(-1), times[np.maximum(risen.argmax(-1) - 1, 0)], np.inf)
+    rise = increases(np.moveaxis(values, 2, -1)).max(2)  # worlds, models, records
+    first = np.full(rise.shape[:-1], np.inf)
+    for at in np.argwhere((rise >= GAMMA).any(-1)):
+        along = np.maximum.accumulate(rise[tuple(at)])
+        first[tuple(at)] = np.interp(GAMMA, along[: (along >= GAMMA).argmax() + 1], times[: (along >= GAMMA).argmax() + 1])
     return {**found, "time": first}
 
 
