@@ -35,7 +35,8 @@ class Experiment(Generic[S]):
         title: in a few words.
         settings: a frozen dataclass; its defaults are those of the figure.
         run: computes all numbers, one dataset per panel. Every variable of a dataset has all of its
-            dimensions, and carries ``long_name`` and ``units``. A :class:`Swept` if a sweep has them, a :class:`Parted` if they come
+            dimensions, and carries ``long_name`` and ``units``. A :class:`Swept` if a sweep has them, a
+            :class:`Parted` if they come
             in parts.
         figure: plots them and computes nothing.
         caption: what is seen, the settings and the source; numbers in it come from the data.
@@ -110,7 +111,8 @@ class Parted(Generic[S]):
             others = [file for file in store.glob("*.npz") if not file.name.endswith(f".{mark}.npz")]
             if others and not renew:
                 raise StoreError(
-                    f"{store} holds {others[0].name} of other settings or another version of this program; give "
+                    f"{store} holds {others[0].name} of other settings or another version of this program; "
+                    "give "
                     "another folder, or discard what it holds"
                 )
             for file in others:
@@ -128,7 +130,9 @@ class Parted(Generic[S]):
                     found[part] = dict(arrays)
             tell(len(files), len(files))
         except OSError as error:
-            raise StoreError(f"cannot write to {store}: {error.strerror or error}; give another folder") from error
+            raise StoreError(
+                f"cannot write to {store}: {error.strerror or error}; give another folder"
+            ) from error
         return self.summary(found, settings)
 
     def _mark(self, settings: S) -> str:

@@ -10,15 +10,14 @@ from goodteacher.experiments.text import console
 _Count = Annotated[int, arg(metavar="N")]
 
 
-def miniature(
-    names: Names = (), *, worlds: _Count = 4, prompts: _Count = 200, updates: _Count = 200
-) -> int:
+def miniature(names: Names = (), *, worlds: _Count = 4, prompts: _Count = 200, updates: _Count = 200) -> int:
     """Regenerate the papers' tables at a size at which every expectation is a sum, beside the published ones.
     $ goodteacher miniature
     $ goodteacher miniature training --worlds 8 --prompts 100
     $ goodteacher miniature harm credit theory
 
-    Policies over a hundred answers to pairs of handwritten digits are trained on reward models that learned from
+    Policies over a hundred answers to pairs of handwritten digits are trained on reward models that learned
+    from
     preferences. Needs scikit-learn, which brings the digits: pip install 'goodteacher[miniature]'.
 
     Args:

@@ -15,7 +15,13 @@ from goodteacher.experiments.miniature.published import correlations as publishe
 from goodteacher.experiments.statistics import mean_interval
 from goodteacher.figures.style import BLUE, GREY, PAGE, RED, letter, paper
 
-_SHORT = ("variance", "on-policy\naccuracy", "off-policy\naccuracy", "both\naccuracies", "variance\nand accuracy")
+_SHORT = (
+    "variance",
+    "on-policy\naccuracy",
+    "off-policy\naccuracy",
+    "both\naccuracies",
+    "variance\nand accuracy",
+)
 _PUBLISHED = {"proxy": "training_reward_spearman", "ground truth": "ground_truth_spearman"}
 
 
@@ -29,12 +35,19 @@ def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
     rows = published()
     tables = list(dict.fromkeys(rows["table"]))
     reported = np.stack(
-        [rows.pivot(index="measure", columns="table", values=of).loc[list(MEASURES), tables] for of in _PUBLISHED.values()],
+        [
+            rows.pivot(index="measure", columns="table", values=of).loc[list(MEASURES), tables]
+            for of in _PUBLISHED.values()
+        ],
         axis=1,
     )
     return {
         "worlds": xr.Dataset(
-            {"rank_correlation": variable((*dimensions, "world"), found, "rank correlation over six reward models")},
+            {
+                "rank_correlation": variable(
+                    (*dimensions, "world"), found, "rank correlation over six reward models"
+                )
+            },
             {**labels, "world": variable("world", np.arange(scale.worlds), "seed")},
         ),
         "means": xr.Dataset(
@@ -48,7 +61,11 @@ def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
             labels,
         ),
         "published": xr.Dataset(
-            {"rank_correlation": variable(("measure", "increase", "table"), reported, "published rank correlation")},
+            {
+                "rank_correlation": variable(
+                    ("measure", "increase", "table"), reported, "published rank correlation"
+                )
+            },
             {"measure": list(MEASURES), "increase": list(INCREASED), "table": tables},
         ),
     }
@@ -65,7 +82,9 @@ def figure(data: Data, scale: Scale) -> Figure:
         for shift, when, color in ((-0.05, "early", BLUE), (0.25, "late", RED)):
             at = {"increase": increase, "when": when}
             some = means.sel(at)
-            ax.vlines(places + shift, some["one_world_low"], some["one_world_high"], color=color, alpha=0.3, lw=4)
+            ax.vlines(
+                places + shift, some["one_world_low"], some["one_world_high"], color=color, alpha=0.3, lw=4
+            )
             ax.vlines(places + shift, some["low"], some["high"], color=color, lw=1.5)
             ax.plot(places + shift, some["mean"], "o", color=color, label=f"miniature, {when}")
         values = reported["rank_correlation"].sel(increase=increase).values
@@ -75,7 +94,9 @@ def figure(data: Data, scale: Scale) -> Figure:
         ax.set(ylim=(-1.05, 1.05))
         ax.set_title(f"with the increase of the {increase}")
     axes[0].set_ylabel("Rank correlation over six reward models")
-    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=1.0)
+    drawing.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=1.0
+    )
     letter(axes)
     return drawing
 
@@ -95,14 +116,20 @@ def caption(data: Data, scale: Scale) -> str:
     variance, both = MEASURES[0], MEASURES[-1]
     luck = means.sel(measure=both, increase="ground truth", when="early")
     return (
-        f"Rank correlations over six reward models (five mixes and the perfect but flat one) in each of {scale.worlds} "
-        f"worlds (seeds from 0), after {EARLY:.0%} of the training (early) and at its end (late): means with 95 % "
-        "intervals, pale what 95 % of single worlds show; crosses are Tables 2, 4, 6, 8 and 9 of arXiv:2503.15477, each "
-        f"of six reward models as well. The variance with the proxy: early {of(variance, 'proxy', 'early')}, late "
+        "Rank correlations over six reward models (five mixes and the perfect but flat one) in each of "
+        f"{scale.worlds} "
+        f"worlds (seeds from 0), after {EARLY:.0%} of the training (early) and at its end (late): means "
+        "with 95 % "
+        "intervals, pale what 95 % of single worlds show; crosses are Tables 2, 4, 6, 8 and 9 of "
+        "arXiv:2503.15477, each "
+        "of six reward models as well. The variance with the proxy: early "
+        f"{of(variance, 'proxy', 'early')}, late "
         f"{of(variance, 'proxy', 'late')} ({range_of(variance, 'proxy')}); with the ground truth: early "
         f"{of(variance, 'ground truth', 'early')}, late {of(variance, 'ground truth', 'late')} "
-        f"({range_of(variance, 'ground truth')}). Variance and accuracy averaged, with the ground truth: early "
-        f"{of(both, 'ground truth', 'early')}, late {of(both, 'ground truth', 'late')} ({range_of(both, 'ground truth')}). "
+        f"({range_of(variance, 'ground truth')}). Variance and accuracy averaged, with the ground truth: "
+        "early "
+        f"{of(both, 'ground truth', 'early')}, late {of(both, 'ground truth', 'late')} "
+        f"({range_of(both, 'ground truth')}). "
         f"How much is luck: of single worlds 95 % show {float(luck['one_world_low']):+.2f} to "
         f"{float(luck['one_world_high']):+.2f} for the latter, early."
     )

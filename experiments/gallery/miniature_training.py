@@ -26,9 +26,17 @@ _QUANTITIES = {
     "truth": ("train.expected_ground_truth_reward", "increase of the ground truth"),
     "held_out": ("held_out.expected_ground_truth_reward", "increase of the ground truth on held-out prompts"),
 }
-_MEASURED = {"variance": "reward_variance", "on-policy accuracy": "on_policy_acc", "off-policy accuracy": "off_policy_acc"}
+_MEASURED = {
+    "variance": "reward_variance",
+    "on-policy accuracy": "on_policy_acc",
+    "off-policy accuracy": "off_policy_acc",
+}
 _LOOKS = dict(
-    zip(PUBLISHED, [{"color": c, "linestyle": "-"} for c in (*shades(len(LEARNED)), ORANGE, BLACK)], strict=True)
+    zip(
+        PUBLISHED,
+        [{"color": c, "linestyle": "-"} for c in (*shades(len(LEARNED)), ORANGE, BLACK)],
+        strict=True,
+    )
 ) | {FLAT: {"color": ORANGE, "linestyle": DASHED}}
 
 
@@ -44,14 +52,18 @@ def summary(parts: dict[str, Arrays], scale: Scale) -> Data:
             curves[name + end] = variable(("model", "update"), values, f"{title}{end.replace('_', ', ')}")
         proxies = rise[:, :-1]  # the truth is no proxy
         first = proxies.argmax(1)[:, None] == np.arange(len(models))[:, None]
-        leads[name] = variable(("model", "update"), first.mean(0), f"share of worlds in which it has the most {title}")
+        leads[name] = variable(
+            ("model", "update"), first.mean(0), f"share of worlds in which it has the most {title}"
+        )
     updates = {"update": variable("update", counts, "updates")}
     rise = increases(runs[_QUANTITIES["held_out"][0]])
     lead = rise[:, : len(LEARNED)].max(1) - rise[:, models.index(FLAT)]
     start, published = at_start(runs), mixes().groupby("table", sort=False)
     table = {}
     for name, values in start.items():
-        table[name] = variable(("model", "origin"), np.full((len(models), 1 + published.ngroups), np.nan), name)
+        table[name] = variable(
+            ("model", "origin"), np.full((len(models), 1 + published.ngroups), np.nan), name
+        )
         table[name].values[:, 0] = values.mean(0)
         for k, (_, rows) in enumerate(published):
             table[name].values[:, 1 + k] = rows[_MEASURED[name]]
@@ -59,10 +71,16 @@ def summary(parts: dict[str, Arrays], scale: Scale) -> Data:
         "training": xr.Dataset(curves, {**labels, **updates}),
         "leaders": xr.Dataset(leads, {**labels, **updates}),
         "crossings": xr.Dataset(
-            {"updates": variable("world", crossings(counts, lead), "updates after which the flat model leads")},
+            {
+                "updates": variable(
+                    "world", crossings(counts, lead), "updates after which the flat model leads"
+                )
+            },
             {"world": variable("world", np.arange(scale.worlds), "seed")},
         ),
-        "start": xr.Dataset(table, {**labels, "origin": ["miniature", *(str(name) for name, _ in published)]}),
+        "start": xr.Dataset(
+            table, {**labels, "origin": ["miniature", *(str(name) for name, _ in published)]}
+        ),
     }
 
 
@@ -81,12 +99,20 @@ def figure(data: Data, scale: Scale) -> Figure:
                 training["update"], some[f"{name}_low"], some[f"{name}_high"],
                 color=_LOOKS[model]["color"], alpha=0.12, lw=0,
             )  # fmt: skip
-        ax.set(ylabel=_QUANTITIES[name][1].replace("increase of the", "Increase of the").replace(" on held-out prompts", ""))
+        ax.set(
+            ylabel=_QUANTITIES[name][1]
+            .replace("increase of the", "Increase of the")
+            .replace(" on held-out prompts", "")
+        )
         ax.set_title(title)
     panel = axes[1, 1]
     share = leaders["held_out"].sel(model=[*LEARNED, FLAT])
     panel.stackplot(
-        leaders["update"], share.values, colors=[_LOOKS[m]["color"] for m in (*LEARNED, FLAT)], lw=0, step="mid"
+        leaders["update"],
+        share.values,
+        colors=[_LOOKS[m]["color"] for m in (*LEARNED, FLAT)],
+        lw=0,
+        step="mid",
     )
     panel.set(ylabel="Share of worlds", ylim=(0, 1))
     panel.set_title("which proxy leads, held out")
@@ -112,21 +138,32 @@ def caption(data: Data, scale: Scale) -> str:
 
     def ends(model: str) -> str:
         last = training.sel(model=model).isel(update=-1)
-        return f"{float(last['proxy']):.2f} and {float(last['truth']):.2f} ({float(last['held_out']):.2f} held out)"
+        proxy, truth, held_out = (float(last[name]) for name in _QUANTITIES)
+        return f"{proxy:.2f} and {truth:.2f} ({held_out:.2f} held out)"
 
     crossed = np.isfinite(cross)
     typical = f", there after {np.median(cross[crossed]):.0f} updates in the median" if crossed.any() else ""
     return (
-        f"Figure 2 and Table 1 of arXiv:2503.15477 in miniature, in {scale.worlds} worlds (seeds from 0; none left "
-        f"out); means over worlds with 95 % intervals. A policy over 100 answers to pairs of digits follows the exact "
-        f"mean update of RLOO for {scale.updates} updates (plain steps, learning rate {TIME / scale.updates:g}) on "
-        f"{scale.prompts} prompts. Reward models learned from preferences of which 100 to 0 % were on-policy (dark to "
-        "light), one that ranks perfectly but is flat (a thousandth of the spread on half of the prompts; dashed), and "
-        f"the ground truth (black). Increases at the end of proxy and truth: {LEARNED[0]} {ends(LEARNED[0])}, "
-        f"{LEARNED[-1]} {ends(LEARNED[-1])}, {FLAT} {ends(FLAT)}, {TRUE} {ends(TRUE)}. In the order {LEARNED[0]}, "
-        f"{LEARNED[-1]}, flat, truth: variance {spread('variance')}, on-policy accuracy {spread('on-policy accuracy')}, "
-        f"off-policy accuracy {spread('off-policy accuracy')}. (d) The share of worlds in which each proxy leads. The "
-        f"flat model overtakes the best learned one for good in {crossed.sum()} of {scale.worlds} worlds{typical}."
+        f"Figure 2 and Table 1 of arXiv:2503.15477 in miniature, in {scale.worlds} worlds (seeds from 0; "
+        "none left "
+        "out); means over worlds with 95 % intervals. A policy over 100 answers to pairs of digits "
+        "follows the exact "
+        f"mean update of RLOO for {scale.updates} updates (plain steps, learning rate "
+        f"{TIME / scale.updates:g}) on "
+        f"{scale.prompts} prompts. Reward models learned from preferences of which 100 to 0 % were "
+        "on-policy (dark to "
+        "light), one that ranks perfectly but is flat (a thousandth of the spread on half of the prompts; "
+        "dashed), and "
+        f"the ground truth (black). Increases at the end of proxy and truth: {LEARNED[0]} "
+        f"{ends(LEARNED[0])}, "
+        f"{LEARNED[-1]} {ends(LEARNED[-1])}, {FLAT} {ends(FLAT)}, {TRUE} {ends(TRUE)}. In the order "
+        f"{LEARNED[0]}, "
+        f"{LEARNED[-1]}, flat, truth: variance {spread('variance')}, on-policy accuracy "
+        f"{spread('on-policy accuracy')}, "
+        f"off-policy accuracy {spread('off-policy accuracy')}. (d) The share of worlds in which each proxy "
+        "leads. The "
+        f"flat model overtakes the best learned one for good in {crossed.sum()} of {scale.worlds} "
+        f"worlds{typical}."
     )
 
 

@@ -29,7 +29,9 @@ def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
         cells[f"{name}_low"] = variable(axes, low, "lower end of its 95 % interval")
         cells[f"{name}_high"] = variable(axes, high, "upper end")
         best = found[name].argmax(2)[:, :, None] == np.arange(len(REWARD_MODELS))[:, None]
-        cells[f"{name}_best"] = variable(axes, best.mean(0), f"share of worlds in which it teaches {title} best")
+        cells[f"{name}_best"] = variable(
+            axes, best.mean(0), f"share of worlds in which it teaches {title} best"
+        )
     for name in MEASURES:
         values = np.repeat(found[name].mean(0)[..., None], len(METHODS), -1)
         cells[name.replace(" ", "_")] = variable(axes, values, f"{name} under the initial policy")
@@ -62,9 +64,12 @@ def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
     return {
         "matrix": xr.Dataset(cells, labels),
         "correlations": xr.Dataset(
-            correlations, {"measure": list(MEASURES), "increase": ["proxy", "truth"], "estimator": list(METHODS)}
+            correlations,
+            {"measure": list(MEASURES), "increase": ["proxy", "truth"], "estimator": list(METHODS)},
         ),
-        "published": xr.Dataset(reported, {"row": variable("row", np.arange(len(rows)), "row of Tables 10 to 12")}),
+        "published": xr.Dataset(
+            reported, {"row": variable("row", np.arange(len(rows)), "row of Tables 10 to 12")}
+        ),
     }
 
 
@@ -117,16 +122,25 @@ def caption(data: Data, scale: Scale) -> str:
         return f"{float(some['mean']):+.2f} [{float(some['low']):+.2f}, {float(some['high']):+.2f}]"
 
     return (
-        f"Increases of the expected ground truth, after training, of initial policies (rows) under reward models "
-        f"(columns), in bold the best of a row. (a, b) In miniature, means over {scale.worlds} worlds (seeds from 0), "
-        f"{scale.prompts} prompts, {scale.updates} updates; policies fitted to labels of which 60 or 30 % of the digits "
-        "were drawn anew, and the latter sharpened threefold; reward models learned from pairs of outputs of each of "
-        f"these policies, or of all outputs alike. Most often the best under RLOO: {'; '.join(best)}. (c, d) As published "
-        "in Tables 10 to 12 of arXiv:2503.15477. Rank correlations within a policy, in miniature: the variance with the "
-        f"increase of the proxy {of('variance', 'proxy', 'RLOO')} under RLOO and {of('variance', 'proxy', 'GRPO')} under "
-        f"GRPO, with that of the ground truth {of('variance', 'truth', 'RLOO')} and {of('variance', 'truth', 'GRPO')}; "
+        "Increases of the expected ground truth, after training, of initial policies (rows) under reward "
+        "models "
+        f"(columns), in bold the best of a row. (a, b) In miniature, means over {scale.worlds} worlds "
+        "(seeds from 0), "
+        f"{scale.prompts} prompts, {scale.updates} updates; policies fitted to labels of which 60 or 30 % "
+        "of the digits "
+        "were drawn anew, and the latter sharpened threefold; reward models learned from pairs of outputs "
+        "of each of "
+        f"these policies, or of all outputs alike. Most often the best under RLOO: {'; '.join(best)}. (c, "
+        "d) As published "
+        "in Tables 10 to 12 of arXiv:2503.15477. Rank correlations within a policy, in miniature: the "
+        "variance with the "
+        f"increase of the proxy {of('variance', 'proxy', 'RLOO')} under RLOO and "
+        f"{of('variance', 'proxy', 'GRPO')} under "
+        f"GRPO, with that of the ground truth {of('variance', 'truth', 'RLOO')} and "
+        f"{of('variance', 'truth', 'GRPO')}; "
         f"on-policy accuracy with the latter {of('on-policy accuracy', 'truth', 'RLOO')} and "
-        f"{of('on-policy accuracy', 'truth', 'GRPO')}. Published over the same: +0.87 and -0.43, see published_tables."
+        f"{of('on-policy accuracy', 'truth', 'GRPO')}. Published over the same: +0.87 and -0.43, see "
+        "published_tables."
     )
 
 

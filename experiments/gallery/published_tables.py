@@ -1,4 +1,4 @@
-"""The published policy x reward model tables, looked at again: variance within a policy (arXiv:2503.15477)."""
+"""The published tables of policies and reward models, looked at again (arXiv:2503.15477)."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,11 @@ from goodteacher.experiments.miniature.published import (
 from goodteacher.experiments.statistics import mean_interval
 from goodteacher.figures.style import BLUE, GREY, MARKERS, PAGE, RED, letter, paper
 
-_NAMES = {"reward_variance": "variance", "on_policy_acc": "on-policy accuracy", "off_policy_acc": "off-policy accuracy"}
+_NAMES = {
+    "reward_variance": "variance",
+    "on_policy_acc": "on-policy accuracy",
+    "off_policy_acc": "off-policy accuracy",
+}
 _OF = {"reward_increase_RM": "proxy", "reward_increase_G": "ground truth"}
 _LOOKS = {"proxy": BLUE, "ground truth": RED}
 
@@ -56,7 +60,10 @@ def run(settings: Settings) -> Data:
                 (*dimensions, "policy"), of, "rank correlation over the four reward models of a policy"
             )
         },
-        {**labels, "policy": [f"{m}, {p}" for m, p in zip(within["method"], within["initial_policy"], strict=True)]},
+        {
+            **labels,
+            "policy": [f"{m}, {p}" for m, p in zip(within["method"], within["initial_policy"], strict=True)],
+        },
     )
     return {
         "rows": xr.Dataset(table, {"row": variable("row", row, "row of Tables 10 to 12")}),
@@ -108,12 +115,17 @@ def caption(data: Data, settings: Settings) -> str:
         return f"{float(mean.sel(at)):+.2f} [{low:+.2f}, {high:+.2f}]"
 
     return (
-        f"The {rows} rows of Tables 10 to 12 of arXiv:2503.15477, looked at again: four reward models for each of "
-        f"{data['policies'].sizes['policy']} initial policies and methods (hollow: GRPO). (a, b) Lines join the reward "
-        "models of one policy. (c) Rank correlations within a policy, their means and 95 % intervals over policies. "
-        f"The variance goes with the increase of the proxy, {of('variance', 'proxy')}, and against that of the "
+        f"The {rows} rows of Tables 10 to 12 of arXiv:2503.15477, looked at again: four reward models for "
+        "each of "
+        f"{data['policies'].sizes['policy']} initial policies and methods (hollow: GRPO). (a, b) Lines "
+        "join the reward "
+        "models of one policy. (c) Rank correlations within a policy, their means and 95 % intervals over "
+        "policies. "
+        f"The variance goes with the increase of the proxy, {of('variance', 'proxy')}, and against that of "
+        "the "
         f"ground truth, {of('variance', 'ground truth')}; on-policy accuracy with the latter, "
-        f"{of('on-policy accuracy', 'ground truth')}. The policies share their four reward models, so that the "
+        f"{of('on-policy accuracy', 'ground truth')}. The policies share their four reward models, so that "
+        "the "
         "intervals are too narrow if those are seen as drawn."
     )
 

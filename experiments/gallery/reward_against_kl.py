@@ -20,19 +20,30 @@ def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
     """Means over worlds along the runs, and where the truth is highest."""
     runs = joined(parts)
     axes = ("kl_coefficient", "model", "update")
-    labels = {"kl_coefficient": variable("kl_coefficient", COEFFICIENTS, "KL coefficient"), "model": list(MODELS)}
+    labels = {
+        "kl_coefficient": variable("kl_coefficient", COEFFICIENTS, "KL coefficient"),
+        "model": list(MODELS),
+    }
     rises = {name: increases(runs[name]) for name in ("proxy", "truth", "held_out")}
     lost = rises["held_out"].max(-1) - rises["held_out"][..., -1]
     means = {
         "kl": variable(axes, runs["kl"].mean(0), "KL to the initial policy", "nats"),
         "proxy": variable(axes, rises["proxy"].mean(0), "increase of the proxy"),
         "truth": variable(axes, rises["truth"].mean(0), "increase of the ground truth"),
-        "held_out": variable(axes, rises["held_out"].mean(0), "increase of the ground truth on held-out prompts"),
+        "held_out": variable(
+            axes, rises["held_out"].mean(0), "increase of the ground truth on held-out prompts"
+        ),
     }
     return {
-        "paths": xr.Dataset(means, {**labels, "update": variable("update", scale.course().counts, "updates")}),
+        "paths": xr.Dataset(
+            means, {**labels, "update": variable("update", scale.course().counts, "updates")}
+        ),
         "peaks": xr.Dataset(
-            {"lost": variable(axes[:2], lost.mean(0), "held-out ground truth lost after its peak, mean over worlds")},
+            {
+                "lost": variable(
+                    axes[:2], lost.mean(0), "held-out ground truth lost after its peak, mean over worlds"
+                )
+            },
             labels,
         ),
     }
@@ -55,7 +66,9 @@ def figure(data: Data, scale: Scale) -> Figure:
     axes[1].sharey(axes[0])
     for coefficient, style in zip(COEFFICIENTS, ("-", DASHED), strict=True):
         for model, color in _LOOKS.items():
-            axes[2].plot(of["update"], of["kl"].sel(kl_coefficient=coefficient, model=model), color=color, ls=style)
+            axes[2].plot(
+                of["update"], of["kl"].sel(kl_coefficient=coefficient, model=model), color=color, ls=style
+            )
     axes[2].set(xlabel="Updates", ylabel="KL to the initial policy, nats", xlim=(0, of["update"][-1]))
     axes[2].set_title(f"dashed: coefficient {COEFFICIENTS[1]:g}")
     axes[0].legend(loc="upper left", handlelength=1.2, labelspacing=0.2, fontsize="small")
@@ -74,13 +87,19 @@ def caption(data: Data, scale: Scale) -> str:
 
     worst = str(lost.sel(kl_coefficient=COEFFICIENTS[0]).idxmax("model").item())
     return (
-        f"Increases of the proxy (dashed) and of held-out ground truth (solid) against the KL to the initial policy along "
-        f"{scale.updates} updates of exact RLOO (learning rate {LONGER * TIME / scale.updates:g}) on {scale.prompts} "
-        f"prompts, means over {scale.worlds} worlds (seeds from 0). (a) Without a KL term: {MODELS[0]} ends at "
-        f"{end(MODELS[0], 0.0)}, {MODELS[2]} at {end(MODELS[2], 0.0)}, {MODELS[-1]} at {end(MODELS[-1], 0.0)}. The most is "
-        f"lost after the peak on {worst}: {float(lost.sel(model=worst, kl_coefficient=0.0)):.3f}. (b) With one of "
+        "Increases of the proxy (dashed) and of held-out ground truth (solid) against the KL to the "
+        "initial policy along "
+        f"{scale.updates} updates of exact RLOO (learning rate {LONGER * TIME / scale.updates:g}) on "
+        f"{scale.prompts} "
+        f"prompts, means over {scale.worlds} worlds (seeds from 0). (a) Without a KL term: {MODELS[0]} "
+        "ends at "
+        f"{end(MODELS[0], 0.0)}, {MODELS[2]} at {end(MODELS[2], 0.0)}, {MODELS[-1]} at "
+        f"{end(MODELS[-1], 0.0)}. The most is "
+        f"lost after the peak on {worst}: {float(lost.sel(model=worst, kl_coefficient=0.0)):.3f}. (b) With "
+        "one of "
         f"{COEFFICIENTS[1]:g}: {MODELS[0]} {end(MODELS[0], COEFFICIENTS[1])}, {MODELS[2]} "
-        f"{end(MODELS[2], COEFFICIENTS[1])}. The same policy costs the flat model less KL for a like truth. (c) The KL "
+        f"{end(MODELS[2], COEFFICIENTS[1])}. The same policy costs the flat model less KL for a like "
+        "truth. (c) The KL "
         "against updates. After Figures 4, 6, 8, 10 and 12 of arXiv:2503.15477."
     )
 

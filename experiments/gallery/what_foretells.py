@@ -21,10 +21,11 @@ PROXIES = np.array([k for k, name in enumerate(ALL) if name != TRUE])
 
 
 def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
-    """Rank correlations and regrets of every candidate, world by world, and differences with their intervals."""
+    """Rank correlations and regrets of every candidate, and differences with their intervals."""
     families, worlds = settings.families, settings.scale.worlds
     of = {
-        family: [arrays for part, arrays in found.items() if part.rsplit(".", 1)[0] == family] for family in families
+        family: [arrays for part, arrays in found.items() if part.rsplit(".", 1)[0] == family]
+        for family in families
     }
 
     def every(name: str, axis: int) -> np.ndarray:
@@ -44,8 +45,12 @@ def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
     }
     each = xr.Dataset(
         {
-            "rank_correlation": variable(dimensions, ranks, "rank correlation with the gain of held-out truth"),
-            "regret": variable(dimensions, regret, "what choosing by it loses, over what choosing at random does"),
+            "rank_correlation": variable(
+                dimensions, ranks, "rank correlation with the gain of held-out truth"
+            ),
+            "regret": variable(
+                dimensions, regret, "what choosing by it loses, over what choosing at random does"
+            ),
         },
         labels,
     )
@@ -55,7 +60,9 @@ def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
     low, high = mean_interval(np.moveaxis(differences, -1, 0))
     against = xr.Dataset(
         {
-            "difference": variable(("rival", "family"), differences.mean(-1), "of the rank correlations, paired"),
+            "difference": variable(
+                ("rival", "family"), differences.mean(-1), "of the rank correlations, paired"
+            ),
             "low": variable(("rival", "family"), low, "lower end of its 95 % interval over worlds"),
             "high": variable(("rival", "family"), high, "upper end"),
         },
@@ -76,7 +83,9 @@ def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
     worlds_axis = ("family", "world")
     confidence = xr.Dataset(
         {
-            "claimed": variable(worlds_axis, claimed, "probability that the order of two reward models is right"),
+            "claimed": variable(
+                worlds_axis, claimed, "probability that the order of two reward models is right"
+            ),
             "right": variable(worlds_axis, right, "share of the orders that are right"),
         },
         {"family": list(families), "world": labels["world"]},
@@ -85,7 +94,7 @@ def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
 
 
 def _sure(gains: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How sure the tangent flow is of the order of two reward models, by drawing prompts anew; and how right."""
+    """How sure the tangent flow is of the order of two models, by drawing prompts anew; and how right."""
     prompts = gains.shape[-1]
     counts = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), _RESAMPLED)
     means = gains @ counts.T / prompts  # families, worlds, models, resampled
@@ -146,17 +155,28 @@ def caption(data: Data, settings: Trials) -> str:
         for rival in RIVALS
     ]
     return (
-        f"{runs} runs: {len(PROXIES)} reward models, none of them the truth, in {scale.worlds} worlds of each of {len(settings.families)} families "
-        f"(seeds from 0). Forecasts from {settings.draws} draws of the initial policy at each of {scale.prompts} "
-        "prompts, and their rank correlation with the gain of held-out ground truth after training. (a) Means over "
-        f"worlds, with 95 % intervals: {', '.join(of(name) for name in (*RIVALS, 'covariance', best))}. (b) What "
-        "choosing by a forecast loses of the gain, as a share of what choosing at random loses. (c) Paired differences "
-        f"of {best}, which is the best one on the tuned families, in each family (*: held out, looked at by nobody "
-        f"who chose). There its interval is above zero over {', '.join(wins)}. By drawing prompts anew the tangent "
-        f"flow claims to order two reward models rightly with {100 * float(sure['claimed'].mean()):.0f} %, and does in "
-        f"{100 * float(sure['right'].mean()):.0f} %. The tangent flow is that of the network linearised about its "
-        "start (its exact neural tangent kernel), the natural and the gradient flow are those of each prompt by "
-        "itself, as of goodteacher diagnose, to a time that the tuned families chose. HAcc: arXiv:2604.25872, Section 4."
+        f"{runs} runs: {len(PROXIES)} reward models, none of them the truth, in {scale.worlds} worlds of "
+        f"each of {len(settings.families)} families "
+        f"(seeds from 0). Forecasts from {settings.draws} draws of the initial policy at each of "
+        f"{scale.prompts} "
+        "prompts, and their rank correlation with the gain of held-out ground truth after training. (a) "
+        "Means over "
+        f"worlds, with 95 % intervals: {', '.join(of(name) for name in (*RIVALS, 'covariance', best))}. "
+        "(b) What "
+        "choosing by a forecast loses of the gain, as a share of what choosing at random loses. (c) Paired "
+        "differences "
+        f"of {best}, which is the best one on the tuned families, in each family (*: held out, looked at "
+        "by nobody "
+        f"who chose). There its interval is above zero over {', '.join(wins)}. By drawing prompts anew the "
+        "tangent "
+        f"flow claims to order two reward models rightly with {100 * float(sure['claimed'].mean()):.0f} %, "
+        "and does in "
+        f"{100 * float(sure['right'].mean()):.0f} %. The tangent flow is that of the network linearised "
+        "about its "
+        "start (its exact neural tangent kernel), the natural and the gradient flow are those of each "
+        "prompt by "
+        "itself, as of goodteacher diagnose, to a time that the tuned families chose. HAcc: "
+        "arXiv:2604.25872, Section 4."
     )
 
 

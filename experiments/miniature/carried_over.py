@@ -1,6 +1,7 @@
 """Does the theory carry over to networks? Bounds, times and kinds of errors along real training.
 
-Of policies of networks, whose prompts share all parameters: bounds on the gradient and on the time of a rise with
+Of policies of networks, whose prompts share all parameters: bounds on the gradient and on the time of a rise
+with
 the measured Jacobian; the times that flows of each prompt by itself foretell, beside those that are seen; and
 errors that are corrected by their kind, with the network trained again.
 """
@@ -34,14 +35,18 @@ def bounds(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds mode
     """Two sides of the bounds along training, of rewards scaled into ``[-1, 1]``.
 
     Returns:
-        ``published`` and ``sharp``, by how much the bounds on the gradient's norm are above it, the least over
+        ``published`` and ``sharp``, by how much the bounds on the gradient's norm are above it, the least
+        over
         prompts, at every record; ``time``, when the first prompt has risen by :data:`GAMMA`, between two
-        records by a line (``inf`` if none has), and ``published_time`` and ``sharp_time``, before which none does; ``jacobian``, the largest norm.
+        records by a line (``inf`` if none has), and ``published_time`` and ``sharp_time``, before which none
+        does; ``jacobian``, the largest norm.
     """
     family, course = Family(), scale.course()
     room = classrooms(family, course, seeds(block), MODELS)
     parameters = teach(family, course, room, (), ()).parameters
-    largest = float(jnp.maximum(jnp.abs(room.rewards[:, :, TRAIN]).max(), jnp.abs(room.truth[:, TRAIN]).max()))
+    largest = float(
+        jnp.maximum(jnp.abs(room.rewards[:, :, TRAIN]).max(), jnp.abs(room.truth[:, TRAIN]).max())
+    )
     times = course.counts * course.learning_rate * largest
     found = jax.device_get(_bounds(family.tokens, family.width, largest)(*room, parameters))
     values = found.pop("values")  # worlds, models, records, prompts
@@ -49,13 +54,17 @@ def bounds(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds mode
     first = np.full(rise.shape[:-1], np.inf)
     for at in np.argwhere((rise >= GAMMA).any(-1)):
         along = np.maximum.accumulate(rise[tuple(at)])
-        first[tuple(at)] = np.interp(GAMMA, along[: (along >= GAMMA).argmax() + 1], times[: (along >= GAMMA).argmax() + 1])
+        first[tuple(at)] = np.interp(
+            GAMMA, along[: (along >= GAMMA).argmax() + 1], times[: (along >= GAMMA).argmax() + 1]
+        )
     return {**found, "time": first}
 
 
 @cache
 def _bounds(tokens: int, width: int, largest: float) -> Any:
-    def look(images: Array, start: Array, truth: Array, rewards: Array, parameters: Array) -> dict[str, Array]:
+    def look(
+        images: Array, start: Array, truth: Array, rewards: Array, parameters: Array
+    ) -> dict[str, Array]:
         net = network(images[TRAIN], tokens, width)
         instance = problem(net, start, rewards[TRAIN] / largest, truth[TRAIN] / largest)
 
@@ -63,7 +72,11 @@ def _bounds(tokens: int, width: int, largest: float) -> Any:
             norms = token_gradient_bounds.gradient_norms(instance, here)
             of = token_gradient_bounds.gradient_upper_bound, token_gradient_bounds.sharp_gradient_upper_bound
             value = expected_reward(instance.probabilities(here), instance.ground_truth_rewards)
-            return (*((bound(instance, here) / norms).min() for bound in of), value, net.jacobian_norms(here).max())
+            return (
+                *((bound(instance, here) / norms).min() for bound in of),
+                value,
+                net.jacobian_norms(here).max(),
+            )
 
         published, sharp, values, jacobian = jax.lax.map(at, parameters)
         most = jacobian.max()
@@ -83,7 +96,8 @@ def stalls(scale: Scale, block: str) -> dict[str, Float[np.ndarray, " worlds"]]:
     """Times of a prompt's rise on the truth: of its own tabular flow, and of the network.
 
     Returns:
-        ``rank_correlation`` over the prompts that the network takes there, the median ``ratio`` of the network's
+        ``rank_correlation`` over the prompts that the network takes there, the median ``ratio`` of the
+        network's
         time, on the prompt's own clock, to the flow's, and the ``reached`` share of prompts.
     """
     family, course = Family(), scale.course()

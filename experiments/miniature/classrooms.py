@@ -1,6 +1,7 @@
 """A policy and its teachers: what a family, a course and the seed of a world make of each other.
 
-A classroom has an initial policy, a ground truth and reward models, all on three splits of prompts. Teaching is
+A classroom has an initial policy, a ground truth and reward models, all on three splits of prompts. Teaching
+is
 training the policy on each reward model, and recording what becomes of it. All is batched over worlds.
 """
 
@@ -113,7 +114,7 @@ def classrooms(
 
 
 class _Draws(NamedTuple):
-    """All that is random in a classroom but its world; drawn outside of what is compiled, which is for little."""
+    """All that is random in a classroom but its world; drawn outside of what is compiled, which compiles fast."""
 
     redrawn: Any
     digits: Any
@@ -148,7 +149,9 @@ def _make(tokens: int, width: int, course: Course, models: tuple[str, ...]) -> A
     def make(
         images: Array, answers: Array, truth: Array, draws: _Draws, noise: Array, sharpness: Array
     ) -> Classroom:
-        tens, units = jnp.where(draws.redrawn < noise, draws.digits, jnp.stack([answers[TASTE] // 10, answers[TASTE] % 10]))
+        tens, units = jnp.where(
+            draws.redrawn < noise, draws.digits, jnp.stack([answers[TASTE] // 10, answers[TASTE] % 10])
+        )
         net = network(images[TASTE], tokens, width)
         start = net.sharpened(supervised(net, 10 * tens + units, draws.weights, course.fit), sharpness)
         log_p = [jax.nn.log_softmax(network(of, tokens, width).logits(start)) for of in images]
@@ -157,7 +160,9 @@ def _make(tokens: int, width: int, course: Course, models: tuple[str, ...]) -> A
 
         def learned(share: Array, per_prompt: int = course.pairs) -> Array:
             pairs = drawn_pairs(draws.pairs[..., :per_prompt], jnp.exp(log_p[TASTE]), share)
-            fitted = bradley_terry(images[TASTE], pairs, truth[TASTE], draws.reward_weights, course.reward_fit)
+            fitted = bradley_terry(
+                images[TASTE], pairs, truth[TASTE], draws.reward_weights, course.reward_fit
+            )
             return normalised(jax.vmap(scores, (0, None))(images, fitted), by, TRAIN)
 
         made = dict(zip(LEARNED, jax.vmap(learned)(jnp.array(MIXES)), strict=True))

@@ -19,7 +19,8 @@ def digits() -> tuple[Float[np.ndarray, "images pixels"], Int[np.ndarray, " imag
         from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
-            "the miniature reads handwritten digits, which come with scikit-learn, and that is not installed; "
+            "the miniature reads handwritten digits, which come with scikit-learn, and that is not "
+            "installed; "
             "pip install 'goodteacher[miniature]'"
         ) from error
     images, shown = load_digits(return_X_y=True)

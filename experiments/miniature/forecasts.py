@@ -102,7 +102,9 @@ def foretell(
     found["tangent at once"], found["tangent flow"] = at_once, gains.mean(-1)
 
     problems, outputs = np.prod(rewards.shape[:-1]), rewards.shape[-1]
-    log_p, gold = (np.broadcast_to(each[:, None], rewards.shape).reshape(problems, outputs) for each in (logs, truth))
+    log_p, gold = (
+        np.broadcast_to(each[:, None], rewards.shape).reshape(problems, outputs) for each in (logs, truth)
+    )
     compact = _drawn_alone(log_p, gold, rewards.reshape(problems, outputs))
     for title, times, policies in (
         ("natural", NATURAL_TIMES, natural.policies),
@@ -164,9 +166,14 @@ def _tangent(tokens: int, width: int, time: float) -> Any:
         gains = expected_reward(instance.probabilities(last) - shares, truth)
         # The first step is the gradient of the reward; what the truth gains along it is its rate.
         velocity = policy.pushforward(jnp.zeros_like(start), first / rate)
-        return gains, expected_reward(shares * (truth - expected_reward(shares, truth)[:, None]), velocity).mean()
+        return gains, expected_reward(
+            shares * (truth - expected_reward(shares, truth)[:, None]), velocity
+        ).mean()
 
     return jax.jit(jax.vmap(jax.vmap(along, (None, None, None, None, 0))))
+
+
+_SMALL = Scale(worlds=2, prompts=100, updates=100, records=2)
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ class Trials:
     """
 
     families: tuple[str, ...] = ("close", "by digit", "steps, sharp")
-    scale: Scale = Scale(worlds=2, prompts=100, updates=100, records=2)
+    scale: Scale = _SMALL
     draws: int = 16
 
 

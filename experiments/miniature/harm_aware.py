@@ -1,4 +1,4 @@
-"""Where does harm-awareness pay? Accuracies of reward models beside what they teach (arXiv:2604.25872, Section 4)."""
+"""Where does harm-awareness pay? Accuracies beside what is taught (arXiv:2604.25872, Section 4)."""
 
 from functools import cache
 from typing import Any
@@ -17,7 +17,11 @@ from goodteacher.experiments.statistics import rank_correlation
 from goodteacher.sim.metrics import RankingAccuracy, comparisons, one_vs_many_accuracy, pairwise_accuracy
 
 PROXIES = tuple(name for name in ALL if name != TRUE)
-MEASURES = tuple(f"{name.replace('_', '-')}, {how}" for how in ("pairwise", "one-vs-many") for name in RankingAccuracy._fields)
+MEASURES = tuple(
+    f"{name.replace('_', '-')}, {how}"
+    for how in ("pairwise", "one-vs-many")
+    for name in RankingAccuracy._fields
+)
 _TRUTH = "expected_ground_truth_reward"
 
 

@@ -1,4 +1,4 @@
-"""The runs that the papers' tables are made of: all reward models in many worlds, in blocks that can be kept."""
+"""The runs that the papers' tables are made of: all reward models in many worlds, block by block."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

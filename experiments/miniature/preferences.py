@@ -1,6 +1,7 @@
 """Reward models: networks that learn from preferences (Bradley-Terry), and what is made of the truth.
 
-Preferences are over pairs of answers to the prompts of the first split, that the truth tells apart; a share of
+Preferences are over pairs of answers to the prompts of the first split, that the truth tells apart; a share
+of
 the pairs is drawn from the initial policy, the others from all answers alike.
 """
 
@@ -29,7 +30,8 @@ def drawn_pairs(
     """Pairs of outputs, a share of which is drawn from a policy, the others from all outputs alike.
 
     Args:
-        uniforms: numbers in [0, 1), from which both are drawn: pairs of two shares are the same as far as they
+        uniforms: numbers in [0, 1), from which both are drawn: pairs of two shares are the same as far as
+        they
             can be.
         probabilities: of the policy.
         share: from 0 to 1.
@@ -86,7 +88,9 @@ def _of_digits(images: Array, parameters: Array) -> Float[Array, "prompts digits
 
 
 def normalised(
-    rewards: Float[Array, "splits prompts outputs"], by: Float[Array, "prompts outputs"], of: Int[ArrayLike, ""]
+    rewards: Float[Array, "splits prompts outputs"],
+    by: Float[Array, "prompts outputs"],
+    of: Int[ArrayLike, ""],
 ) -> Float[Array, "splits prompts outputs"]:
     """Rewards of mean 0 and standard deviation 1 over all outputs of the prompts of one split.
 
@@ -110,5 +114,5 @@ def flattened(rewards: Float[Array, "splits prompts outputs"]) -> Float[Array, "
 def biased(
     rewards: Float[Array, "splits prompts outputs"], liked: Float[Array, " outputs"], by: Float[ArrayLike, ""]
 ) -> Float[Array, "splits prompts outputs"]:
-    """With a systematic error: some outputs get more at every prompt, in standard deviations of the reward."""
+    """With a systematic error: some outputs get more at every prompt, in standard deviations."""
     return rewards + jnp.asarray(by) * liked

@@ -1,6 +1,8 @@
-"""The numbers that arXiv:2503.15477 reports (Tables 1 to 12), as facts, and what they say when looked at again.
+"""The numbers that arXiv:2503.15477 reports (Tables 1 to 12), as facts, and what they say when looked at
+again.
 
-``good_teacher_tables.csv`` has a row for each policy, reward model and method; ``good_teacher_correlations.csv``
+``good_teacher_tables.csv`` has a row for each policy, reward model and method;
+``good_teacher_correlations.csv``
 one for each measure and experiment. Rewards are on the scale of that paper: mean 0 and standard deviation 1
 over outputs of the initial policy.
 """
@@ -14,7 +16,13 @@ import pandas as pd
 from goodteacher.experiments.statistics import rank_correlation
 
 SOURCE = "arXiv:2503.15477"
-MEASURES = ("Reward Variance", "On-Policy Acc.", "Off-Policy Acc.", "On- & Off-Policy Acc.", "Reward Variance & Acc.")
+MEASURES = (
+    "Reward Variance",
+    "On-Policy Acc.",
+    "Off-Policy Acc.",
+    "On- & Off-Policy Acc.",
+    "Reward Variance & Acc.",
+)
 
 
 @cache

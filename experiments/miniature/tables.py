@@ -45,10 +45,8 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     parts = dict(zip(blocks(scale), _told(scale, tell, lessons), strict=True))
     runs, counts = joined(parts), scale.course().counts
     start, rows = at_start(runs), published.mixes()
-    table = numbers_table(
-        "reward model", "variance", "published", "on-policy accuracy", "published", "off-policy accuracy", "published",
-        *(f"increase, {name}" for name in _RISES),
-    )  # fmt: skip
+    measured = [header for name in start for header in (name, "published")]
+    table = numbers_table("reward model", *measured, *(f"increase, {name}" for name in _RISES))
     for k, model in enumerate(PUBLISHED):
         cells = []
         for values, column in zip(start.values(), _MEASURED, strict=True):
@@ -60,16 +58,22 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     lead = rise[:, : len(LEARNED)].max(1) - rise[:, PUBLISHED.index(FLAT)]
     crossed = crossings(counts, lead)
     yield (
-        f"The flat model overtakes the best learned one on held-out truth for good in {np.isfinite(crossed).sum()} of "
+        "The flat model overtakes the best learned one on held-out truth for good in "
+        f"{np.isfinite(crossed).sum()} of "
         f"{scale.worlds} worlds within {scale.updates} updates."
     )
     found, reported = correlations(parts, scale), published.correlations()
-    table = numbers_table("rank correlation with", *(f"{name}, {how}" for name in INCREASED for how in ("early", "late", "published")))
+    table = numbers_table(
+        "rank correlation with",
+        *(f"{name}, {how}" for name in INCREASED for how in ("early", "late", "published")),
+    )
     for k, measure in enumerate(published.MEASURES):
         cells = []
         for j, column in enumerate(("training_reward_spearman", "ground_truth_spearman")):
             values = reported[reported["measure"] == measure][column]
-            cells += [interval(found[k, j, when]) for when in (0, 1)] + [f"{values.min():.2f} to {values.max():.2f}"]
+            cells += [interval(found[k, j, when]) for when in (0, 1)] + [
+                f"{values.min():.2f} to {values.max():.2f}"
+            ]
         table.add_row(measure, *cells)
     yield table
 
@@ -80,14 +84,22 @@ def policies(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     for k, method in enumerate(matrix.METHODS):
         table = numbers_table(f"ground truth, {method}", *matrix.REWARD_MODELS)
         for row, policy in enumerate(matrix.POLICIES):
-            table.add_row(policy, *(interval(found["truth"][:, row, column, k]) for column in range(len(matrix.REWARD_MODELS))))
+            table.add_row(
+                policy,
+                *(interval(found["truth"][:, row, column, k]) for column in range(len(matrix.REWARD_MODELS))),
+            )
         yield table
-    table = numbers_table("rank correlation within a policy", *(f"{of}, {how}" for of in ("proxy", "ground truth") for how in ("miniature", "published")))
-    for measure, column in zip(("variance", "on-policy accuracy", "off-policy accuracy"), _MEASURED, strict=True):
+    table = numbers_table(
+        "rank correlation within a policy",
+        *(f"{of}, {how}" for of in ("proxy", "ground truth") for how in ("miniature", "published")),
+    )
+    for measure, column in zip(
+        ("variance", "on-policy accuracy", "off-policy accuracy"), _MEASURED, strict=True
+    ):
         cells = []
         for rise, increase in (("proxy", "reward_increase_RM"), ("truth", "reward_increase_G")):
             of = rank_correlation(found[measure], found[rise][..., 0]).mean(1)
-            cells += [interval(of), f"{published.pooled_ranks(column, increase):.2f}"]
+            cells += [interval(of), f"{published.within_policies()[column, increase].mean():.2f}"]
         table.add_row(measure, *cells)
     yield table
 
@@ -129,12 +141,17 @@ def theory(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     yield table
     stalls = _together(replace(scale, records=40), tell, carried_over.stalls)
     yield (
-        "Times of a prompt's rise by half of what is possible, network against the prompt's own flow: rank correlation "
+        "Times of a prompt's rise by half of what is possible, network against the prompt's own flow: rank "
+        "correlation "
         f"{interval(stalls['rank_correlation'])}, median ratio {interval(stalls['ratio'], 3)}, "
         f"{np.mean(stalls['reached']):.0%} of the prompts get there."
     )
     fixed = _together(scale, tell, carried_over.corrections)
-    table = numbers_table("errors corrected", "share of the policy", *(f"ground truth gained, {name}" for name in carried_over.MODELS[:-1]))
+    table = numbers_table(
+        "errors corrected",
+        "share of the policy",
+        *(f"ground truth gained, {name}" for name in carried_over.MODELS[:-1]),
+    )
     for k, kind in enumerate(carried_over.KINDS):
         cells = [interval(fixed["effect"][:, model, k]) for model in range(len(carried_over.MODELS) - 1)]
         table.add_row(kind, f"{fixed['share'][..., k].mean():.0%}", *cells)

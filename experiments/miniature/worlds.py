@@ -48,7 +48,9 @@ def steps(answers: Int[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch outpu
     return np.select([off == 0, off <= 2, off <= 10], [1.0, 0.5, 0.0], -1.0)
 
 
-def constraints(answers: Int[np.ndarray, "*batch"], count: int = 2) -> Float[np.ndarray, "*batch outputs rules"]:
+def constraints(
+    answers: Int[np.ndarray, "*batch"], count: int = 2
+) -> Float[np.ndarray, "*batch outputs rules"]:
     """Which verifiable constraints an answer meets.
 
     The tens are right; the units are right; their sum is right; the larger of the two is right.
@@ -136,7 +138,9 @@ def world(seed: int, prompts: int) -> World:
     draw = np.random.default_rng(seed)
     order = draw.permutation(len(images))
     third = len(order) // 3
-    pairs = np.stack([order[s * third : (s + 1) * third][draw.integers(third, size=(prompts, 2))] for s in range(3)])
+    pairs = np.stack(
+        [order[s * third : (s + 1) * third][draw.integers(third, size=(prompts, 2))] for s in range(3)]
+    )
     return World(images[pairs].reshape(3, prompts, -1), shown[pairs] @ np.array([10, 1]))
 
 
