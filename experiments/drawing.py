@@ -50,7 +50,7 @@ def draw_full(names: Sequence[str], directory: Path, stores: Path, *, renew: boo
     experiments = [experiment.at_full_size() for experiment in _chosen(names, every)]
     processes.use_all_cores()
     for experiment in experiments:
-        yield _draw_swept(experiment, directory, stores, renew)
+        yield _draw_kept(experiment, directory, stores, renew)
 
 
 def _chosen(names: Sequence[str], every: Sequence[str]) -> list[Experiment]:
@@ -62,14 +62,14 @@ def _draw_one(directory: Path, stores: Path, name: str) -> str:
     return _line(experiment, registry.save(experiment, directory, stores=stores), stores, start)
 
 
-def _draw_swept(experiment: Experiment, directory: Path, stores: Path, renew: bool) -> str:
+def _draw_kept(experiment: Experiment, directory: Path, stores: Path, renew: bool) -> str:
     make_folder(directory)
     start = time.monotonic()
     try:
         with Progress(experiment.name, 100) as progress:
 
             def tell(done: int, chunks: int) -> None:
-                progress(100 * done // chunks, f"{done} of {chunks} chunks")
+                progress(100 * done // chunks, f"{done} of {chunks} parts")
 
             data = interruptible(lambda: registry.compute(experiment, stores, renew=renew, tell=tell))
     except KeyboardInterrupt:
@@ -80,5 +80,5 @@ def _draw_swept(experiment: Experiment, directory: Path, stores: Path, renew: bo
 
 
 def _line(experiment: Experiment, paths: Sequence[Path], stores: Path, start: float) -> str:
-    origin = f" from {stores / experiment.name}" if experiment.sweep else ""
+    origin = f" from {stores / experiment.name}" if experiment.kept else ""
     return f"{' '.join(map(str, paths))}{origin} ({time.monotonic() - start:.1f} s)"

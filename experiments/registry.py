@@ -13,7 +13,7 @@ from typing import Any
 
 from goodteacher.experiments import gallery
 from goodteacher.experiments.datasets import Data, table
-from goodteacher.experiments.experiment import Experiment, Swept
+from goodteacher.experiments.experiment import Experiment, Parted, Swept
 from goodteacher.figures.style import paper
 from goodteacher.sim.names import unknown
 
@@ -46,16 +46,16 @@ def find_experiment(name: str) -> Experiment[Any]:
 
 
 def compute(experiment: Experiment[Any], stores: Path = STORES, **control: Any) -> Data:
-    """Runs an experiment with its own settings; if its numbers are those of a sweep, with these kept.
+    """Runs an experiment with its own settings; if its costly numbers can be kept, with these kept.
 
     Args:
         experiment: the experiment.
-        stores: the folder of the sweeps' stores, each of the experiment's name.
-        control: of the sweep, as for :meth:`goodteacher.experiments.experiment.Swept.stored`, which also says
+        stores: the folder of the stores, each of the experiment's name.
+        control: of them, as for :meth:`goodteacher.experiments.experiment.Swept.stored`, which also says
             what is raised.
     """
     run, settings = experiment.run, experiment.settings
-    if isinstance(run, Swept):
+    if isinstance(run, Swept | Parted):
         return run.stored(settings, stores / experiment.name, **control)
     return run(settings)
 

@@ -10,7 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCIENCE = {"jax", "equinox", "diffrax", "optimistix", "optax", "jaxtyping", "numpy"}
-ROOMS = ("commands", "explorer", "gallery", "reports", "rollouts", "sweeps")  # of the experiments
+ROOMS = (
+    "commands",
+    "explorer",
+    "gallery",
+    "miniature",
+    "reports",
+    "rollouts",
+    "sweeps",
+)  # of the experiments
 HALLS = {f"experiments.{name}": name for name in ("experiment", "registry", "drawing")}
 
 # What may be imported, by room; and itself.
@@ -23,8 +31,9 @@ ARROWS = {
     "sweeps": {"sim", "theory", "figures", "shared", "rollouts"},
     "reports": {"sim", "theory", "figures", "shared", "rollouts"},
     "explorer": {"sim", "theory", "figures", "shared", "rollouts", "reports"},
+    "miniature": {"sim", "theory", "figures", "shared", "rollouts"},
     "experiment": {"figures", "shared", "sweeps"},
-    "gallery": {"sim", "theory", "figures", "shared", "rollouts", "sweeps", "experiment"},
+    "gallery": {"sim", "theory", "figures", "shared", "rollouts", "sweeps", "miniature", "experiment"},
     "registry": {"sim", "figures", "shared", "experiment", "gallery"},
     "drawing": {"sim", "shared", "sweeps", "experiment", "registry"},
     "commands": {
@@ -36,6 +45,7 @@ ARROWS = {
         "sweeps",
         "reports",
         "explorer",
+        "miniature",
         "experiment",
         "gallery",
         "registry",
@@ -118,6 +128,7 @@ def test_imports_point_one_way(module):
         ("experiments.batches", "from goodteacher.experiments import registry"),
         ("experiments.sweeps.store", "from goodteacher.experiments.experiment import Experiment"),
         ("experiments.rollouts.intake", "from goodteacher.experiments.reports import teacher_answer"),
+        ("experiments.miniature.training", "from goodteacher.experiments.registry import save"),
         ("experiments.reports.simulation", "from goodteacher.experiments.commands import main"),
         ("experiments.reports.simulation", "from goodteacher.experiments.explorer.outlook import outlook"),
         ("experiments.explorer.outlook", "from goodteacher.experiments.commands import main"),

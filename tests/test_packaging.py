@@ -59,6 +59,9 @@ def test_a_wheel_holds_every_module_once_and_no_image(built):
         f"goodteacher/{path.relative_to(ROOT)}" for room in ROOMS for path in ROOT.glob(f"{room}/**/*.py")
     }
     data = {"goodteacher/theory/tightest.json", "goodteacher/experiments/reports/page.html"}
+    data |= {
+        f"goodteacher/experiments/miniature/good_teacher_{name}.csv" for name in ("correlations", "tables")
+    }
     assert set(packed) == expected | data
     assert packed["goodteacher/sim/flow.py"] == (ROOT / "sim/flow.py").read_bytes()
 

@@ -60,7 +60,7 @@ STATEMENTS = (
     Statement(
         name="stale_samples_used_up",
         title="Samples that serve updates until nothing changes multiply odds by the ratio of rewards",
-        assumptions="one prompt, tabular policy; positive rewards; exact updates on the samples of one policy",
+        assumptions="one prompt, tabular policy; positive rewards; exact updates on samples of one policy",
         citation="theory/reuse_law.py (derived for this project); the update: arXiv:2609.36945",
         formula="q(y) r(y) − (E_q r) π(y) = 0 at π = q r / E_q r, r > 0",
         draw=_draw,

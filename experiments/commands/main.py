@@ -21,6 +21,7 @@ from goodteacher.experiments.commands.reward_metrics import metrics
 from goodteacher.experiments.commands.run import run
 from goodteacher.experiments.commands.show import show
 from goodteacher.experiments.commands.sweep import sweep
+from goodteacher.experiments.commands.teach_in_miniature import miniature
 from goodteacher.experiments.commands.verify import verify
 
 COMMANDS = {
@@ -32,6 +33,7 @@ COMMANDS = {
     "sweep": sweep,
     "show": show,
     "plot": plot,
+    "miniature": miniature,
     "figures": figures,
     "list": list_,
     "verify": verify,

@@ -1,0 +1,174 @@
+"""The papers' tables, miniature beside published, as they are printed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from goodteacher.experiments.miniature import carried_over, constraints_met, harm_aware, matrix, published
+from goodteacher.experiments.miniature.classrooms import FLAT, LEARNED, PUBLISHED, increases
+from goodteacher.experiments.miniature.lessons import Scale, at_start, blocks, crossings, joined, lessons
+from goodteacher.experiments.miniature.papers import INCREASED, correlations
+from goodteacher.experiments.statistics import mean_interval, rank_correlation
+from goodteacher.experiments.text import numbers_table
+from goodteacher.sim.names import unknown
+
+Tell = Callable[[int, int], None]
+_MEASURED = ("reward_variance", "on_policy_acc", "off_policy_acc")
+_RISES = MappingProxyType({**INCREASED, "held out": "held_out.expected_ground_truth_reward"})
+
+
+def _told(scale: Scale, tell: Tell, compute: Callable[[Scale, str], Any]) -> list[Any]:
+    """What is computed for every block of worlds."""
+    found = []
+    for done, block in enumerate(blocks(scale)):
+        tell(done, len(blocks(scale)))
+        found.append(compute(scale, block))
+    return found
+
+
+def _together(scale: Scale, tell: Tell, compute: Callable[[Scale, str], Mapping[str, Any]]) -> dict[str, Any]:
+    return joined(dict(zip(blocks(scale), _told(scale, tell, compute), strict=True)))
+
+
+def interval(values: np.ndarray, digits: int = 2) -> str:
+    """Mean over worlds, the last axis, and its 95 % interval."""
+    low, high = mean_interval(values)
+    return f"{np.nanmean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
+    """A, Figure 2 and Table 1: measures and increases of each reward model; Tables 2, 4, 6, 8 and 9."""
+    parts = dict(zip(blocks(scale), _told(scale, tell, lessons), strict=True))
+    runs, counts = joined(parts), scale.course().counts
+    start, rows = at_start(runs), published.mixes()
+    measured = [header for name in start for header in (name, "published")]
+    table = numbers_table("reward model", *measured, *(f"increase, {name}" for name in _RISES))
+    for k, model in enumerate(PUBLISHED):
+        cells = []
+        for values, column in zip(start.values(), _MEASURED, strict=True):
+            reported = rows[column].to_numpy().reshape(-1, len(PUBLISHED))[:, k]
+            cells += [f"{values[:, k].mean():.2f}", f"{reported.min():.2f} to {reported.max():.2f}"]
+        table.add_row(model, *cells, *(interval(increases(runs[of])[:, k, -1]) for of in _RISES.values()))
+    yield table
+    rise = increases(runs[_RISES["held out"]])
+    lead = rise[:, : len(LEARNED)].max(1) - rise[:, PUBLISHED.index(FLAT)]
+    crossed = crossings(counts, lead)
+    yield (
+        "The flat model overtakes the best learned one on held-out truth for good in "
+        f"{np.isfinite(crossed).sum()} of "
+        f"{scale.worlds} worlds within {scale.updates} updates."
+    )
+    found, reported = correlations(parts, scale), published.correlations()
+    table = numbers_table(
+        "rank correlation with",
+        *(f"{name}, {how}" for name in INCREASED for how in ("early", "late", "published")),
+    )
+    for k, measure in enumerate(published.MEASURES):
+        cells = []
+        for j, column in enumerate(("training_reward_spearman", "ground_truth_spearman")):
+            values = reported[reported["measure"] == measure][column]
+            cells += [interval(found[k, j, when]) for when in (0, 1)] + [
+                f"{values.min():.2f} to {values.max():.2f}"
+            ]
+        table.add_row(measure, *cells)
+    yield table
+
+
+def policies(scale: Scale, tell: Tell) -> Iterator[Table | str]:
+    """A, Figure 3 and Tables 10 to 12: what each reward model teaches each policy, and how variance goes with it."""
+    found = _together(scale, tell, matrix.entries)
+    for k, method in enumerate(matrix.METHODS):
+        table = numbers_table(f"ground truth, {method}", *matrix.REWARD_MODELS)
+        for row, policy in enumerate(matrix.POLICIES):
+            table.add_row(
+                policy,
+                *(interval(found["truth"][:, row, column, k]) for column in range(len(matrix.REWARD_MODELS))),
+            )
+        yield table
+    table = numbers_table(
+        "rank correlation within a policy",
+        *(f"{of}, {how}" for of in ("proxy", "ground truth") for how in ("miniature", "published")),
+    )
+    for measure, column in zip(
+        ("variance", "on-policy accuracy", "off-policy accuracy"), _MEASURED, strict=True
+    ):
+        cells = []
+        for rise, increase in (("proxy", "reward_increase_RM"), ("truth", "reward_increase_G")):
+            of = rank_correlation(found[measure], found[rise][..., 0]).mean(1)
+            cells += [interval(of), f"{published.within_policies()[column, increase].mean():.2f}"]
+        table.add_row(measure, *cells)
+    yield table
+
+
+def harm(scale: Scale, tell: Tell) -> Iterator[Table | str]:
+    """B, Section 4: ranking accuracies and the increase of the ground truth."""
+    found = np.concatenate(_told(scale, tell, harm_aware.correlations), 1)
+    table = numbers_table("accuracy", "rank correlation with the increase of the ground truth")
+    for name, values in zip(harm_aware.MEASURES, found, strict=True):
+        table.add_row(name, interval(values))
+    yield table
+    for pair in ((2, 0), (3, 1), (6, 4), (7, 5)):
+        better, plain = (harm_aware.MEASURES[k] for k in pair)
+        yield f"{better} over {plain.split(',')[0]}, paired: {interval(found[pair[0]] - found[pair[1]])}."
+
+
+def credit(scale: Scale, tell: Tell) -> Iterator[Table | str]:
+    """B, Section 5: binary rewards and partial credit."""
+    found = np.concatenate(_told(scale, tell, constraints_met.gains))
+    columns = [f"{reward}, {method}" for reward in constraints_met.REWARDS for method in matrix.METHODS]
+    table = numbers_table("constraints, gain of meeting all, held out", *columns)
+    for k, count in enumerate(constraints_met.COUNTS):
+        table.add_row(str(count), *(interval(values, 3) for values in found[:, k].reshape(len(found), -1).T))
+    yield table
+
+
+def theory(scale: Scale, tell: Tell) -> Iterator[Table | str]:
+    """Bounds, foretold times and kinds of errors on networks."""
+    sides = _together(scale, tell, carried_over.bounds)
+    table = numbers_table("bound", "least factor to what is seen", "median")
+    rows = {
+        "gradient, Proposition 2": sides["published"],
+        "gradient, sharp": sides["sharp"],
+        f"time of a rise by {carried_over.GAMMA:g}, Theorem 4": sides["time"] / sides["published_time"],
+        f"time of a rise by {carried_over.GAMMA:g}, sharp": sides["time"] / sides["sharp_time"],
+    }
+    for name, values in rows.items():
+        table.add_row(name, f"{values.min():.4g}", f"{np.median(values):.4g}")
+    yield table
+    stalls = _together(replace(scale, records=40), tell, carried_over.stalls)
+    yield (
+        "Times of a prompt's rise by half of what is possible, network against the prompt's own flow: rank "
+        "correlation "
+        f"{interval(stalls['rank_correlation'])}, median ratio {interval(stalls['ratio'], 3)}, "
+        f"{np.mean(stalls['reached']):.0%} of the prompts get there."
+    )
+    fixed = _together(scale, tell, carried_over.corrections)
+    table = numbers_table(
+        "errors corrected",
+        "share of the policy",
+        *(f"ground truth gained, {name}" for name in carried_over.MODELS[:-1]),
+    )
+    for k, kind in enumerate(carried_over.KINDS):
+        cells = [interval(fixed["effect"][:, model, k]) for model in range(len(carried_over.MODELS) - 1)]
+        table.add_row(kind, f"{fixed['share'][..., k].mean():.0%}", *cells)
+    yield table
+
+
+TABLES = MappingProxyType(
+    {"training": training, "policies": policies, "harm": harm, "credit": credit, "theory": theory}
+)
+
+
+def find_table(name: str) -> Callable[[Scale, Tell], Iterator[Table | str]]:
+    """What computes and prints tables, by name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in TABLES:
+        raise unknown("table", name, TABLES)
+    return TABLES[name]
