@@ -5,9 +5,9 @@ import platform
 
 import jax
 
-from benchmarks import accuracy, ascent, hitting_times, sampling, sweeps
+from benchmarks import accuracy, ascent, hitting_times, miniature_runs, sampling, sweeps
 
 print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores")
 print(f"JAX {jax.__version__}, Python {platform.python_version()}")
-for benchmark in (accuracy, ascent, hitting_times, sampling, sweeps):
+for benchmark in (accuracy, ascent, hitting_times, miniature_runs, sampling, sweeps):
     benchmark.main()
