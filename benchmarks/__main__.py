@@ -5,9 +5,18 @@ import platform
 
 import jax
 
-from benchmarks import accuracy, ascent, clocks, exploring, hitting_times, sampling, sweeps
+from benchmarks import (
+    accuracy,
+    ascent,
+    clocks,
+    exploring,
+    hitting_times,
+    miniature_runs,
+    sampling,
+    sweeps,
+)
 
 print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores")
 print(f"JAX {jax.__version__}, Python {platform.python_version()}")
-for benchmark in (accuracy, ascent, hitting_times, clocks, exploring, sampling, sweeps):
+for benchmark in (accuracy, ascent, hitting_times, clocks, miniature_runs, exploring, sampling, sweeps):
     benchmark.main()

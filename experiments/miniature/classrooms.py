@@ -114,7 +114,7 @@ def classrooms(
 
 
 class _Draws(NamedTuple):
-    """All that is random in a classroom but its world; drawn outside of what is compiled, which compiles fast."""
+    """All that is random in a classroom but its world; drawn before what is compiled."""
 
     redrawn: Any
     digits: Any

@@ -79,7 +79,7 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
 
 
 def policies(scale: Scale, tell: Tell) -> Iterator[Table | str]:
-    """A, Figure 3 and Tables 10 to 12: what each reward model teaches each policy, and how variance goes with it."""
+    """A, Figure 3 and Tables 10 to 12: what each reward model teaches each policy."""
     found = _together(scale, tell, matrix.entries)
     for k, method in enumerate(matrix.METHODS):
         table = numbers_table(f"ground truth, {method}", *matrix.REWARD_MODELS)
