@@ -124,7 +124,7 @@ class Parted(Generic[S]):
                     arrays = self.compute(settings, part)
                     unfinished = file.with_suffix(".unfinished")
                     with unfinished.open("wb") as stream:
-                        np.savez(stream, **arrays)
+                        np.savez(stream, allow_pickle=False, **arrays)
                     unfinished.replace(file)
                 with np.load(file) as arrays:
                     found[part] = dict(arrays)

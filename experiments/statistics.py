@@ -47,7 +47,7 @@ def correlation(first: npt.ArrayLike, second: npt.ArrayLike) -> Float[np.ndarray
     Args:
         first, second: ``[*batch, n]``, broadcast against each other.
     """
-    x, y = (np.asarray(values, float) - np.mean(values, -1, keepdims=True) for values in (first, second))
+    x, y = (of - of.mean(-1, keepdims=True) for of in map(np.asarray, (first, second)))
     return _cosine(x, y)
 
 

@@ -1,5 +1,7 @@
 """Training on learned reward models in miniature: who leads when (arXiv:2503.15477, Figure 2, Table 1)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -40,7 +42,7 @@ _LOOKS = dict(
 ) | {FLAT: {"color": ORANGE, "linestyle": DASHED}}
 
 
-def summary(parts: dict[str, Arrays], scale: Scale) -> Data:
+def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
     """Means over worlds with their intervals, leaders, crossings, and Table 1 beside the published one."""
     runs, counts = joined(parts), scale.course().counts
     models, labels = list(PUBLISHED), {"model": list(PUBLISHED)}

@@ -79,6 +79,7 @@ def figure(data: Data, scale: Scale) -> Figure:
     cells, reported = data["matrix"], data["published"].to_dataframe()
     drawing = Figure(figsize=(PAGE, 4.5))
     axes = drawing.subplots(2, 2, height_ratios=(len(POLICIES), 4))
+    image = None
     for column, method in enumerate(METHODS):
         of = cells["truth"].sel(estimator=method)
         _cells(axes[0, column], of.values, list(REWARD_MODELS), list(POLICIES), f"miniature, {method}")
@@ -87,6 +88,7 @@ def figure(data: Data, scale: Scale) -> Figure:
         short = [str(name).replace("UltraFeedback", "").replace(" SFT", "").strip() for name in wide.index]
         models = [str(name).replace("RM-", "RM\n", 1).replace("-", "\n", 1) for name in wide.columns]
         image = _cells(axes[1, column], wide.to_numpy(), models, short, f"published, {method}")
+    assert image is not None
     bar = colorbar(drawing, image, list(axes.flat), "", shrink=0.5, ticks=[0.0, 1.0])
     bar.ax.set_yticklabels(["worst of\nthe row", "best of\nthe row"])
     letter(axes.flat)

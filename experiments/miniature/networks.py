@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from goodteacher.experiments.miniature.digits import PIXELS
 from goodteacher.sim.autoregressive import Autoregressive, Sequences
@@ -81,10 +81,12 @@ class ImageNetwork(Autoregressive):
         of_input, of_hidden = ((1.0 + (each**2).sum(-1))[:, None] for each in (self.images, hidden))
         return jnp.sqrt(of_hidden + of_input * largest)
 
-    def sharpened(self, parameters: Float[Array, " parameters"], by: float) -> Float[Array, " parameters"]:
+    def sharpened(
+        self, parameters: Float[Array, " parameters"], by: ArrayLike
+    ) -> Float[Array, " parameters"]:
         """Parameters of a policy whose logits are ``by`` times as large."""
         first = (self.images.shape[-1] + 1) * self.width
-        return jnp.where(jnp.arange(self.size) < first, parameters, by * parameters)
+        return jnp.where(jnp.arange(self.size) < first, parameters, jnp.asarray(by) * parameters)
 
 
 class Tangent(Policy):
@@ -126,7 +128,8 @@ def network(images: Float[Array, "prompts pixels"], tokens: int, width: int) -> 
         raise ValueError(f"tokens is {tokens}; give 1, for a hundred answers at once, or 2, for two digits")
     if width < 1:
         raise ValueError(f"width is {width}; give at least 1")
-    return ImageNetwork(images, Sequences(images.shape[-2], {1: 100, 2: 10}[tokens], tokens), width)
+    sequences = Sequences(images.shape[-2], {1: 100, 2: 10}[tokens], tokens)
+    return ImageNetwork(images=images, sequences=sequences, width=width)
 
 
 def initial_size(tokens: int, width: int) -> int:

@@ -27,20 +27,22 @@ MEASURES = (
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    with (resources.files(__package__) / f"good_teacher_{name}.csv").open(encoding="utf-8") as file:
+    with (resources.files("goodteacher.experiments.miniature") / f"good_teacher_{name}.csv").open(
+        encoding="utf-8"
+    ) as file:
         return pd.read_csv(file)
 
 
 def mixes() -> pd.DataFrame:
     """Variance and accuracies of five mixes, the perfect but flat model and the truth (Tables 1, 3, 5, 7)."""
     rows = _read("tables")
-    return rows[rows["reward_increase_G"].isna()].reset_index(drop=True)
+    return rows.loc[rows["reward_increase_G"].isna()].reset_index(drop=True)
 
 
 def matrix() -> pd.DataFrame:
     """Policies by reward models with what training gained (Tables 10 to 12)."""
     rows = _read("tables")
-    return rows[rows["reward_increase_G"].notna()].reset_index(drop=True)
+    return rows.loc[rows["reward_increase_G"].notna()].reset_index(drop=True)
 
 
 def correlations() -> pd.DataFrame:
@@ -59,7 +61,8 @@ def within_policies() -> pd.DataFrame:
         A row for each policy and method, a column for each pair.
     """
     found = []
-    for (method, policy), rows in matrix().groupby(["method", "initial_policy"], sort=False):
+    for key, rows in matrix().groupby(["method", "initial_policy"], sort=False):
+        method, policy = np.asarray(key).tolist()
         pairs = {
             (measure, increase): float(rank_correlation(rows[measure], rows[increase]))
             for measure in MEASURED
@@ -72,5 +75,5 @@ def within_policies() -> pd.DataFrame:
 def pooled_ranks(measure: str, increase: str) -> float:
     """The correlation of ranks within each policy and method, over all rows."""
     groups = matrix().groupby(["method", "initial_policy"])
-    ranks = [groups[name].rank().to_numpy() for name in (measure, increase)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (groups[name].rank().to_numpy(float) for name in (measure, increase))
+    return float(np.corrcoef(first, second)[0, 1])
