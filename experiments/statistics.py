@@ -16,7 +16,8 @@ def rank_correlation(first: npt.ArrayLike, second: npt.ArrayLike) -> Float[np.nd
         Between -1 and 1; 0 where all values of one of them are equal, which tells nothing.
     """
     x, y = (rankdata(values, axis=-1) - 0.5 * (np.shape(values)[-1] + 1) for values in (first, second))
-    return _cosine(x, y)
+    size = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.divide((x * y).sum(-1), size, out=np.zeros(size.shape), where=size > 0)
 
 
 def mean_interval(
@@ -39,18 +40,3 @@ def mean_interval(
     means = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     low, high = np.nanquantile(means, [0.025, 0.975], axis=0)
     return low.reshape(given.shape[1:]), high.reshape(given.shape[1:])
-
-
-def correlation(first: npt.ArrayLike, second: npt.ArrayLike) -> Float[np.ndarray, "*batch"]:
-    """Pearson's, along the last axis; 0 where all values of one of them are equal, which tells nothing.
-
-    Args:
-        first, second: ``[*batch, n]``, broadcast against each other.
-    """
-    x, y = (of - of.mean(-1, keepdims=True) for of in map(np.asarray, (first, second)))
-    return _cosine(x, y)
-
-
-def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    size = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    return np.divide((x * y).sum(-1), size, out=np.zeros(size.shape), where=size > 0)

@@ -114,8 +114,8 @@ def caption(data: Data, scale: Scale) -> str:
     """What is seen, settings and source."""
     cells, within = data["matrix"], data["correlations"]
     best = [
-        f"{policy}: {cells['truth'].sel(policy=policy, method='RLOO').idxmax('reward_model').item()} "
-        f"({float(cells['truth_best'].sel(policy=policy, method='RLOO').max()):.0%} of the worlds)"
+        f"{policy}: {cells['truth'].sel(policy=policy, estimator='RLOO').idxmax('reward_model').item()} "
+        f"({float(cells['truth_best'].sel(policy=policy, estimator='RLOO').max()):.0%} of the worlds)"
         for policy in POLICIES
     ]
 

@@ -115,7 +115,8 @@ def foretell(
             value = (np.exp(after) * compact[1]).sum(-1) - (np.exp(compact[0]) * compact[1]).sum(-1)
             found[f"{title} flow, {time:g}"] = value.reshape(rewards.shape[:-1]).mean(-1)
     # The one knows what prompts share, the other how far a prompt can go.
-    found["both flows"] = sum(rankdata(found[name], axis=-1) for name in ("tangent flow", "natural flow, 1"))
+    ranks = [rankdata(found[name], axis=-1) for name in ("tangent flow", "natural flow, 1")]
+    found["both flows"] = np.add(*ranks)
     return np.stack([found[name] for name in CANDIDATES]), gains
 
 

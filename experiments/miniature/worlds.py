@@ -90,7 +90,7 @@ class Family:
     sharpness: float = 1.0
 
 
-# Those of the first group may be looked at when a forecast is made up; those of the second may not.
+# The first group chooses the best forecast and its times; the second has no say in that.
 TUNED = MappingProxyType(
     {
         "close": Family(),

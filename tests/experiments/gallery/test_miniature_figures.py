@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
+from goodteacher.experiments.experiment import Parted
 from goodteacher.experiments.miniature.lessons import Scale
 from goodteacher.experiments.registry import find_experiment
 
@@ -21,6 +22,7 @@ def test_miniature_training_is_reproducible_and_kept(tmp_path):
     experiment = replace(
         find_experiment("miniature_training"), settings=Scale(worlds=2, prompts=20, updates=200, records=4)
     )
+    assert isinstance(experiment.run, Parted)
     data = experiment.run.stored(experiment.settings, tmp_path)
     again = experiment.run.stored(experiment.settings, tmp_path)
     training = data["training"]
