@@ -112,8 +112,7 @@ class Parted(Generic[S]):
             if others and not renew:
                 raise StoreError(
                     f"{store} holds {others[0].name} of other settings or another version of this program; "
-                    "give "
-                    "another folder, or discard what it holds"
+                    "give another folder, or discard what it holds"
                 )
             for file in others:
                 file.unlink()

@@ -117,21 +117,16 @@ def caption(data: Data, scale: Scale) -> str:
     luck = means.sel(measure=both, increase="ground truth", when="early")
     return (
         "Rank correlations over six reward models (five mixes and the perfect but flat one) in each of "
-        f"{scale.worlds} "
-        f"worlds (seeds from 0), after {EARLY:.0%} of the training (early) and at its end (late): means "
-        "with 95 % "
-        "intervals, pale what 95 % of single worlds show; crosses are Tables 2, 4, 6, 8 and 9 of "
-        "arXiv:2503.15477, each "
-        "of six reward models as well. The variance with the proxy: early "
-        f"{of(variance, 'proxy', 'early')}, late "
-        f"{of(variance, 'proxy', 'late')} ({range_of(variance, 'proxy')}); with the ground truth: early "
+        f"{scale.worlds} worlds (seeds from 0), after {EARLY:.0%} of the training (early) and at its end "
+        "(late): means with 95 % intervals, pale what 95 % of single worlds show; crosses are Tables 2, 4, "
+        "6, 8 and 9 of arXiv:2503.15477, each of six reward models as well. The variance with the proxy: "
+        f"early {of(variance, 'proxy', 'early')}, late {of(variance, 'proxy', 'late')} "
+        f"({range_of(variance, 'proxy')}); with the ground truth: early "
         f"{of(variance, 'ground truth', 'early')}, late {of(variance, 'ground truth', 'late')} "
         f"({range_of(variance, 'ground truth')}). Variance and accuracy averaged, with the ground truth: "
-        "early "
-        f"{of(both, 'ground truth', 'early')}, late {of(both, 'ground truth', 'late')} "
-        f"({range_of(both, 'ground truth')}). "
-        f"How much is luck: of single worlds 95 % show {float(luck['one_world_low']):+.2f} to "
-        f"{float(luck['one_world_high']):+.2f} for the latter, early."
+        f"early {of(both, 'ground truth', 'early')}, late {of(both, 'ground truth', 'late')} "
+        f"({range_of(both, 'ground truth')}). How much is luck: of single worlds 95 % show "
+        f"{float(luck['one_world_low']):+.2f} to {float(luck['one_world_high']):+.2f} for the latter, early."
     )
 
 

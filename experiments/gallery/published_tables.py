@@ -116,17 +116,12 @@ def caption(data: Data, settings: Settings) -> str:
 
     return (
         f"The {rows} rows of Tables 10 to 12 of arXiv:2503.15477, looked at again: four reward models for "
-        "each of "
-        f"{data['policies'].sizes['policy']} initial policies and methods (hollow: GRPO). (a, b) Lines "
-        "join the reward "
-        "models of one policy. (c) Rank correlations within a policy, their means and 95 % intervals over "
-        "policies. "
-        f"The variance goes with the increase of the proxy, {of('variance', 'proxy')}, and against that of "
-        "the "
-        f"ground truth, {of('variance', 'ground truth')}; on-policy accuracy with the latter, "
-        f"{of('on-policy accuracy', 'ground truth')}. The policies share their four reward models, so that "
-        "the "
-        "intervals are too narrow if those are seen as drawn."
+        f"each of {data['policies'].sizes['policy']} initial policies and methods (hollow: GRPO). (a, b) "
+        "Lines join the reward models of one policy. (c) Rank correlations within a policy, their means and "
+        "95 % intervals over policies. The variance goes with the increase of the proxy, "
+        f"{of('variance', 'proxy')}, and against that of the ground truth, {of('variance', 'ground truth')}; "
+        f"on-policy accuracy with the latter, {of('on-policy accuracy', 'ground truth')}. The policies share "
+        "their four reward models, so that the intervals are too narrow if those are seen as drawn."
     )
 
 

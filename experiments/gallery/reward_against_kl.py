@@ -87,20 +87,15 @@ def caption(data: Data, scale: Scale) -> str:
 
     worst = str(lost.sel(kl_coefficient=COEFFICIENTS[0]).idxmax("model").item())
     return (
-        "Increases of the proxy (dashed) and of held-out ground truth (solid) against the KL to the "
-        "initial policy along "
-        f"{scale.updates} updates of exact RLOO (learning rate {LONGER * TIME / scale.updates:g}) on "
-        f"{scale.prompts} "
-        f"prompts, means over {scale.worlds} worlds (seeds from 0). (a) Without a KL term: {MODELS[0]} "
-        "ends at "
-        f"{end(MODELS[0], 0.0)}, {MODELS[2]} at {end(MODELS[2], 0.0)}, {MODELS[-1]} at "
-        f"{end(MODELS[-1], 0.0)}. The most is "
-        f"lost after the peak on {worst}: {float(lost.sel(model=worst, kl_coefficient=0.0)):.3f}. (b) With "
-        "one of "
+        "Increases of the proxy (dashed) and of held-out ground truth (solid) against the KL to the initial "
+        f"policy along {scale.updates} updates of exact RLOO (learning rate "
+        f"{LONGER * TIME / scale.updates:g}) on {scale.prompts} prompts, means over {scale.worlds} worlds "
+        f"(seeds from 0). (a) Without a KL term: {MODELS[0]} ends at {end(MODELS[0], 0.0)}, {MODELS[2]} at "
+        f"{end(MODELS[2], 0.0)}, {MODELS[-1]} at {end(MODELS[-1], 0.0)}. The most is lost after the peak on "
+        f"{worst}: {float(lost.sel(model=worst, kl_coefficient=0.0)):.3f}. (b) With one of "
         f"{COEFFICIENTS[1]:g}: {MODELS[0]} {end(MODELS[0], COEFFICIENTS[1])}, {MODELS[2]} "
-        f"{end(MODELS[2], COEFFICIENTS[1])}. The same policy costs the flat model less KL for a like "
-        "truth. (c) The KL "
-        "against updates. After Figures 4, 6, 8, 10 and 12 of arXiv:2503.15477."
+        f"{end(MODELS[2], COEFFICIENTS[1])}. The same policy costs the flat model less KL for a like truth. "
+        "(c) The KL against updates. After Figures 4, 6, 8, 10 and 12 of arXiv:2503.15477."
     )
 
 

@@ -20,8 +20,7 @@ def digits() -> tuple[Float[np.ndarray, "images pixels"], Int[np.ndarray, " imag
     except ImportError as error:
         raise ValueError(
             "the miniature reads handwritten digits, which come with scikit-learn, and that is not "
-            "installed; "
-            "pip install 'goodteacher[miniature]'"
+            "installed; pip install 'goodteacher[miniature]'"
         ) from error
     images, shown = load_digits(return_X_y=True)
     return np.asarray(images, float) / 16.0, np.asarray(shown, int)

@@ -59,8 +59,7 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     crossed = crossings(counts, lead)
     yield (
         "The flat model overtakes the best learned one on held-out truth for good in "
-        f"{np.isfinite(crossed).sum()} of "
-        f"{scale.worlds} worlds within {scale.updates} updates."
+        f"{np.isfinite(crossed).sum()} of {scale.worlds} worlds within {scale.updates} updates."
     )
     found, reported = correlations(parts, scale), published.correlations()
     table = numbers_table(
@@ -142,8 +141,7 @@ def theory(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     stalls = _together(replace(scale, records=40), tell, carried_over.stalls)
     yield (
         "Times of a prompt's rise by half of what is possible, network against the prompt's own flow: rank "
-        "correlation "
-        f"{interval(stalls['rank_correlation'])}, median ratio {interval(stalls['ratio'], 3)}, "
+        f"correlation {interval(stalls['rank_correlation'])}, median ratio {interval(stalls['ratio'], 3)}, "
         f"{np.mean(stalls['reached']):.0%} of the prompts get there."
     )
     fixed = _together(scale, tell, carried_over.corrections)
