@@ -62,6 +62,8 @@ def test_a_wheel_holds_every_module_once_and_no_image(built):
     data |= {
         f"goodteacher/experiments/miniature/good_teacher_{name}.csv" for name in ("correlations", "tables")
     }
+    page = ("answer.css", "answer.js", "controls.css", "controls.js", "page_template.html")
+    data |= {f"goodteacher/experiments/explorer/{name}" for name in page}
     assert set(packed) == expected | data
     assert packed["goodteacher/sim/flow.py"] == (ROOT / "sim/flow.py").read_bytes()
 

@@ -413,7 +413,7 @@ def one_experiment(monkeypatch):
 def test_figures(names, tmp_path, capsys):
     assert main(["figures", *names, "--directory", str(tmp_path / "new")]) == 0
     files = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert files == ["square.csv", "square.pdf", "square.png"]
+    assert files == ["square.csv", "square.pdf", "square.png", "square.txt"]
     captured = capsys.readouterr()
     assert captured.out.count("square.png") == 1
     assert "\x1b" not in captured.out + captured.err
@@ -452,10 +452,10 @@ def a_sweep(monkeypatch):
 def test_figures_from_stores(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["figures", "points"]) == 0
-    assert "figures/points.csv from build/sweeps/points (" in capsys.readouterr().out
+    assert "figures/points.txt from build/sweeps/points (" in capsys.readouterr().out
     assert len((tmp_path / "figures/points.csv").read_text().splitlines()) == 4
     assert main(["figures", "--full"]) == 0
-    assert "figures/points_full.csv from build/sweeps/points_full (" in capsys.readouterr().out
+    assert "figures/points_full.txt from build/sweeps/points_full (" in capsys.readouterr().out
     assert len((tmp_path / "figures/points_full.csv").read_text().splitlines()) == 6
     assert len((tmp_path / "figures/points.csv").read_text().splitlines()) == 4
 
