@@ -27,7 +27,7 @@ class Settings:
         bounds: which; all if empty.
     """
 
-    instances: int = 2_000
+    instances: int = 500
     seed: int = 0
     bounds: tuple[str, ...] = ()
 
