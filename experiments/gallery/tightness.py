@@ -103,7 +103,7 @@ def figure(data: Data, settings: Settings) -> Figure:
     axes.set_yticklabels([f"{bound['bound'].item()}: {_place(bound['citation'].item())}" for bound in found])
     axes.tick_params(axis="y", length=0)
     decades(axes.xaxis)
-    axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.56))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)
     return canvas
 
 
