@@ -5,6 +5,7 @@ are known. A forecast is a number for each reward model, of which only the order
 model policy that has the draws as its outputs, with their shares as probabilities.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -101,7 +102,7 @@ def foretell(
     found["variance and accuracy"] = 0.5 * (found["variance"] + 0.5 * (found["on-policy accuracy"] + off))
     found["tangent at once"], found["tangent flow"] = at_once, gains.mean(-1)
 
-    problems, outputs = np.prod(rewards.shape[:-1]), rewards.shape[-1]
+    problems, outputs = math.prod(rewards.shape[:-1]), rewards.shape[-1]
     log_p, gold = (
         np.broadcast_to(each[:, None], rewards.shape).reshape(problems, outputs) for each in (logs, truth)
     )
