@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+from jaxlib.version import __version__ as jaxlib_version
 
 _LARGEST = 1 << 29  # bytes; what has not been used for longest goes
 _QUICKLY = "--xla_cpu_use_fusion_emitters=false"
@@ -12,9 +13,11 @@ _QUICKLY = "--xla_cpu_use_fusion_emitters=false"
 def compile_quickly() -> None:
     """Has programs for the CPU compiled in two thirds of the time; some run a sixth slower.
 
-    To be called before JAX is used. Does nothing if the user has flags for XLA.
+    To be called before JAX is used. Does nothing if the user has flags for XLA, nor under a jaxlib that is not
+    known to have this one: XLA ends the process at a flag that it does not know, as 0.12 would.
     """
-    os.environ.setdefault("XLA_FLAGS", _QUICKLY)
+    if jaxlib_version.startswith("0.10."):
+        os.environ.setdefault("XLA_FLAGS", _QUICKLY)
 
 
 def keep_compiled() -> None:
