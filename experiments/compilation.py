@@ -13,8 +13,8 @@ _QUICKLY = "--xla_cpu_use_fusion_emitters=false"
 def compile_quickly() -> None:
     """Has programs for the CPU compiled in two thirds of the time; some run a sixth slower.
 
-    To be called before JAX is used. Does nothing if the user has flags for XLA, nor under a jaxlib that is not
-    known to have this one: XLA ends the process at a flag that it does not know, as 0.12 would.
+    To be called before JAX is used. Does nothing if the user has flags for XLA, nor under a jaxlib that is
+    not known to have this one: XLA ends the process at a flag that it does not know, as 0.12 would.
     """
     if jaxlib_version.startswith("0.10."):
         os.environ.setdefault("XLA_FLAGS", _QUICKLY)
