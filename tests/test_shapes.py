@@ -30,4 +30,4 @@ def test_what_is_not_as_annotated_is_refused(rewards, calls_before):
 def test_later_calls_of_a_test_are_not_slowed_down():
     for _ in range(50):
         right()
-    wrong(np.zeros((2, 1)))  # NumPy makes do with that
+    assert wrong(np.zeros((2, 1))).normalizer.shape == (3,)  # NumPy makes do with that

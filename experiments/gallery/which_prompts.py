@@ -149,24 +149,29 @@ def _in_rounds(curve: _Curve, start: np.ndarray, budget: float, rounds: int, kee
     return now
 
 
+def _affordable(costs: Callable[[float], np.ndarray], budget: float, most: float) -> float:
+    """The largest number up to ``most`` whose mean cost is within a budget."""
+    low, high = 0.0, most
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if costs(middle).mean() < budget else (low, middle)
+    return low
+
+
 def _kept(curve: _Curve, again: _Curve, start: np.ndarray, budget: float) -> np.ndarray:
     """Where prompts end if all are drawn alike, and groups with a spread alone are counted."""
-    low, high = 0.0, _MOST
-    for _ in range(_HALVINGS):
-        drawn = 0.5 * (low + high)
-        counted = again.spent(curve.after(start, drawn)) - again.spent(start)
-        low, high = (drawn, high) if counted.mean() < budget else (low, drawn)
-    return curve.after(start, low)
+    before = again.spent(start)
+    return curve.after(
+        start, _affordable(lambda drawn: again.spent(curve.after(start, drawn)) - before, budget, _MOST)
+    )
 
 
 def _drawn_again(curve: _Curve, again: _Curve, start: np.ndarray, budget: float) -> np.ndarray:
     """Where prompts end after as many groups with a spread each, at the cost of all that are drawn."""
-    low, high = 0.0, budget
-    for _ in range(_HALVINGS):
-        updates = 0.5 * (low + high)
-        costs = curve.spent(again.after(start, updates)) - curve.spent(start)
-        low, high = (updates, high) if costs.mean() < budget else (low, updates)
-    return again.after(start, low)
+    before = curve.spent(start)
+    return again.after(
+        start, _affordable(lambda updates: curve.spent(again.after(start, updates)) - before, budget, budget)
+    )
 
 
 class _Optimum(NamedTuple):
