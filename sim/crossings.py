@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Bool, Float
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from goodteacher.sim.lines import (
     LARGEST,
@@ -102,6 +103,12 @@ class _Climb(NamedTuple):
     trials: AnyArray
 
 
+def first_above(flow: Lines, distance: Float[AnyArray, "outputs n"]) -> Int[AnyArray, " n"]:
+    """The breakpoint at which an output above a level comes up."""
+    modal = namespace(flow.modal, distance).take_along_axis(distance, flow.modal, 0)
+    return ((modal > 0) & (flow.breakpoints < np.inf)).argmax(0)
+
+
 def trained_crossing(
     flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[AnyArray, " n"]
 ) -> Crossing:
@@ -117,8 +124,7 @@ def trained_crossing(
         sought: where to search at all.
     """
     xp = namespace(flow.logits, distance)
-    modal = xp.take_along_axis(distance, flow.modal, 0)
-    anchor = ((modal > 0) & (flow.breakpoints < xp.inf)).argmax(0)
+    anchor = first_above(flow, distance)
     of = base(flow, anchor)
     unit = width(of)
     far = _farthest(unit)

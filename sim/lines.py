@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from goodteacher.sim.clocks import Clocked
-from goodteacher.sim.loops import repeat, repeat_while
+from goodteacher.sim.loops import fixed, repeat_while
 from goodteacher.sim.validation import AnyArray, namespace
 
 LARGEST = 1e303
@@ -150,10 +150,6 @@ def pick(rows: AnyArray, index: Int[AnyArray, " n"]) -> AnyArray:
     return jnp.take_along_axis(rows, index[None], 0, mode="promise_in_bounds")[0]
 
 
-# Breakpoints and modal outputs so far; the last breakpoint, and what is modal from there on.
-_Walk = tuple[AnyArray, AnyArray, AnyArray, AnyArray]
-
-
 def lines(
     logits: Float[AnyArray, "outputs n"],
     rewards: Float[AnyArray, "outputs n"],
@@ -166,27 +162,49 @@ def lines(
     lead = 0.0 if inertia is None else xp.log(inertia)
     logits = xp.maximum(logits, normalizer + lead + _RAREST)
     start = product(xp.exp(logits - lead - normalizer), inertia)
-    number = xp.arange(len(rewards))[:, None]
     none = xp.full(rewards.shape, xp.inf)
     flow = Lines(logits, normalizer, rewards, inertia, start, none, xp.zeros(rewards.shape, int))
-    depth = logits - lead
+    taus, modal = _itinerary(fixed(flow), fixed(logits - lead))
+    flow = flow._replace(modal=modal)
+    if xp is np:
+        return flow._replace(breakpoints=taus)
+    # In numbers as found; with the derivatives of where the lines of two modal outputs meet.
+    before = jnp.concatenate([modal[:1], modal[:-1]])
+    rise = jnp.take_along_axis(rewards, modal, 0) - jnp.take_along_axis(rewards, before, 0)
+    depth = _depth(flow)
+    of, other = jnp.take_along_axis(depth, before, 0), jnp.take_along_axis(depth, modal, 0)
+    height = jnp.exp(normalizer - of) * jnp.expm1(of - other)
+    meet = jnp.where(rise > 0, height / jnp.where(rise > 0, rise, 1.0), 0.0)
+    return flow._replace(breakpoints=taus + jnp.where(taus < jnp.inf, meet - fixed(meet), 0.0))
+
+
+# The number of the next breakpoint; breakpoints and modal outputs so far; the last breakpoint, what is modal
+# from there on, and whether flows get there.
+_Walk = tuple[Any, AnyArray, AnyArray, AnyArray, AnyArray, AnyArray]
+
+
+def _itinerary(flow: Lines, depth: AnyArray) -> tuple[AnyArray, AnyArray]:
+    """Breakpoints, and what is modal from each on; after the last the same."""
+    rewards, xp = flow.rewards, namespace(flow.rewards, depth)
+    number = xp.arange(len(rewards))[:, None]
     modal = xp.where(depth == depth.max(0), rewards, -xp.inf).argmax(0)
 
-    def follow(i: Any, carry: _Walk) -> _Walk:
-        taus, modals, tau, modal = carry
-        taus = xp.where(number == i, tau, taus)
-        modals = xp.where(number == i, modal, modals)
+    def follow(carry: _Walk) -> _Walk:
+        i, taus, modals, tau, modal, found = carry
+        taus = xp.where((number == i) & found, tau, taus)
+        modals = xp.where(number >= i, modal, modals)
         rise = rewards - pick(rewards, modal)
         crossing = xp.where(rise > 0, _height(flow, modal) / xp.where(rise > 0, rise, 1.0), xp.inf)
         first = crossing.min(0)
         follower = xp.where(crossing == first, rewards, -xp.inf).argmax(0)
         found = first < LARGEST
         modal = xp.where(found, follower, modal)
-        return taus, modals, xp.where(found, xp.maximum(first, tau), xp.inf), modal
+        return i + 1, taus, modals, xp.where(found, xp.maximum(first, tau), tau), modal, found
 
-    first = (none, flow.modal, xp.zeros(modal.shape), modal)
-    taus, modals, _, _ = repeat(xp, len(rewards), follow, first)
-    return flow._replace(breakpoints=taus, modal=modals)
+    tau = xp.zeros(modal.shape)
+    first = (xp.zeros((), int), flow.breakpoints, flow.modal, tau, modal, tau == 0.0)
+    _, taus, modals, *_ = repeat_while(xp, lambda walk: walk[-1].any(), follow, first)
+    return taus, modals
 
 
 def _depth(flow: Lines) -> AnyArray:
@@ -284,6 +302,12 @@ def improved(x: Float[AnyArray, " n"], at: Sums) -> Float[AnyArray, " n"]:
     step = at.excess / at.first
     halley = 1.0 - step / (1.0 + 0.5 * step * at.second / at.first)
     return x * xp.where(xp.abs(step) < 0.5, halley, xp.exp(-step))
+
+
+def mass(x: Float[AnyArray, " n"], at: Sums) -> Float[AnyArray, " n"]:
+    """``Z`` where the excess vanishes, to the order of Halley's method."""
+    bend = 0.5 * at.excess * at.second / at.first**2
+    return at.first / x * (1.0 + bend) / (1.0 - bend)
 
 
 def smallest(

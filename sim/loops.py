@@ -33,6 +33,11 @@ def repeat_while(
     return carry
 
 
+def fixed(tree: Any) -> Any:
+    """Without derivatives, of which NumPy's arrays have none."""
+    return jax.tree.map(lambda of: of if isinstance(of, np.ndarray) else jax.lax.stop_gradient(of), tree)
+
+
 def chosen(condition: AnyArray, new: Any, old: Any) -> Any:
     """The new where the condition holds, the old elsewhere."""
     xp = namespace(condition, *jax.tree.leaves(new))

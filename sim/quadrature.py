@@ -22,11 +22,11 @@ from goodteacher.sim.lines import (
     Base,
     Lines,
     Position,
-    Sums,
     base,
     improved,
     initial,
     log_masses,
+    mass,
     pick,
     sums,
     upper,
@@ -147,12 +147,6 @@ class _Piece(NamedTuple):
     x: AnyArray  # at the far end
 
 
-def _mass(x: AnyArray, at: Sums) -> AnyArray:
-    """``Z`` where the excess vanishes, to the order of the method of Halley."""
-    bend = 0.5 * at.excess * at.second / at.first**2
-    return at.first / x * (1.0 + bend) / (1.0 - bend)
-
-
 def _piece(flow: Lines, over: Half) -> _Piece:
     """The integral over a stretch of the mass ``Z``, or of ``Z / m`` under a clock."""
     if flow.clocked is not None:
@@ -176,9 +170,8 @@ def _piece(flow: Lines, over: Half) -> _Piece:
         x = x * xp.exp(xp.clip(power * (nodes.ahead[i] @ slopes), -30.0, 30.0))
         x = improved(x, sums(here, of, x))
         at = sums(here, of, x)
-        mass = _mass(x, at)
         slope = offset * (weighted * at.shares).sum(0) / (at.first * x)
-        total = total + xp.where(nodes.weight[i] > 0, nodes.weight[i] * share * mass, 0.0)
+        total = total + xp.where(nodes.weight[i] > 0, nodes.weight[i] * share * mass(x, at), 0.0)
         return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
 
     none = xp.zeros(over.length.shape)
@@ -275,10 +268,9 @@ def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
         x = x * xp.exp(xp.clip(divided.length * (nodes.ahead[i] @ slopes), -30.0, 30.0))
         x = improved(x, sums(here, of, x))
         at = sums(here, of, x)
-        mass = _mass(x, at)
         slope = speed * (weighted * at.shares).sum(0) / (at.first * x)
         shares = at.shares if of.inertia is None else of.inertia * at.shares
-        spent = mass * clocked.slowness(shares, over.sign * faster) * speed
+        spent = mass(x, at) * clocked.slowness(shares, over.sign * faster) * speed
         total = total + xp.where(nodes.weight[i] > 0, nodes.weight[i] * spent, 0.0)
         return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
 

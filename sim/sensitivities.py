@@ -25,6 +25,7 @@ from goodteacher.sim.lines import (
     rise,
     smallest,
 )
+from goodteacher.sim.loops import fixed
 from goodteacher.sim.quadrature import (
     Half,
     at_time,
@@ -35,7 +36,6 @@ from goodteacher.sim.quadrature import (
     rate_of_time,
     rule,
     stretch,
-    time,
 )
 from goodteacher.sim.validation import AnyArray, namespace
 
@@ -59,12 +59,24 @@ class Target(NamedTuple):
 
 
 def crossing_time(
-    flow: Lines, target: Target, position: Position, found: Bool[AnyArray, " n"]
+    flow: Lines,
+    target: Target,
+    position: Position,
+    found: Bool[AnyArray, " n"],
+    spent: Float[AnyArray, " n"],
 ) -> Float[AnyArray, " n"]:
-    """When flows are at a position, as a function of the target that is met there; constant where none is."""
+    """The time at a position as a function of the target that is met there; constant where none is.
+
+    Args:
+        flow: the problems.
+        target: of each.
+        position: where it is met.
+        found: whether it is.
+        spent: the time as a number.
+    """
     if namespace(flow.logits, position.offset) is np:
-        return time(flow, position)
-    return _crossing_time(flow, target, position, found)
+        return spent
+    return _crossing_time(flow, target, position, found, spent)
 
 
 def path(flow: Lines, time: Float[AnyArray, " n"]) -> Float[AnyArray, "outputs n"]:
@@ -72,11 +84,6 @@ def path(flow: Lines, time: Float[AnyArray, " n"]) -> Float[AnyArray, "outputs n
     if namespace(flow.logits, time) is np:
         return at_time(flow, time)[1]
     return _path(flow, time)
-
-
-def fixed(tree: Any) -> Any:
-    """Without derivatives, of which NumPy's arrays have none."""
-    return jax.tree.map(lambda of: of if isinstance(of, np.ndarray) else jax.lax.stop_gradient(of), tree)
 
 
 def _state(flow: Lines, of: Base, offset: AnyArray) -> State:
@@ -154,13 +161,15 @@ def _root(flow: Lines, position: Position, distance: AnyArray) -> AnyArray:
 
 
 @jax.custom_jvp
-def _crossing_time(flow: Lines, target: Target, position: Position, found: AnyArray) -> AnyArray:
-    return time(flow, position)
+def _crossing_time(
+    flow: Lines, target: Target, position: Position, found: AnyArray, spent: AnyArray
+) -> AnyArray:
+    return spent
 
 
 @_crossing_time.defjvp
 def _(primals: Any, tangents: Any) -> tuple[AnyArray, AnyArray]:
-    flow, target, position, found = primals
+    flow, target, position, found, _ = primals
 
     def smooth(of: Lines, to: Target) -> AnyArray:
         of = of._replace(modal=flow.modal)

@@ -23,14 +23,16 @@ from goodteacher.sim.crossings import crossing, small_increase, trained_crossing
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Lines, Position, initial, lines
-from goodteacher.sim.loops import chosen
+from goodteacher.sim.loops import chosen, fixed
 from goodteacher.sim.policies import LinearSoftmax, Tabular
-from goodteacher.sim.quadrature import rate_of_time
-from goodteacher.sim.sensitivities import Target, crossing_time, fixed, path
+from goodteacher.sim.quadrature import rate_of_time, time
+from goodteacher.sim.sensitivities import Target, crossing_time, path
+from goodteacher.sim.shortcut import shortcut
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import AnyArray, is_concrete, namespace
 
 _BLOCK = 256  # problems side by side: what a core's nearest memory holds
+_SHORTCUTS = (24, 96)  # nodes of the rules that are tried first where problems are many
 _ABSENT = -1e4  # logit of an output that does not exist, under the largest
 _MOST_UNEQUAL, _MOST_INERTIA = 16.0, 64.0  # up to which the quadrature is right to 1e-11
 
@@ -158,7 +160,7 @@ def hitting_times(
     xp = namespace(*jax.tree.leaves((instances, goals, horizons)))
     goals = eqx.tree_at(lambda goal: goal.values, goals, _together(goals.values, shared))
     increase = xp.full(goals.level.shape, xp.nan) if goals.increase is None else goals.increase
-    problems = (
+    problems = _Problems(
         separate(instances, shared),
         _outputs_first(goals.values),
         goals.level.ravel(),
@@ -166,8 +168,8 @@ def hitting_times(
         is_possible(instances, goals).ravel(),
         xp.repeat(horizons, prompts),
     )
-    hit = partial(_hit, only_trained=only_trained)
-    time, status, end, masses = _by_blocks(xp, hit, problems)
+    spots = _found(xp, fixed(problems), only_trained)
+    time, status, end, masses = _by_blocks(xp, _told, problems, spots)
     return Found(
         time.reshape(count, prompts),
         status.reshape(count, prompts),
@@ -181,8 +183,12 @@ def policies(
 ) -> Float[AnyArray, "n prompts outputs"]:
     """Log-probabilities at given times, one for each problem. Differentiable. Args as above."""
     xp = namespace(*jax.tree.leaves((instances, horizons)))
-    problems = separate(instances, shared), xp.repeat(horizons, instances.rewards.shape[1])
-    masses = _by_blocks(xp, lambda prompts, time: _path(envelopes(prompts), time * prompts.weight), problems)
+    times = xp.repeat(horizons, instances.rewards.shape[1])
+
+    def follow(prompts: Prompts, time: AnyArray) -> AnyArray:
+        return _path(envelopes(prompts), time * prompts.weight)
+
+    masses = _by_blocks(xp, follow, separate(instances, shared), times)
     return _log_probabilities(instances, masses, shared)
 
 
@@ -196,8 +202,8 @@ def trajectories(
         flow = envelopes(prompts)
         return _path(flow, time * prompts.weight) + flow.normalizer
 
-    problems = separate(instances, shared), xp.repeat(times, instances.rewards.shape[1])
-    masses = _prompts_first(_by_blocks(xp, follow, problems), len(times))
+    each = xp.repeat(times, instances.rewards.shape[1])
+    masses = _prompts_first(_by_blocks(xp, follow, separate(instances, shared), each), len(times))
     logits = _each(masses, shared) + _offset(instances)[..., None]
     start = _logits(instances)
     if instances.mask is not None:
@@ -319,7 +325,7 @@ def _clocked(instances: Instance, shared: Sharing | None) -> Clocked | None:
     return Clocked(clock, seen._replace(**fields))
 
 
-def _by_blocks(xp: ModuleType, of: Callable[..., Any], problems: Any) -> Any:
+def _by_blocks(xp: ModuleType, of: Callable[..., Any], *problems: Any) -> Any:
     """A function of prompts, of so many at a time."""
     count = jax.tree.leaves(problems)[-1].shape[-1]
     if count <= _BLOCK or xp is np:
@@ -345,54 +351,151 @@ def _log_probabilities(instances: Instance, masses: AnyArray, shared: Sharing | 
     return logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))
 
 
-def _hit(
-    prompts: Prompts,
-    values: AnyArray,
-    level: AnyArray,
-    increase: AnyArray,
-    possible: AnyArray,
-    horizon: AnyArray,
-    only_trained: bool,
-) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
-    xp = namespace(*jax.tree.leaves((prompts, values, level, increase, horizon)))
-    flow = envelopes(prompts)
-    distance = xp.where(prompts.exists, values - level, 0.0)
-    p = xp.exp(flow.logits - flow.normalizer)
-    # An expectation of which the difference from the level is rounding has reached it.
-    missing, rounding = (p * distance).sum(0), np.finfo(float).eps * (p * xp.abs(distance)).sum(0)
-    met = xp.where(xp.isnan(increase), missing >= -rounding, increase <= 0)
-    signal = (prompts.rewards != prompts.rewards[0]).any(0) & (prompts.weight > 0)
-    sought = ~met & possible & signal
+class _Problems(NamedTuple):
+    """Prompts and their goals."""
 
-    flow_, distance_, values_, increase_ = fixed((flow, distance, values, increase))
-    slight, small = small_increase(flow_, values_, xp.where(xp.isnan(increase_), -1.0, increase_))
+    prompts: Prompts
+    values: AnyArray
+    level: AnyArray
+    increase: AnyArray  # nan where the level says it all
+    possible: AnyArray
+    horizon: AnyArray
+
+    @property
+    def distance(self) -> AnyArray:
+        """Of the values from the level; 0 for outputs that do not exist."""
+        xp = namespace(*jax.tree.leaves(self))
+        return xp.where(self.prompts.exists, self.values - self.level, 0.0)
+
+    def met(self, flow: Lines) -> AnyArray:
+        """Whether goals are met at the start."""
+        xp, distance = namespace(*jax.tree.leaves(self)), self.distance
+        p = xp.exp(flow.logits - flow.normalizer)
+        # An expectation of which the difference from the level is rounding has reached it.
+        missing, rounding = (p * distance).sum(0), np.finfo(float).eps * (p * xp.abs(distance)).sum(0)
+        return xp.where(xp.isnan(self.increase), missing >= -rounding, self.increase <= 0)
+
+    @property
+    def signal(self) -> AnyArray:
+        """Whether anything moves."""
+        return (self.prompts.rewards != self.prompts.rewards[0]).any(0) & (self.prompts.weight > 0)
+
+    def sought(self, flow: Lines) -> AnyArray:
+        """Whether a goal has to be sought."""
+        return ~self.met(flow) & self.possible & self.signal
+
+    @property
+    def trained(self) -> AnyArray:
+        """Whether what is to rise is what is trained on."""
+        return (~self.prompts.exists | (self.values == self.prompts.rewards)).all(0)
+
+
+class _Spot(NamedTuple):
+    """Where a goal is met, in numbers without derivatives."""
+
+    position: Position
+    log_masses: AnyArray
+    spent: AnyArray  # of the time of a prompt of weight one
+    small: AnyArray  # whether the goal is a small increase
+    found: AnyArray
+    never: AnyArray
+    lost: AnyArray
+
+
+def _found(xp: ModuleType, problems: _Problems, only_trained: bool) -> _Spot:
+    """Where goals are met: of many, most by a shortcut."""
+    thorough = partial(_searched, only_trained=only_trained)
+    count, prompts = problems.level.size, problems.prompts
+    if count <= _BLOCK or xp is np or prompts.clocked is not None or prompts.inertia is not None:
+        return _by_blocks(xp, thorough, problems)[0]
+    first, *others = (*(partial(_easily, nodes=nodes) for nodes in _SHORTCUTS), thorough)
+    spots, certain = _by_blocks(xp, first, problems)
+    for method in others:
+        spots, certain = _improved(method, problems, spots, certain)
+    return spots
+
+
+def _improved(
+    method: Callable[[_Problems], tuple[_Spot, AnyArray]],
+    problems: _Problems,
+    spots: _Spot,
+    certain: AnyArray,
+) -> tuple[_Spot, AnyArray]:
+    """Tries another method where the spots are not certain, for so many problems at a time."""
+    count, left = certain.size, (~certain).sum()
+    order = jnp.pad(jnp.argsort(certain, stable=True), (0, -count % _BLOCK))
+
+    def go(carry: tuple[AnyArray, _Spot, AnyArray]) -> tuple[AnyArray, _Spot, AnyArray]:
+        done, *known = carry
+        chosen = jax.lax.dynamic_slice(order, (done,), (_BLOCK,))
+        new = method(jax.tree.map(lambda leaf: leaf[..., chosen], problems))
+        where = jnp.where(done + jnp.arange(_BLOCK) < left, chosen, count)
+        spots, certain = jax.tree.map(
+            lambda old, of: old.at[..., where].set(of, mode="drop"), tuple(known), new
+        )
+        return done + _BLOCK, spots, certain
+
+    return jax.lax.while_loop(lambda carry: carry[0] < left, go, (jnp.zeros((), int), spots, certain))[1:]
+
+
+def _easily(problems: _Problems, nodes: int) -> tuple[_Spot, AnyArray]:
+    """Where goals are met, and whether that is certain."""
+    xp = namespace(*jax.tree.leaves(problems))
+    flow = envelopes(problems.prompts)
+    met = shortcut(flow, problems.distance, nodes)
+    sought, no = problems.sought(flow), xp.zeros(problems.level.shape, bool)
+    certain = ~sought | (met.certain & problems.trained & ~_small(flow, problems)[1])
+    return _Spot(met.position, met.log_masses, met.time, no, sought & certain, no, no), certain
+
+
+def _small(flow: Lines, problems: _Problems) -> tuple[Position, AnyArray]:
+    xp = namespace(*jax.tree.leaves(problems))
+    return small_increase(
+        flow, problems.values, xp.where(xp.isnan(problems.increase), -1.0, problems.increase)
+    )
+
+
+def _searched(problems: _Problems, only_trained: bool) -> tuple[_Spot, AnyArray]:
+    """Where goals are met, of which all is certain."""
+    xp = namespace(*jax.tree.leaves(problems))
+    flow, distance, trained = envelopes(problems.prompts), problems.distance, problems.trained
+    sought = problems.sought(flow)
+    slight, small = _small(flow, problems)
     small = small & sought
-    trained = (~prompts.exists | (values_ == prompts.rewards)).all(0)
-    point = trained_crossing(flow_, distance_, sought & ~small & trained)
+    point = trained_crossing(flow, distance, sought & ~small & trained)
     if not only_trained:
-        other = crossing(flow_, distance_, sought & ~small & ~trained)
+        other = crossing(flow, distance, sought & ~small & ~trained)
         point = chosen(trained, point, other)
-    start = Position(xp.zeros(met.shape, int), xp.zeros(met.shape))
+    start = Position(xp.zeros(sought.shape, int), xp.zeros(sought.shape))
     position = chosen(small, slight, chosen(sought, point.position, start))
-    found, never, lost = sought & (point.found | small), sought & point.never, sought & point.lost
-    position, found, small = fixed((position, found, small))
+    found = sought & (point.found | small)
+    spent = time(flow, position)
+    spot = _Spot(position, point.log_masses, spent, small, found, sought & point.never, sought & point.lost)
+    return spot, xp.ones(sought.shape, bool)
 
-    target = Target(distance, values, xp.where(small, increase, 0.0), small)
+
+def _told(problems: _Problems, spot: _Spot) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
+    """When goals are met, with what status, and where all ends: when, and with which ``ln E``."""
+    prompts = problems.prompts
+    xp = namespace(*jax.tree.leaves(problems))
+    flow = envelopes(prompts)
+    met, sought, small = problems.met(flow), problems.sought(flow), spot.small
+    target = Target(problems.distance, problems.values, xp.where(small, problems.increase, 0.0), small)
     weight = xp.where(prompts.weight > 0, prompts.weight, 1.0)
-    spent = crossing_time(flow, target, position, found) / weight
-    lost = lost | (sought & xp.isnan(spent))  # of a clock that is none with these rewards
-    reached = found & (spent <= horizon)
+    spent = crossing_time(flow, target, spot.position, spot.found, spot.spent) / weight
+    lost = spot.lost | (sought & xp.isnan(spent))  # of a clock that is none with these rewards
+    reached = spot.found & (spent <= problems.horizon)
     time = xp.where(met, 0.0, xp.where(reached, spent, xp.where(lost, xp.nan, xp.inf)))
     statuses = {
         Status.REACHED: met | reached,
-        Status.OUT_OF_REACH: ~possible,
-        Status.NO_SIGNAL: ~signal,
-        Status.OPTIMUM: never,
+        Status.OUT_OF_REACH: ~problems.possible,
+        Status.NO_SIGNAL: ~problems.signal,
+        Status.OPTIMUM: spot.never,
         Status.NOT_CONVERGED: lost,
     }
     # Of one type: NumPy's select takes no scalars beside JAX's arrays.
     numbers = [xp.full(met.shape, int(status)) for status in statuses]
     status = xp.select(list(statuses.values()), numbers, int(Status.NOT_REACHED))
-    end = fixed(xp.where(spent <= horizon, spent, horizon))
-    masses = xp.where(sought & ~small, point.log_masses, flow_.logits)
+    end = fixed(xp.where(spent <= problems.horizon, spent, problems.horizon))
+    masses = xp.where(sought & ~small, spot.log_masses, fixed(flow.logits))
     return time, status, end, masses
