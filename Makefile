@@ -50,6 +50,7 @@ bench: .venv/installed
 	$(RUN) -m benchmarks
 
 audit: .venv/installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN) -m benchmarks.audit $(COUNT) $(SEED)
 
 docs: .venv/installed

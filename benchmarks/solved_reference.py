@@ -1,24 +1,33 @@
-"""Times of tabular flows in 40 digits, which the tests compare the solved flow with.
+"""Times of tabular flows in 40 digits and more, which the tests compare the solved flow with.
 
     $ .venv/bin/python -m benchmarks.solved_reference 1 400 > problems.jsonl
 
-Random problems of a seed, so many of them, of two to eight outputs: ordinary ones, probabilities down to
-1e-300, rewards as close as 1e-15, ties, levels close to rewards. Independent of goodteacher: mpmath alone,
-bisection and panels.
+Random problems of a seed, so many of them, of two to 64 outputs: ordinary ones, probabilities down to 1e-300,
+rewards as close as 1e-15, ties, levels close to rewards. Independent of goodteacher: MPFR's numbers (of
+gmpy2), bisection and panels.
 """
 
+import importlib
 import json
+import math
 import sys
 from itertools import pairwise
 from typing import Any
 
-import mpmath as mp
 import numpy as np
 import numpy.typing as npt
 
+gmpy2: Any = importlib.import_module("gmpy2")  # which make audit alone installs, and has few types
+mpfr: Any = gmpy2.mpfr
+
+OUTPUTS = (2, 3, 4, 8, 16, 64)
+_BITS = 140  # and three for each bit of the rarest probability: differences of lines lose so many
 _NODES = 18
 _PANELS = 70  # each a quarter of the next
-_NEGLIGIBLE = mp.mpf(10) ** -22
+_NEGLIGIBLE = 1e-22
+_CLOSE = 1e-30
+_FARTHEST = mpfr("1e2000")
+_POINTS, _WEIGHTS = ([mpfr(float(v)) for v in each] for each in np.polynomial.legendre.leggauss(_NODES))
 
 
 class Flow:
@@ -26,30 +35,33 @@ class Flow:
 
     def __init__(self, logits: npt.ArrayLike, rewards: npt.ArrayLike):
         """From numbers that count as exact."""
-        given = [mp.mpf(float(v)) for v in np.asarray(logits)]
-        normalizer = mp.log(sum(mp.exp(v) for v in given))
-        self.heights = [mp.exp(normalizer - v) for v in given]
-        self.rewards = [mp.mpf(float(v)) for v in np.asarray(rewards)]
-        self.log_product = sum(mp.log(h) for h in self.heights)
+        given = [mpfr(float(v)) for v in np.asarray(logits)]
+        mass = sum(gmpy2.exp(v) for v in given)
+        self.heights = [mass / gmpy2.exp(v) for v in given]
+        self.rewards = [mpfr(float(v)) for v in np.asarray(rewards)]
+        self.product = _product(self.heights)
+        self.most = gmpy2.root(self.product, len(given))  # no smallest x is larger
 
-    def masses(self, tau: mp.mpf) -> list[mp.mpf]:
+    def masses(self, tau: Any) -> list[Any]:
         """``exp(theta)`` of the outputs."""
         line = [h - r * tau for h, r in zip(self.heights, self.rewards, strict=True)]
-        gaps = [value - min(line) for value in line]
-        u = self.log_product / len(line)  # to the right of the root, from where Newton's method does not fail
-        for _ in range(400):
-            x = mp.exp(u)
-            step = (sum(mp.log(x + gap) for gap in gaps) - self.log_product) / sum(x / (x + g) for g in gaps)
-            u -= step
-            if abs(step) < mp.mpf(10) ** -38:
-                break
-        return [1 / (mp.exp(u) + gap) for gap in gaps]
+        lowest = min(line)
+        gaps = [value - lowest for value in line]
+        # To the right of the root, from where Newton's method for ln x does not fail: gaps left out.
+        equal = gaps.count(0)
+        x = min(self.most, gmpy2.root(self.product / _product([gap for gap in gaps if gap > 0]), equal))
+        while True:
+            values = [x + gap for gap in gaps]
+            step = gmpy2.log(_product(values) / self.product) / sum(x / value for value in values)
+            x *= gmpy2.exp(-step)
+            if abs(step) < _CLOSE:
+                return [1 / (x + gap) for gap in gaps]
 
-    def above(self, level: mp.mpf, tau: mp.mpf) -> Any:
+    def above(self, level: Any, tau: Any) -> Any:
         """The expected reward over a level, times the mass."""
         return sum((r - level) * mass for r, mass in zip(self.rewards, self.masses(tau), strict=True))
 
-    def breakpoints(self) -> list[mp.mpf]:
+    def breakpoints(self) -> list[Any]:
         """Of the lower envelope of the lines."""
         modal = min(range(len(self.rewards)), key=lambda y: (self.heights[y], -self.rewards[y]))
         found = []
@@ -64,45 +76,56 @@ class Flow:
             tau, _, modal = min(next_ones)
             found.append(tau)
 
-    def time(self, level: float) -> mp.mpf:
+    def time(self, level: float) -> Any:
         """Until the expected reward is at a level."""
-        wanted = mp.mpf(float(level))
-        if self.above(wanted, mp.mpf(0)) >= 0:
-            return mp.mpf(0)
+        wanted = mpfr(float(level))
+        if self.above(wanted, mpfr(0)) >= 0:
+            return mpfr(0)
         known = [tau for tau in self.breakpoints() if tau > 0]
-        high = max([*known, mp.mpf(1)])
+        high = max([*known, mpfr(1)])
         while self.above(wanted, high) < 0:
             high *= 16
-            if high > mp.mpf(10) ** 2000:
-                return mp.inf
-        edges = sorted({mp.mpf(0), *(tau for tau in known if tau < high), high})
+            if high > _FARTHEST:
+                return mpfr("inf")
+        edges = sorted({mpfr(0), *(tau for tau in known if tau < high), high})
         left, right = next((a, b) for a, b in pairwise(edges) if self.above(wanted, b) >= 0)
-        for _ in range(220):
+        start, end = left, right
+        for _ in range(gmpy2.get_context().precision):
+            if right - left <= _CLOSE * min(left - start, end - right):
+                break
             middle = (left + right) / 2
             left, right = (middle, right) if self.above(wanted, middle) < 0 else (left, middle)
         return self.integral([tau for tau in edges if tau < left] + [right])
 
-    def integral(self, edges: list[mp.mpf]) -> mp.mpf:
+    def integral(self, edges: list[Any]) -> Any:
         """Of the mass, by panels that shrink towards the edges."""
-        points, weights = np.polynomial.legendre.leggauss(_NODES)
-        total = mp.mpf(0)
+        total = mpfr(0)
         for left, right in pairwise(edges):
             half = (right - left) / 2
-            inner = [half * mp.mpf(4) ** -k for k in range(_PANELS, -1, -1)]
+            inner = [half * mpfr(4) ** -k for k in range(_PANELS, -1, -1)]
             ends = [left, *(left + d for d in inner), *(right - d for d in reversed(inner[:-1])), right]
-            for a, b in pairwise(ends):
-                most = max(sum(self.masses(a)), sum(self.masses(b)))
-                if 2 * (b - a) * most < total * _NEGLIGIBLE:
-                    continue
-                nodes = ((a + b) / 2 + (b - a) / 2 * mp.mpf(float(p)) for p in points)
-                parts = (float(w) * sum(self.masses(node)) for w, node in zip(weights, nodes, strict=True))
-                total += (b - a) / 2 * sum(parts)
+            masses = [sum(self.masses(end)) for end in ends]
+            widths = [b - a for a, b in pairwise(ends)]
+            most = [2 * w * max(*pair) for w, pair in zip(widths, pairwise(masses), strict=True)]
+            for number in sorted(range(len(widths)), key=lambda i: -most[i]):
+                if most[number] < total * _NEGLIGIBLE:
+                    break
+                middle, half = (ends[number] + ends[number + 1]) / 2, widths[number] / 2
+                nodes = zip(_POINTS, _WEIGHTS, strict=True)
+                total += half * sum(w * sum(self.masses(middle + half * p)) for p, w in nodes)
         return total
+
+
+def _product(values: list[Any]) -> Any:
+    product = mpfr(1)
+    for value in values:
+        product *= value
+    return product
 
 
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
     """Logits, rewards and a level."""
-    outputs = int(rng.choice([2, 3, 4, 8]))
+    outputs = int(rng.choice(OUTPUTS))
     logits = [
         lambda: 2 * rng.normal(size=outputs),
         lambda: np.append(0.0, -rng.uniform(0, 690, outputs - 1)),
@@ -123,21 +146,27 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
     level = [
         lambda: value + 0.5 * (best - value),
         lambda: best - (best - value) * 10.0 ** -rng.uniform(0, 12),
-        lambda: rng.choice(rewards[rewards > value]) - 10.0 ** -rng.uniform(1, 15),
+        lambda: rng.choice(rewards[rewards >= min(value, best)]) - 10.0 ** -rng.uniform(1, 15),
         lambda: value + (best - value) * rng.uniform(0.01, 0.99),
     ][rng.integers(4)]()
     return logits, rewards, float(level) if value < level < best else value + 0.3 * (best - value)
 
 
+def reference_time(logits: np.ndarray, rewards: np.ndarray, level: float) -> str:
+    """The time in 25 digits."""
+    rarest = float(logits.max() - logits.min()) / math.log(2.0)
+    with gmpy2.context(precision=_BITS + 3 * math.ceil(rarest)):
+        return f"{Flow(logits, rewards).time(level):.25g}"
+
+
 def main(seed: str, count: str) -> None:
     """Writes a problem with its time on every line."""
     rng = np.random.default_rng(int(seed))
-    with mp.workdps(40):
-        for _ in range(int(count)):
-            logits, rewards, level = draw(rng)
-            time = mp.nstr(Flow(logits, rewards).time(level), 25)
-            problem = {"logits": list(logits), "rewards": list(rewards), "level": level, "time": time}
-            print(json.dumps(problem), flush=True)
+    for _ in range(int(count)):
+        logits, rewards, level = draw(rng)
+        time = reference_time(logits, rewards, level)
+        problem = {"logits": list(logits), "rewards": list(rewards), "level": level, "time": time}
+        print(json.dumps(problem), flush=True)
 
 
 if __name__ == "__main__":

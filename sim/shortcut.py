@@ -42,7 +42,7 @@ _KNOWN = 3  # places from which the next is foreseen
 _LAST = 3  # coefficients
 _LEAST_SHARE = 1e-3  # of the smallest x in what is foreseen for the pair's
 _MOST_TAIL = 3e-6  # of the last coefficients; the rule is right to about their square
-_MOST_MISS = 1e-11  # of the integral that is known
+_MOST_MISS = 3e-12  # of the integral that is known
 _MOST_STEP = 1e-2  # from what was foreseen, of which a high power counts
 _TRIALS = 7  # to find the goal
 _WARMING = 3  # steps to find the smallest x at the breakpoint
@@ -102,28 +102,48 @@ def _foreseen(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Corner(NamedTuple):
-    """A breakpoint, in units in which the product of all ``x`` is one, and ``z = 0`` there.
+    """A breakpoint, in units in which the product of all ``x`` is about one, and ``z = 0`` there.
 
     Attributes:
         of: the lines.
         unit: of tau, that of ``z``.
         rise: of the rewards of the two outputs that meet there; where a flow starts it is one output, twice.
+        scale: of ``x``, a power of two.
+        start: one over the product.
     """
 
     of: Base
     unit: AnyArray
     rise: AnyArray
+    scale: AnyArray
+    start: AnyArray
+
+    def sums(self, gaps: AnyArray, x: AnyArray) -> Sums:
+        """:func:`goodteacher.sim.lines.sums`, where the product is nearly what it should be."""
+        values = x + gaps
+        shares, product = x / values, values.prod(0) * self.start
+        part = (product - 1.0) / (product + 1.0)
+        square = part**2
+        log = 2.0 * part * (1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square / 7.0)))
+        return Sums(log, shares, shares.sum(0), (shares**2).sum(0))
 
     def place(self, z: AnyArray) -> "_Place":
         """The lines at a ``z``."""
         xp = namespace(z)
-        up = 0.5 * self.unit * xp.exp(z)
-        down = 0.25 * self.unit**2 / up
-        offset = up - down
+        less_one = xp.expm1(z)
+        sinh = 0.5 * (less_one + less_one / xp.exp(z))
+        offset = self.unit * sinh
         faster = rise(self.of, offset)
         line = self.of.gaps - offset * faster
         lowest = xp.minimum(line.min(0), 0.0)
-        return _Place(offset, up + down, faster, line - lowest, lowest, xp.abs(offset) * self.rise)
+        return _Place(
+            offset,
+            self.unit * xp.sqrt(1.0 + sinh**2),
+            faster,
+            line - lowest,
+            lowest,
+            xp.abs(offset) * self.rise,
+        )
 
 
 class _Place(NamedTuple):
@@ -156,27 +176,19 @@ class _Place(NamedTuple):
 def _corner(flow: Lines, anchor: AnyArray) -> tuple[_Corner, AnyArray]:
     """A breakpoint, and the smallest ``x`` there."""
     xp = namespace(flow.logits, anchor)
-    of, scale = base(flow, anchor), xp.exp(flow.start.total / len(flow.modal))
+    of, outputs = base(flow, anchor), len(flow.modal)
+    exponent = xp.round(flow.start.total / (outputs * np.log(2.0)))
+    scale = xp.ldexp(xp.ones(exponent.shape), exponent.astype(int))
     gaps, ahead, behind = (scale * each for each in (of.gaps, of.ahead, of.behind))
-    none = xp.zeros(scale.shape)
-    of = Base(gaps, ahead, behind, of.tau, None, Product(none, none))
+    rest = Product(flow.start.log, flow.start.exponent - outputs * exponent)
+    of = Base(gaps, ahead, behind, of.tau, None, rest)
     x = upper(gaps, of)
     for _ in range(_WARMING):
         x = improved(x, sums(gaps, of, x))
     shares = x / (x + gaps)
     slope = (shares * ahead).sum(0) / shares.sum(0) - ahead
     unit = x / xp.abs(slope * shares).max(0)
-    return _Corner(of, unit, pick(behind, pick(flow.modal, anchor))), x
-
-
-def _sums(gaps: AnyArray, x: AnyArray) -> Sums:
-    """:func:`goodteacher.sim.lines.sums`, where the product is nearly one."""
-    values = x + gaps
-    shares, product = x / values, values.prod(0)
-    part = (product - 1.0) / (product + 1.0)
-    square = part**2
-    log = 2.0 * part * (1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square / 7.0)))
-    return Sums(log, shares, shares.sum(0), (shares**2).sum(0))
+    return _Corner(of, unit, pick(behind, pick(flow.modal, anchor)), scale, xp.exp(rest.total)), x
 
 
 def _halley(x: AnyArray, at: Sums) -> AnyArray:
@@ -210,7 +222,7 @@ def _goal(corner: _Corner, x: AnyArray, guess: AnyArray, start: AnyArray, distan
         here = corner.place(spot.z)
         x = here.foreseen(spot.log_product)
         x = improved(x, sums(here.gaps, of, x))
-        x = _halley(x, _sums(here.gaps, x))
+        x = _halley(x, corner.sums(here.gaps, x))
         shares = x / (x + here.gaps)
         value = (here.faster * shares).sum(0) / shares.sum(0)
         up, down = above * shares, below * shares
@@ -262,8 +274,8 @@ def _way(corner: _Corner, start: AnyArray, end: AnyArray, x: AnyArray, nodes: in
         first = here.foreseen(
             (way.values[i][:, None] * along.logs + way.slopes[i][:, None] * along.slopes).sum(0)
         )
-        x = _halley(first, _sums(here.gaps, first))
-        at = _sums(here.gaps, x)
+        x = _halley(first, corner.sums(here.gaps, first))
+        at = corner.sums(here.gaps, x)
         # V, and dZ/dtau, where the excess vanishes, to second order.
         better, squares = _halley(x, at), at.shares**2
         step = better / x - 1.0
@@ -276,14 +288,13 @@ def _way(corner: _Corner, start: AnyArray, end: AnyArray, x: AnyArray, nodes: in
 
         weight, speed = way.weight[i] * length * here.speed, length * here.speed
         grows = length * here.pair_speed(better, value, corner.rise)
-        away = xp.abs(better / first - 1.0)
         return _Along(
             xp.stack([here.log_product(better), along.logs[0], along.logs[1]]),
             xp.stack([grows, along.slopes[0], along.slopes[1]]),
             along.time + weight * total,
             along.known + weight * (total + tau * slope),
             along.last + way.last[i][:, None] * (speed * total),
-            xp.where(i > 0, xp.maximum(along.step, away), 0.0),
+            xp.where(i > 0, xp.maximum(along.step, xp.abs(better / first - 1.0)), 0.0),
             tau * total,
         )
 
@@ -325,13 +336,12 @@ def shortcut(flow: Lines, distance: Float[AnyArray, "outputs n"], nodes: int) ->
     anchor = first_above(flow, distance)
     corner, x = _corner(flow, anchor)
     start = -xp.arcsinh(corner.of.tau / corner.unit)
-    scale = xp.exp(flow.start.total / len(flow.modal))
     spot = _goal(corner, x, _guess(flow, anchor, distance), start, distance)
-    along = _way(corner, start, spot.z, scale * initial(flow), nodes)
+    along = _way(corner, start, spot.z, corner.scale * initial(flow), nodes)
     certain = xp.abs(spot.step) < _CLOSE * (1.0 + xp.abs(spot.z))
     certain &= along.step < _MOST_STEP
     certain &= xp.abs(along.known - along.end) < _MOST_MISS * along.time
     certain &= (along.last**2).sum(0) < (_MOST_TAIL * along.time) ** 2
     here = corner.place(spot.z)
     x = here.foreseen(along.logs[0]) + here.gaps
-    return Met(Position(anchor, here.offset), xp.log(scale / x), scale * along.time, certain)
+    return Met(Position(anchor, here.offset), xp.log(corner.scale / x), corner.scale * along.time, certain)

@@ -382,7 +382,7 @@ class _Problems(NamedTuple):
 
     def sought(self, flow: Lines) -> AnyArray:
         """Whether a goal has to be sought."""
-        return ~self.met(flow) & self.possible & self.signal
+        return self.possible & self.signal & ~self.met(flow)
 
     @property
     def trained(self) -> AnyArray:
