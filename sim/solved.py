@@ -387,7 +387,8 @@ class _Problems(NamedTuple):
     @property
     def trained(self) -> AnyArray:
         """Whether what is to rise is what is trained on."""
-        return (~self.prompts.exists | (self.values == self.prompts.rewards)).all(0)
+        xp = namespace(*jax.tree.leaves(self))
+        return xp.all(~self.prompts.exists | (self.values == self.prompts.rewards), 0)
 
 
 class _Spot(NamedTuple):
