@@ -1,7 +1,7 @@
-"""Sweeps of random problems: hitting times per second over devices and outputs, lanes at work, memory.
+"""Sweeps of random problems: hitting times per second over devices and outputs, memory.
 
 Each measurement runs in a process of its own, with its own number of CPU devices:
-``python -m benchmarks.sweeps OUTPUTS POINTS TOLERANCE`` prints one as JSON.
+``python -m benchmarks.sweeps OUTPUTS POINTS`` prints one as JSON.
 """
 
 import json
@@ -16,9 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffrax
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from scipy.integrate import solve_ivp
@@ -28,33 +26,30 @@ from benchmarks.timing import table, timed
 from goodteacher.experiments.sweeps import runner
 from goodteacher.experiments.sweeps.axes import Range
 from goodteacher.experiments.sweeps.dynamics import Flow
-from goodteacher.experiments.sweeps.grid import Grid
 from goodteacher.experiments.sweeps.measures import share_time
 from goodteacher.experiments.sweeps.processes import cores
 from goodteacher.experiments.sweeps.specification import Specification, specify
-from goodteacher.sim.flow import HORIZON, MAX_STEPS, SOLVER, hitting_times
-from goodteacher.sim.integrator import prepare, run_many
 
-TOLERANCE, LOOSE = 1e-10, 1e-8  # the default, and one whose errors are below 1e-7
+TOLERANCE = 1e-10  # of the alternatives; the flow is solved
 POINTS = {4: 400_000, 8: 400_000, 16: 200_000, 64: 40_000}
 PLAIN = {4: 1_000, 8: 1_000, 16: 100, 64: 20}  # so slow with many outputs: all wait for the slowest
 RUNS = 3
 
 
-def _specification(outputs: int, points: int, tolerance: float) -> Specification:
+def _specification(outputs: int, points: int) -> Specification:
     """The problems of :func:`benchmarks.problems.random_problems`, each from its own seed."""
     return specify(
         "random",
         {"seed": Range(0, points)},
         [share_time(0.5)],
         parameters={"outputs": outputs, "logit_scale": 2.0},
-        dynamics=Flow(tolerance=tolerance),
+        dynamics=Flow(),
     )
 
 
-def measure(outputs: int, points: int, tolerance: float) -> dict[str, float]:
+def measure(outputs: int, points: int) -> dict[str, float]:
     """Sweeps into a store in a temporary folder: first cold, then warm; very many points only once."""
-    chosen = _specification(outputs, points, tolerance)
+    chosen = _specification(outputs, points)
     seconds = []
     for _ in range(1 + min(RUNS, 3_000_000 // points)):
         with tempfile.TemporaryDirectory() as folder:
@@ -65,36 +60,13 @@ def measure(outputs: int, points: int, tolerance: float) -> dict[str, float]:
     return {"cold": seconds[0], "warm": statistics.median(seconds[1:] or seconds), "peak": peak}
 
 
-def _apart(devices: int, outputs: int, points: int, tolerance: float) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.sweeps", str(outputs), str(points), str(tolerance)]
+def _apart(devices: int, outputs: int, points: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.sweeps", str(outputs), str(points)]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     return json.loads(subprocess.check_output(command, env=environment, text=True))
 
 
-def useful_share(outputs: int, points: int) -> float:
-    """The share of lanes at work, over a chunk of a sweep of so many points."""
-    cut = Grid.cut(_specification(outputs, points, TOLERANCE))
-    problems = jax.vmap(partial(prepare, horizon=HORIZON))(*random_problems(cut.points, outputs))
-    run = jax.jit(lambda p: run_many(p, SOLVER, TOLERANCE, MAX_STEPS, cut.lanes))
-    done, _, moves = run(problems)
-    return float(done.steps.sum() / (moves * cut.lanes))
-
-
-def exponentials(outputs: int) -> tuple[float, float]:
-    """Of a core, per second: those that the flow's steps must take, and as many as it can do without end."""
-    lanes, repeats = 128, 20_000
-    problems = random_problems(100_000, outputs)
-    ours = timed(lambda: hitting_times(*problems), repeats=RUNS)
-    tableau = SOLVER.tableau
-    assert isinstance(tableau, diffrax.ButcherTableau)
-    evaluations = len(tableau.a_lower) + (not tableau.fsal)
-    needed = float(ours.result.steps.sum()) * evaluations * outputs / ours.warm
-    loop = jax.jit(lambda x: jax.lax.fori_loop(0, repeats, lambda _, x: jnp.exp(-x), x))
-    alone = timed(partial(loop, jnp.ones((lanes, outputs))), repeats=RUNS)
-    return needed, repeats * lanes * outputs / alone.warm
-
-
-def scipy_hitting_times(problems: Any, tolerance: float) -> np.ndarray:
+def scipy_hitting_times(problems: Any) -> np.ndarray:
     """A loop over problems, each with ``solve_ivp`` and an event."""
     instances, goals = problems
 
@@ -112,7 +84,7 @@ def scipy_hitting_times(problems: Any, tolerance: float) -> np.ndarray:
 
         gap.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
         found = solve_ivp(
-            velocity, (0.0, 1e60), start, method="DOP853", events=gap, rtol=tolerance, atol=tolerance
+            velocity, (0.0, 1e60), start, method="DOP853", events=gap, rtol=TOLERANCE, atol=TOLERANCE
         )
         return float(found.t_events[0][0])
 
@@ -120,28 +92,23 @@ def scipy_hitting_times(problems: Any, tolerance: float) -> np.ndarray:
     return np.array([one(*row) for row in zip(*map(np.asarray, arrays), strict=True)])
 
 
-def _plain(problems: Any, tolerance: float) -> Array:
-    return jax.vmap(partial(plain_hitting_time, tolerance=tolerance))(*problems)
+def _plain(problems: Any) -> Array:
+    return jax.vmap(partial(plain_hitting_time, tolerance=TOLERANCE))(*problems)
 
 
 def speed() -> None:
     """Prints hitting times per second by number of outputs and devices, beside the alternatives."""
     rows = []
-    settings = [(outputs, TOLERANCE) for outputs in POINTS] + [(8, LOOSE)]
     counts = (1, 2, 4) if jax.default_backend() == "cpu" else (1,)
-    for outputs, tolerance in settings:
-        rates = [
-            POINTS[outputs] / _apart(devices, outputs, POINTS[outputs], tolerance)["warm"]
-            for devices in counts
-        ]
+    for outputs, points in POINTS.items():
+        rates = [points / _apart(devices, outputs, points)["warm"] for devices in counts]
         few, many = random_problems(200, outputs), random_problems(PLAIN[outputs], outputs)
-        plain = PLAIN[outputs] / timed(partial(_plain, many, tolerance), repeats=1).warm
-        loop = 200 / timed(partial(scipy_hitting_times, few, tolerance), repeats=1).warm
+        plain = PLAIN[outputs] / timed(partial(_plain, many), repeats=1).warm
+        loop = 200 / timed(partial(scipy_hitting_times, few), repeats=1).warm
         best = max(rates)
         rows.append(
             (
                 outputs,
-                f"{tolerance:g}",
                 *(f"{rate:,.0f}" for rate in rates),
                 f"{plain:,.0f}",
                 f"{loop:,.1f}",
@@ -153,7 +120,6 @@ def speed() -> None:
         "sweeps of random problems into a store: hitting times per second, warm",
         (
             "outputs",
-            "tolerance",
             *(f"{n} device{'s' * (n > 1)}" for n in counts),
             "vmap(diffeqsolve)",
             "SciPy loop",
@@ -165,21 +131,15 @@ def speed() -> None:
 
 
 def scale() -> None:
-    """Prints what becomes of speed and memory with many points, on all cores; and the lanes at work."""
+    """Prints what becomes of speed and memory with many points, on all cores."""
     rows = []
     for points in (100_000, 1_000_000, 10_000_000):
-        found = _apart(cores(), 8, points, TOLERANCE)
+        found = _apart(cores(), 8, points)
         rows.append((f"{points:,}", found["cold"], f"{points / found['warm']:,.0f}", f"{found['peak']:.2f}"))
     table(
         "a sweep on all cores, 8 outputs",
         ("points", "seconds, cold", "per second, warm", "peak memory of the process, GiB"),
         rows,
-    )
-    print(f"  lanes at work over a chunk of a million problems: {useful_share(8, 1_000_000):.1%}")
-    needed, possible = exponentials(8)
-    print(
-        f"  exponentials of the flow's steps, per second and core: {needed / 1e6:,.0f} million, "
-        f"of {possible / 1e6:,.0f} million that it can do ({needed / possible:.0%})"
     )
 
 
@@ -190,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))))
+    print(json.dumps(measure(int(sys.argv[1]), int(sys.argv[2]))))
