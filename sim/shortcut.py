@@ -201,7 +201,7 @@ class _Spot(NamedTuple):
 
     z: AnyArray
     log_product: AnyArray  # foreseen there
-    step: AnyArray  # from the place before
+    step: AnyArray  # of Newton's method that led there, however far it went
 
 
 def _goal(corner: _Corner, x: AnyArray, guess: AnyArray, start: AnyArray, distance: AnyArray) -> _Spot:
@@ -231,9 +231,8 @@ def _goal(corner: _Corner, x: AnyArray, guess: AnyArray, start: AnyArray, distan
         slope = here.speed / x * ((up * speeds).sum(0) / more - (down * speeds).sum(0) / less)
         move = -xp.log(more / less) / slope
         z = xp.clip(spot.z + xp.clip(move, -5.0, 5.0 + 0.5 * xp.abs(spot.z)), start, _FARTHEST)
-        step = z - spot.z
-        log_product = here.log_product(x) + step * here.pair_speed(x, value, corner.rise)
-        return _Spot(z, log_product, step)
+        log_product = here.log_product(x) + (z - spot.z) * here.pair_speed(x, value, corner.rise)
+        return _Spot(z, log_product, move)
 
     none = xp.zeros(start.shape)
     first = xp.clip(guess, start, _FARTHEST)

@@ -84,6 +84,14 @@ def test_without_that_of_what_is_foreseen_too(monkeypatch):
     assert max(met(), default=0.0) > 1e-10
 
 
+def test_a_goal_too_far_away_is_left_to_others():
+    flow = lines(np.zeros((2, 2)), np.array([[0.0, 0.0], [-1.0, -1.0]]))
+    distance = flow.rewards + np.array([1e-2, 1e-60])  # near, and where z is above 50
+    with np.errstate(all="ignore"):
+        met = shortcut.shortcut(flow, distance, NODES[-1])
+    assert met.certain.tolist() == [True, False]
+
+
 def test_what_is_foreseen_is_exact_for_polynomials():
     way = shortcut.way_rule(12)
     places = np.concatenate([np.zeros(3), way.place])
