@@ -1,6 +1,5 @@
 """Hitting times: one, and very many, solved and integrated, against heyoka and diffrax."""
 
-import resource
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from benchmarks import taylor
 from benchmarks.problems import plain_hitting_time, random_problems
-from benchmarks.timing import table, timed
+from benchmarks.timing import peak_memory, table, timed
 from goodteacher.experiments.instances import beneficial_errors
 from goodteacher.sim import integrated
 from goodteacher.sim.control import HORIZON
@@ -89,8 +88,7 @@ def many(counts: tuple[int, ...] = (100_000, 1_000_000), few: int = 4_096, plain
         ("", "problems", "seconds, first", "again", "per second", "median error", "worst error"),
         rows,
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"  peak memory of the process: {peak:.2f} GiB")
+    print(f"  peak memory of the process: {peak_memory():.2f} GiB")
 
 
 def main() -> None:

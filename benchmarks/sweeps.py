@@ -6,7 +6,6 @@ Each measurement runs in a process of its own, with its own number of CPU device
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from jaxtyping import Array
 from scipy.integrate import solve_ivp
 
 from benchmarks.problems import plain_hitting_time, random_problems
-from benchmarks.timing import table, timed
+from benchmarks.timing import peak_memory, table, timed
 from goodteacher.experiments.sweeps import runner
 from goodteacher.experiments.sweeps.axes import Range
 from goodteacher.experiments.sweeps.dynamics import Flow
@@ -56,8 +55,8 @@ def measure(outputs: int, points: int) -> dict[str, float]:
             start = time.perf_counter()
             runner.run(chosen, Path(folder) / "store")
             seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"cold": seconds[0], "warm": statistics.median(seconds[1:] or seconds), "peak": peak}
+    warm = statistics.median(seconds[1:] or seconds)
+    return {"cold": seconds[0], "warm": warm, "peak": peak_memory()}
 
 
 def _apart(devices: int, outputs: int, points: int) -> dict[str, float]:

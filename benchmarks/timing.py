@@ -1,8 +1,10 @@
 """How things are timed: what is cold apart from what is warm, and medians of several runs."""
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,19 @@ def timed(function: Callable[[], Any], repeats: int = 5) -> Timing:
         result = jax.block_until_ready(function())
         seconds.append(time.perf_counter() - start)
     return Timing(seconds[0], statistics.median(seconds[1:]), result)
+
+
+def peak_memory() -> float:
+    """The most that this process has held, in GiB.
+
+    Where the kernel says so, of this program alone: ``getrusage`` counts what the process held before it was
+    this program, as a child of a large one did.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def table(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
