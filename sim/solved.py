@@ -446,7 +446,10 @@ def _easily(problems: _Problems, nodes: int) -> tuple[_Spot, AnyArray]:
     met = shortcut(flow, problems.distance, nodes)
     sought, no = problems.sought(flow), xp.zeros(problems.level.shape, bool)
     certain = ~sought | (met.certain & problems.trained & ~_small(flow, problems)[1])
-    return _Spot(met.position, met.log_masses, met.time, no, sought & certain, no, no), certain
+    # What is not sought ends where it starts.
+    start = Position(xp.zeros(sought.shape, int), xp.zeros(sought.shape))
+    position, spent = chosen(sought, (met.position, met.time), (start, start.offset))
+    return _Spot(position, met.log_masses, spent, no, sought & certain, no, no), certain
 
 
 def _small(flow: Lines, problems: _Problems) -> tuple[Position, AnyArray]:
