@@ -3,7 +3,7 @@
 The reference is SciPy's DOP853 at a tolerance of 1e-13, in NumPy alone: policies, gradients and clocks are
 written anew here. A level is what the reference has at a random point of its way, so that no root is searched
 for. Near an optimum, and for prompts of very different speeds, closed forms of two outputs are evaluated with
-mpmath; flows that are solved are integrated again in 40 digits.
+mpmath; flows that are solved are integrated again in 40 digits and more.
 """
 
 import sys
@@ -414,7 +414,8 @@ def _solved(count: int, rng: np.random.Generator) -> tuple[Any, ...]:
         these = np.flatnonzero(sizes == outputs)
         logits, rewards, levels = (np.stack([problems[i][part] for i in these]) for part in range(3))
         instances = jax.vmap(lambda r, start: Instance(r, start=Parameters(start)))(rewards, logits)
-        result = hitting_times(instances, Goal(instances.rewards, jnp.asarray(levels)[:, None]))
+        goals = Goal(instances.rewards, jnp.asarray(levels)[:, None])
+        result = jax.jit(hitting_times)(instances, goals)  # compiled, as many are, however few these
         times[these], status[these] = result.time[:, 0], result.status[:, 0]
     judged = (exact > 0) & (exact < HORIZON)
     reached = judged & (status == Status.REACHED)
@@ -430,7 +431,7 @@ def _solved(count: int, rng: np.random.Generator) -> tuple[Any, ...]:
         int(unknown.sum()),
         int((judged & ~reached & ~unknown).sum()),
         float(np.median(error[reached])),
-        float(error[reached].max()),
+        float(error.max()),
         int(wrong.sum()),
         0,
         time.perf_counter() - began,

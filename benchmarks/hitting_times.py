@@ -1,7 +1,10 @@
 """Hitting times: one, and very many, solved and integrated, against heyoka and diffrax."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from benchmarks import taylor
 from benchmarks.problems import plain_hitting_time, random_problems
 from benchmarks.timing import peak_memory, table, timed
 from goodteacher.experiments.instances import beneficial_errors
-from goodteacher.sim import integrated
+from goodteacher.sim import integrated, solved
 from goodteacher.sim.control import HORIZON
 from goodteacher.sim.flow import LANES, Control, hitting_time, hitting_times
 from goodteacher.sim.goals import Goal, probability_level
@@ -91,7 +94,42 @@ def many(counts: tuple[int, ...] = (100_000, 1_000_000), few: int = 4_096, plain
     print(f"  peak memory of the process: {peak_memory():.2f} GiB")
 
 
+@contextmanager
+def _without_shortcuts() -> Iterator[None]:
+    """All flows go from breakpoint to breakpoint."""
+    with patch.object(solved, "_SHORTCUTS", ()):
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+def shortcuts(cases: tuple[tuple[int, int], ...] = ((2, 400_000), (8, 1_000_000), (64, 40_000))) -> None:
+    """Prints what the shortcuts gain, and by how much times differ from those without: outputs, problems."""
+    rows = []
+    for outputs, count in cases:
+        problems = random_problems(count, outputs, seed=1)
+        with_them = timed(lambda p=problems: hitting_times(*p).time, repeats=3)
+        with _without_shortcuts():
+            without = timed(lambda p=problems: hitting_times(*p).time, repeats=3)
+        rates = (count / timing.warm for timing in (with_them, without))
+        rows.append(
+            (
+                outputs,
+                f"{count:,}",
+                *(f"{rate:,.0f}" for rate in rates),
+                without.warm / with_them.warm,
+                _errors(with_them.result, without.result)[1],
+            )
+        )
+    table(
+        "random problems solved per second, on one core",
+        ("outputs", "problems", "with shortcuts", "without", "ratio", "worst difference"),
+        rows,
+    )
+
+
 def main() -> None:
-    """Prints both tables."""
+    """Prints all tables."""
     one()
     many()
+    shortcuts()

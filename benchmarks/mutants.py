@@ -189,12 +189,13 @@ LINES = (
         ("_MOST_NODES = 160", "_MOST_NODES = 40"),
         ("_GRADING = 4.0", "_GRADING = 1.0"),
         ("xp.where(extra == 2, -1.0, 1.0), 0.0)", "1.0, 0.0)"),
+        ("xp.where(xp.isnan(spent), xp.inf, spent)", "spent"),
     ),
     *_in(
         "shortcut",
         "test_shortcut",
         ("_MOST_STEP = 1e-2", "_MOST_STEP = 1e9"),
-        ("_Spot(z, log_product, move)", "_Spot(z, log_product, z - spot.z)"),
+        ("_Trial(z, log_product, move)", "_Trial(z, log_product, z - trial.z)"),
     ),
     *_in(
         "crossings",
@@ -204,6 +205,7 @@ LINES = (
         ("certain = most < (below", "certain = 0.5 * most < (below"),
         ("* way**2 / 8.0", "* way**2 / 8e3"),
         ("(modal > 0) & (flow.breakpoints < np.inf)", "(modal > 9) & (flow.breakpoints < np.inf)"),
+        ("ended=~(unit > 0)", "ended=no"),
         ("beyond = (below & (z >= far))", "beyond = (below & (z >= 2.0 * far))"),
         ("(holding / at.x).sum(0) - leading / nearest", "(holding / at.x).sum(0) - 2.0 * leading / nearest"),
         ("best & (at.x <= nearest), below", "best, below"),
@@ -225,12 +227,16 @@ LINES = (
         ("rate + gap * centre", "rate"),
     ),
     *_in(
-        "solved",
+        "separation",
         "test_solved",
         ("(masses, shared.first, -1) - xp.log(shared.same.sum(-1) * 1.0)", "(masses, shared.first, -1)"),
         ("logits = logits + xp.log(shared.same.sum(-1) * 1.0)", "logits = logits + 0.0"),
         ("weight * shared.largest /", "weight /"),
-        ("goals, _together(goals.values, shared))", "goals, goals.values)"),
+    ),
+    *_in(
+        "solved",
+        "test_solved",
+        ("goals, together(goals.values, shared))", "goals, goals.values)"),
     ),
     *_in(
         "solved",

@@ -30,22 +30,33 @@ def integrator(outputs: int, tolerance: float) -> Any:
 
 
 def hitting_times(flow: Any, instances: Instance, goals: Goal) -> np.ndarray:
-    """Hitting times ``[n]`` of problems of one prompt; those side by side wait for the last of them."""
+    """Hitting times ``[n]`` of problems of one prompt; a lane that has finished one takes the next."""
     starts, rewards = np.asarray(instances.initial_parameters)[:, 0], np.asarray(instances.rewards)[:, 0]
     levels = np.asarray(goals.level)[:, 0]
     lanes, (count, outputs) = flow.batch_size, starts.shape
-    found = np.empty(count)
-    for first in range(0, count, lanes):
-        chosen = np.minimum(np.arange(first, first + lanes), count - 1)
-        flow.set_time(0.0)
-        flow.reset_cooldowns()
-        flow.state[:] = (starts[chosen] - starts[chosen].max(1, keepdims=True)).T
-        flow.pars[:outputs], flow.pars[outputs] = rewards[chosen].T, levels[chosen]
-        left = np.full(lanes, np.inf)
-        while left.any():
-            flow.step(left)
-            for lane, (outcome, _) in enumerate(flow.step_res):
-                if outcome != hy.taylor_outcome.success:
-                    left[lane] = 0.0
-        found[chosen] = flow.time
+    starts = starts - starts.max(1, keepdims=True)
+    found, owners, times = np.empty(count), np.full(lanes, -1), np.zeros(lanes)
+    left, handed_out = np.full(lanes, np.inf), 0
+
+    def take(lane: int) -> None:
+        nonlocal handed_out
+        owners[lane] = handed_out if handed_out < count else -1
+        chosen = min(handed_out, count - 1)
+        handed_out += 1
+        flow.state[:, lane] = starts[chosen]
+        flow.pars[:outputs, lane], flow.pars[outputs, lane] = rewards[chosen], levels[chosen]
+        times[:] = flow.time
+        times[lane] = 0.0
+        flow.set_time(times)
+        flow.reset_cooldowns(lane)
+
+    for lane in range(lanes):
+        take(lane)
+    while (owners >= 0).any():
+        flow.step(left)
+        for lane, (outcome, _) in enumerate(flow.step_res):
+            if outcome != hy.taylor_outcome.success:
+                if owners[lane] >= 0:
+                    found[owners[lane]] = flow.time[lane]
+                take(lane)
     return found

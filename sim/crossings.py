@@ -79,7 +79,7 @@ def _closer(
     return xp.where(within, root, 0.5 * (low + high)), close
 
 
-def _place(offset: float | AnyArray, unit: AnyArray) -> AnyArray:
+def _z_of(offset: float | AnyArray, unit: AnyArray) -> AnyArray:
     """The ``z`` of an offset, whose ratio to the unit may be beyond all numbers."""
     xp = namespace(offset, unit)
     return xp.arcsinh(xp.minimum(offset / unit, LARGEST))
@@ -127,7 +127,7 @@ def trained_crossing(
     anchor = first_above(flow, distance)
     of = base(flow, anchor)
     unit = width(of)
-    far = _place(LARGEST, unit)
+    far = _z_of(LARGEST, unit)
 
     def waiting(climb: _Climb) -> AnyArray:
         return sought & ~(climb.found | climb.ended | climb.lost)
@@ -159,7 +159,7 @@ def trained_crossing(
     zeros = xp.zeros(unit.shape)
     no = zeros > 0
     first = _Climb(
-        low=-_place(of.tau, unit),
+        low=-_z_of(of.tau, unit),
         high=2.0 * far,
         z=zeros,
         close=no,
@@ -255,9 +255,9 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         following = xp.minimum(segment + 1, outputs - 1)
         of = base(flow, xp.where(second, following, segment))
         unit = width(of)
-        far = _place(LARGEST, unit)
+        far = _z_of(LARGEST, unit)
         middle = 0.5 * (pick(flow.breakpoints, following) - pick(flow.breakpoints, segment))
-        middle = xp.where(segment < last, _place(middle, unit), far)
+        middle = xp.where(segment < last, _z_of(middle, unit), far)
         bracketed = so_far.high < xp.inf
         end = xp.where(bracketed, xp.minimum(so_far.high, far), xp.where(second, 0.0, middle))
         low = xp.where(so_far.fresh, xp.where(second, -middle, 0.0), so_far.z)

@@ -20,7 +20,7 @@ from goodteacher.sim.clocks import Natural
 from goodteacher.sim.control import HORIZON, MAX_STEPS, SOLVER, TOLERANCE, Control, HittingTime
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.solved import is_solvable
+from goodteacher.sim.separation import is_solvable, sharing
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import (
     AnyArray,
@@ -169,11 +169,11 @@ def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
         and np.array_equal(np.asarray(goals.values), np.asarray(instances.rewards))
     )
     if _few(instances, goals, horizons):
-        found = _plain(solved.hitting_times, (instances, goals, horizons), solved.sharing(instances), trained)
+        found = _plain(solved.hitting_times, (instances, goals, horizons), sharing(instances), trained)
     else:
 
         def run(instances: Instance, goals: Goal, horizons: AnyArray) -> Any:
-            return _hitting_times(instances, goals, horizons, solved.sharing(instances), trained)
+            return _hitting_times(instances, goals, horizons, sharing(instances), trained)
 
         found = filled(run, instances, goals, horizons)
     found = _as_solved(found, horizons)
@@ -199,10 +199,10 @@ def _look(instances: Instance, horizons: AnyArray) -> Array:
         natural.check(instances)
         return _plain(natural.final_policies, (instances, horizons))
     if _few(instances, horizons):
-        return _plain(solved.policies, (instances, horizons), solved.sharing(instances))
+        return _plain(solved.policies, (instances, horizons), sharing(instances))
 
     def run(instances: Instance, goals: None, horizons: AnyArray) -> AnyArray:
-        return _policies(instances, horizons, solved.sharing(instances))
+        return _policies(instances, horizons, sharing(instances))
 
     return filled(run, instances, None, horizons)
 
@@ -212,7 +212,7 @@ def _follow(instance: Instance, times: AnyArray) -> Array:
         natural.check(instance)
         return _plain(natural.trajectory, (instance, times))
     batch = as_batch(instance)
-    shared = jax.tree.map(lambda leaf: leaf[0], solved.sharing(batch))
+    shared = jax.tree.map(lambda leaf: leaf[0], sharing(batch))
     if _few(batch, times) and len(times) * instance.rewards.size <= _FEW:
         return _plain(_along, (instance, times), shared)
     return _trajectory(instance, times, shared)

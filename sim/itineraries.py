@@ -15,7 +15,7 @@ from goodteacher.sim.clocks import Natural
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Lines, Position
 from goodteacher.sim.quadrature import time
-from goodteacher.sim.solved import Prompts, Sharing, envelopes, is_solvable, separate, sharing
+from goodteacher.sim.separation import Prompts, Sharing, envelopes, is_solvable, separate, sharing
 from goodteacher.sim.validation import AnyArray, namespace
 
 

@@ -173,7 +173,7 @@ def lines(
     rise = jnp.take_along_axis(rewards, modal, 0) - jnp.take_along_axis(rewards, before, 0)
     depth = _depth(flow)
     of, other = jnp.take_along_axis(depth, before, 0), jnp.take_along_axis(depth, modal, 0)
-    height = jnp.exp(normalizer - of) * jnp.expm1(of - other)
+    height = _above(normalizer, of, other)
     meet = jnp.where(rise > 0, height / jnp.where(rise > 0, rise, 1.0), 0.0)
     return flow._replace(breakpoints=taus + jnp.where(taus < jnp.inf, meet - fixed(meet), 0.0))
 
@@ -214,10 +214,14 @@ def _depth(flow: Lines) -> AnyArray:
 
 def _height(flow: Lines, output: AnyArray) -> AnyArray:
     """The lines at the start over that of an output, exact where the two are close."""
-    xp = namespace(flow.logits)
     depth = _depth(flow)
-    of = pick(depth, output)
-    return xp.exp(flow.normalizer - of) * xp.expm1(of - depth)
+    return _above(flow.normalizer, pick(depth, output), depth)
+
+
+def _above(normalizer: AnyArray, depth: AnyArray, other: AnyArray) -> AnyArray:
+    """The start of a line over that of another, from their depths."""
+    xp = namespace(depth, other)
+    return xp.exp(normalizer - depth) * xp.expm1(depth - other)
 
 
 def initial(flow: Lines) -> Float[AnyArray, "outputs n"]:
@@ -300,8 +304,13 @@ def improved(x: Float[AnyArray, " n"], at: Sums) -> Float[AnyArray, " n"]:
     """
     xp = namespace(x)
     step = at.excess / at.first
-    halley = 1.0 - step / (1.0 + 0.5 * step * at.second / at.first)
-    return x * xp.where(xp.abs(step) < 0.5, halley, xp.exp(-step))
+    return xp.where(xp.abs(step) < 0.5, halley(x, at), x * xp.exp(-step))
+
+
+def halley(x: Float[AnyArray, " n"], at: Sums) -> Float[AnyArray, " n"]:
+    """A better smallest ``x``, where it is near."""
+    step = at.excess / at.first
+    return x * (1.0 - step / (1.0 + 0.5 * step * at.second / at.first))
 
 
 def mass(x: Float[AnyArray, " n"], at: Sums) -> Float[AnyArray, " n"]:
@@ -351,7 +360,7 @@ def state(of: Base, offset: Float[AnyArray, " n"]) -> State:
     over, faster = gaps(of, offset), rise(of, offset)
     least, sound = smallest(over, of)
     x = least + over
-    return State(x, least, _slope(of, faster, least / x), sound)
+    return State(x, least, slope(of, faster, least / x), sound)
 
 
 def width(of: Base) -> Float[AnyArray, " n"]:
@@ -360,10 +369,11 @@ def width(of: Base) -> Float[AnyArray, " n"]:
     least = upper(of.gaps, of)
     least = improved(least, sums(of.gaps, of, least))
     x = least + of.gaps
-    slope = _slope(of, of.ahead, least / x)
-    return 1.0 / xp.maximum(xp.abs(slope / x).max(0), 1.0 / LARGEST)
+    falling = slope(of, of.ahead, least / x)
+    return 1.0 / xp.maximum(xp.abs(falling / x).max(0), 1.0 / LARGEST)
 
 
-def _slope(of: Base, faster: AnyArray, shares: AnyArray) -> AnyArray:
+def slope(of: Base, faster: AnyArray, shares: AnyArray) -> AnyArray:
+    """``V - r``, from rewards over any one, and shares."""
     weighted = shares if of.inertia is None else of.inertia * shares
     return (weighted * faster).sum(0) / weighted.sum(0) - faster

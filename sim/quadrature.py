@@ -371,6 +371,7 @@ def time(flow: Lines, position: Position) -> Float[AnyArray, " n"]:
         counts = xp.where(item < ends[-1], counts, 0.0)
         if flow.clocked is None:
             done, spent = xp.ones(item.shape, bool), _piece(own, over).time
+            spent = xp.where(xp.isnan(spent), xp.inf, spent)  # of masses beyond all numbers
         else:
             panel = _panel(own, over, number)
             done, spent = (counts == 0.0) | ~panel.more, panel.time

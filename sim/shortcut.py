@@ -27,11 +27,13 @@ from goodteacher.sim.lines import (
     Product,
     Sums,
     base,
+    halley,
     improved,
     initial,
     mass,
     pick,
     rise,
+    slope,
     sums,
     upper,
 )
@@ -127,7 +129,7 @@ class _Corner(NamedTuple):
         log = 2.0 * part * (1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square / 7.0)))
         return Sums(log, shares, shares.sum(0), (shares**2).sum(0))
 
-    def place(self, z: AnyArray) -> "_Place":
+    def at(self, z: AnyArray) -> "_Here":
         """The lines at a ``z``."""
         xp = namespace(z)
         less_one = xp.expm1(z)
@@ -136,7 +138,7 @@ class _Corner(NamedTuple):
         faster = rise(self.of, offset)
         line = self.of.gaps - offset * faster
         lowest = xp.minimum(line.min(0), 0.0)
-        return _Place(
+        return _Here(
             offset,
             self.unit * xp.sqrt(1.0 + sinh**2),
             faster,
@@ -146,7 +148,7 @@ class _Corner(NamedTuple):
         )
 
 
-class _Place(NamedTuple):
+class _Here(NamedTuple):
     offset: AnyArray
     speed: AnyArray  # d tau / d z
     faster: AnyArray  # rewards over that of the lower of the pair
@@ -186,17 +188,11 @@ def _corner(flow: Lines, anchor: AnyArray) -> tuple[_Corner, AnyArray]:
     for _ in range(_WARMING):
         x = improved(x, sums(gaps, of, x))
     shares = x / (x + gaps)
-    slope = (shares * ahead).sum(0) / shares.sum(0) - ahead
-    unit = x / xp.abs(slope * shares).max(0)
+    unit = x / xp.abs(slope(of, ahead, shares) * shares).max(0)
     return _Corner(of, unit, pick(behind, pick(flow.modal, anchor)), scale, xp.exp(rest.total)), x
 
 
-def _halley(x: AnyArray, at: Sums) -> AnyArray:
-    step = at.excess / at.first
-    return x * (1.0 - step / (1.0 + 0.5 * step * at.second / at.first))
-
-
-class _Spot(NamedTuple):
+class _Trial(NamedTuple):
     """Where a goal is sought."""
 
     z: AnyArray
@@ -204,7 +200,7 @@ class _Spot(NamedTuple):
     step: AnyArray  # of Newton's method that led there, however far it went
 
 
-def _goal(corner: _Corner, x: AnyArray, guess: AnyArray, start: AnyArray, distance: AnyArray) -> _Spot:
+def _goal(corner: _Corner, x: AnyArray, guess: AnyArray, start: AnyArray, distance: AnyArray) -> _Trial:
     """Where the odds of what is above a level vanish, which are nearly linear in ``z``.
 
     Args:
@@ -218,28 +214,28 @@ def _goal(corner: _Corner, x: AnyArray, guess: AnyArray, start: AnyArray, distan
     of = corner.of
     above, below = xp.maximum(distance, 0.0), xp.maximum(-distance, 0.0)
 
-    def attempt(_: Any, spot: _Spot) -> _Spot:
-        here = corner.place(spot.z)
-        x = here.foreseen(spot.log_product)
+    def attempt(_: Any, trial: _Trial) -> _Trial:
+        here = corner.at(trial.z)
+        x = here.foreseen(trial.log_product)
         x = improved(x, sums(here.gaps, of, x))
-        x = _halley(x, corner.sums(here.gaps, x))
+        x = halley(x, corner.sums(here.gaps, x))
         shares = x / (x + here.gaps)
         value = (here.faster * shares).sum(0) / shares.sum(0)
         up, down = above * shares, below * shares
         speeds = shares * (here.faster - value)
         more, less = up.sum(0), down.sum(0)
-        slope = here.speed / x * ((up * speeds).sum(0) / more - (down * speeds).sum(0) / less)
-        move = -xp.log(more / less) / slope
-        z = xp.clip(spot.z + xp.clip(move, -5.0, 5.0 + 0.5 * xp.abs(spot.z)), start, _FARTHEST)
-        log_product = here.log_product(x) + (z - spot.z) * here.pair_speed(x, value, corner.rise)
-        return _Spot(z, log_product, move)
+        climb = here.speed / x * ((up * speeds).sum(0) / more - (down * speeds).sum(0) / less)
+        move = -xp.log(more / less) / climb
+        z = xp.clip(trial.z + xp.clip(move, -5.0, 5.0 + 0.5 * xp.abs(trial.z)), start, _FARTHEST)
+        log_product = here.log_product(x) + (z - trial.z) * here.pair_speed(x, value, corner.rise)
+        return _Trial(z, log_product, move)
 
     none = xp.zeros(start.shape)
     first = xp.clip(guess, start, _FARTHEST)
     shares = x / (x + of.gaps)
     value = (of.ahead * shares).sum(0) / shares.sum(0)
     speed = corner.unit / x * (2.0 * value + corner.rise)
-    return repeat(xp, _TRIALS, attempt, _Spot(first, 2.0 * xp.log(x) + first * speed, none))
+    return repeat(xp, _TRIALS, attempt, _Trial(first, 2.0 * xp.log(x) + first * speed, none))
 
 
 def _guess(flow: Lines, anchor: AnyArray, distance: AnyArray) -> AnyArray:
@@ -269,20 +265,20 @@ def _way(corner: _Corner, start: AnyArray, end: AnyArray, x: AnyArray, nodes: in
     way = way_rule(nodes) if xp is np else jax.tree.map(jnp.asarray, way_rule(nodes))
 
     def node(i: Any, along: _Along) -> _Along:
-        here = corner.place(start + length * way.place[i])
+        here = corner.at(start + length * way.place[i])
         first = here.foreseen(
             (way.values[i][:, None] * along.logs + way.slopes[i][:, None] * along.slopes).sum(0)
         )
-        x = _halley(first, corner.sums(here.gaps, first))
+        x = halley(first, corner.sums(here.gaps, first))
         at = corner.sums(here.gaps, x)
         # V, and dZ/dtau, where the excess vanishes, to second order.
-        better, squares = _halley(x, at), at.shares**2
+        better, squares = halley(x, at), at.shares**2
         step = better / x - 1.0
         value = (here.faster * at.shares).sum(0) / at.first
         spread = (here.faster * squares).sum(0) - value * at.second
         cubes = ((here.faster - value) * squares * at.shares).sum(0)
         moved = -spread / at.first * step
-        slope = (spread - 2.0 * cubes * step - moved * at.second) / x**2
+        climb = (spread - 2.0 * cubes * step - moved * at.second) / x**2
         total, value, tau = mass(x, at), value + moved, of.tau + here.offset
 
         weight, speed = way.weight[i] * length * here.speed, length * here.speed
@@ -291,13 +287,13 @@ def _way(corner: _Corner, start: AnyArray, end: AnyArray, x: AnyArray, nodes: in
             xp.stack([here.log_product(better), along.logs[0], along.logs[1]]),
             xp.stack([grows, along.slopes[0], along.slopes[1]]),
             along.time + weight * total,
-            along.known + weight * (total + tau * slope),
+            along.known + weight * (total + tau * climb),
             along.last + way.last[i][:, None] * (speed * total),
             xp.where(i > 0, xp.maximum(along.step, xp.abs(better / first - 1.0)), 0.0),
             tau * total,
         )
 
-    here, none = corner.place(start), xp.zeros(start.shape)
+    here, none = corner.at(start), xp.zeros(start.shape)
     least = x.min(0)
     shares = least / x
     value = (here.faster * shares).sum(0) / shares.sum(0)
@@ -335,12 +331,12 @@ def shortcut(flow: Lines, distance: Float[AnyArray, "outputs n"], nodes: int) ->
     anchor = first_above(flow, distance)
     corner, x = _corner(flow, anchor)
     start = -xp.arcsinh(corner.of.tau / corner.unit)
-    spot = _goal(corner, x, _guess(flow, anchor, distance), start, distance)
-    along = _way(corner, start, spot.z, corner.scale * initial(flow), nodes)
-    certain = xp.abs(spot.step) < _CLOSE * (1.0 + xp.abs(spot.z))
+    trial = _goal(corner, x, _guess(flow, anchor, distance), start, distance)
+    along = _way(corner, start, trial.z, corner.scale * initial(flow), nodes)
+    certain = xp.abs(trial.step) < _CLOSE * (1.0 + xp.abs(trial.z))
     certain &= along.step < _MOST_STEP
     certain &= xp.abs(along.known - along.end) < _MOST_MISS * along.time
     certain &= (along.last**2).sum(0) < (_MOST_TAIL * along.time) ** 2
-    here = corner.place(spot.z)
+    here = corner.at(trial.z)
     x = here.foreseen(along.logs[0]) + here.gaps
     return Met(Position(anchor, here.offset), xp.log(corner.scale / x), corner.scale * along.time, certain)

@@ -48,7 +48,7 @@ from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.lines import Lines, Position, base, pick, state
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.quadrature import time
-from goodteacher.sim.solved import envelopes, separate
+from goodteacher.sim.separation import envelopes, separate
 from goodteacher.theory.draws import Source, without
 from goodteacher.theory.statements import Judge, Sides, Statement
 

@@ -18,7 +18,7 @@ NODES = solved._SHORTCUTS
 
 
 def problems(outputs):
-    """Flows, and distances from levels of different difficulty; half of the logits are wide apart."""
+    """Flows, and distances from levels of different difficulty; some logits are wide apart."""
     rng = np.random.default_rng(outputs)
     logits = rng.normal(size=(outputs, MANY)) * rng.choice([0.3, 2.0, 2.0, 8.0, 60.0], MANY)
     rewards = rng.uniform(-1.0, 1.0, (outputs, MANY))
@@ -142,7 +142,6 @@ def test_many_at_once_are_as_each_by_itself(batch):
 
 def test_derivatives_of_many_are_those_of_each(batch):
     instances, goals = batch
-
     few = slice(0, 4)
 
     def total(logits, part):

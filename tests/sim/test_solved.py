@@ -60,6 +60,18 @@ def test_the_check_catches_a_level_that_is_a_little_lower():
     assert (errors(1e-6) > 1e-10).mean() > 0.5
 
 
+@pytest.mark.parametrize("level", [0.501, 0.75, 0.999])
+@pytest.mark.parametrize(
+    ("others", "status"),
+    [(-10.0, Status.NOT_REACHED), (-400.0, Status.NOT_REACHED), (-640.0, Status.REACHED)],
+)
+def test_a_stall_beyond_all_numbers_is_not_reached(others, status, level):
+    """Masses are e^955 where the best output comes up, or e^1000 before; others may be rarer."""
+    start = Parameters(np.array([0.0, *[others] * 4, -650.0]))
+    instance = Instance([0.5, 0.0, 0.0, 0.0, 0.0, 1.0], start=start)
+    assert hitting_time(instance, reward_level(instance, level)).status[0] == status
+
+
 @pytest.fixture(scope="module")
 def many():
     """Problems of three prompts with outputs that do not exist, and goals of other rewards."""

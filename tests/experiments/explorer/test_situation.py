@@ -177,9 +177,8 @@ def test_the_instance_file_is_the_state(situation, tmp_path):
     found = read_problems(tmp_path / "instance.json")
     assert found.prompts == ("0",)
     again = found.situation(0)
-    assert (again.proxy, again.truth, again.kl, again.features) == (
-        situation.proxy, situation.truth, situation.kl, situation.features,
-    )  # fmt: skip
+    for name in ("proxy", "truth", "kl", "features"):
+        assert getattr(again, name) == getattr(situation, name), name
     np.testing.assert_allclose(again.start, situation.start, rtol=1e-9)
 
 
@@ -242,7 +241,7 @@ def test_a_seed_is_a_problem():
         ({"what": "back"}, "back", "pin a state first"),
         ({"what": "nothing"}, "nothing", "nothing that can be done"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_marked_and_changes_nothing(message, at, said):
     page = after(Page(PLAIN), message)
     assert page.now == PLAIN
