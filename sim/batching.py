@@ -29,19 +29,19 @@ def only(batch: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.device_put(namespace(leaf).asarray(leaf)[0]), batch)
 
 
-def filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, horizons: AnyArray) -> Any:
+def filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, times: AnyArray) -> Any:
     """A function of a batch, compiled once for many sizes.
 
     Surplus problems repeat the last, with goals that are met at once; surplus outputs do not exist.
 
     Args:
-        run: of instances, goals and horizons, to arrays whose first axis is the batch. Outputs are the last
-            axis of those of three axes.
+        run: of instances, goals and times, to arrays whose first axis is the batch. Outputs are the last
+            axis of those of three axes or more.
         instances: a batch of problems.
         goals: one for each, or none.
-        horizons: likewise.
+        times: of each problem one, or a row of them.
     """
-    problems, count = (instances, goals, horizons), len(horizons)
+    problems, count = (instances, goals, times), len(times)
     if not is_concrete(*jax.tree.leaves(problems)):
         return run(*problems)
     size, outputs = min(_power(count), -(-count // _LARGE) * _LARGE), instances.rewards.shape[-1]
@@ -51,14 +51,14 @@ def filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, hor
         size = next(few for few in _FEW if few >= count)
         instances, goals = widened(instances, goals, max(_power(outputs), _LEAST))
     if size > count:
-        instances, goals, horizons = jax.tree.map(partial(_extended, size=size), (instances, goals, horizons))
+        instances, goals, times = jax.tree.map(partial(_extended, size=size), (instances, goals, times))
         if goals is not None:
             goals = goals.lowered((np.arange(size) >= count)[:, None])
-    found = run(instances, goals, horizons)
+    found = run(instances, goals, times)
 
     def wanted(leaf: Any) -> Any:
         within = np.asarray(leaf)[:count]
-        return jax.device_put(within[..., :outputs] if within.ndim == 3 else within)
+        return jax.device_put(within[..., :outputs] if within.ndim >= 3 else within)
 
     return jax.tree.map(wanted, found)
 

@@ -44,6 +44,7 @@ __all__ = [
     "hitting_time",
     "hitting_times",
     "is_solvable",
+    "policies",
     "trajectory",
 ]
 
@@ -110,7 +111,8 @@ def final_policy(
     instance = strongly_typed(instance)
     if not is_solvable(instance):
         return integrated.final_policy(instance, control)
-    return only(_look(*as_batch((instance, control.horizon)))), jax.device_put(control.horizon)
+    found = _look(as_batch(instance), control.horizon.reshape(1, 1))
+    return only(found)[0], jax.device_put(control.horizon)
 
 
 def final_policies(
@@ -122,8 +124,43 @@ def final_policies(
     """
     instances, _, horizons, control = _batch(instances, None, control, lanes)
     if is_solvable(instances):
-        return _look(instances, horizons), jax.device_put(horizons)
+        return _look(instances, horizons[:, None])[:, 0], jax.device_put(horizons)
     return integrated.final_policies(instances, horizons, control, lanes)
+
+
+def policies(
+    instances: Instance, times: Float[AnyArray, "batch times"], *, lanes: int = LANES
+) -> Float[Array, "batch times prompts outputs"]:
+    """Where many gradient flows are at given times; as :func:`final_policies`, several times of each.
+
+    Where flows are solved, what is behind a flow is integrated once for all its times.
+
+    Args:
+        instances: a batch of problems of one shape, as ``jax.vmap`` makes it.
+        times: of each problem, in any order.
+        lanes: as for :func:`hitting_times`.
+
+    Returns:
+        Log-probabilities; ``nan`` where rounding errors have grown too large to know, or the steps ran out.
+
+    Raises:
+        ValueError: as for :func:`hitting_times`; if the times have another shape.
+    """
+    instances, _, _, control = _batch(instances, None, None, lanes)
+    times, count = as_array("times", times), len(instances.rewards)
+    if times.ndim != 2 or len(times) != count or times.size == 0:
+        shape = list(times.shape)
+        raise ValueError(f"times has shape {shape}; give a row of times for each of {count} problems")
+    if is_concrete(times) and not (np.isfinite(times).all() and (times >= 0).all()):
+        raise ValueError("times must be finite and not negative")
+    if is_solvable(instances):
+        return _look(instances, times)
+    every = jax.tree.map(lambda leaf: jnp.repeat(leaf, times.shape[1], axis=0), instances)
+    # A time of zero is as good as the smallest.
+    until = jnp.maximum(times.ravel(), np.finfo(float).tiny)
+    found, ended = integrated.final_policies(every, until, control, lanes)
+    known = (ended == until)[:, None, None]
+    return jnp.where(known, found, jnp.nan).reshape(*times.shape, *found.shape[1:])
 
 
 def trajectory(
@@ -179,8 +216,9 @@ def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
     found = _as_solved(found, horizons)
     if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
         return found
-    policies = _where_late(found.status, _look(instances, horizons), found.log_probabilities)
-    return eqx.tree_at(lambda f: f.log_probabilities, found, policies)
+    late = _look(instances, horizons[:, None])[:, 0]
+    there = _where_late(found.status, late, found.log_probabilities)
+    return eqx.tree_at(lambda f: f.log_probabilities, found, there)
 
 
 def _as_solved(found: Any, horizons: AnyArray) -> HittingTime:
@@ -194,43 +232,33 @@ def _where_late(status: AnyArray, late: AnyArray, other: AnyArray) -> AnyArray:
     return jnp.where((status == Status.NOT_REACHED)[..., None], late, other)
 
 
-def _look(instances: Instance, horizons: AnyArray) -> Array:
+def _look(instances: Instance, times: AnyArray) -> Array:
     if isinstance(instances.clock, Natural):
         natural.check(instances)
-        return _plain(natural.final_policies, (instances, horizons))
-    if _few(instances, horizons):
-        return _plain(solved.policies, (instances, horizons), sharing(instances))
+        return _plain(natural.policies_at, (instances, times))
+    if _few(instances, times):
+        return _plain(solved.policies, (instances, times), sharing(instances))
 
-    def run(instances: Instance, goals: None, horizons: AnyArray) -> AnyArray:
-        return _policies(instances, horizons, sharing(instances))
+    def run(instances: Instance, goals: None, times: AnyArray) -> AnyArray:
+        return _policies(instances, times, sharing(instances))
 
-    return filled(run, instances, None, horizons)
+    return filled(run, instances, None, times)
 
 
 def _follow(instance: Instance, times: AnyArray) -> Array:
     if isinstance(instance.clock, Natural):
         natural.check(instance)
         return _plain(natural.trajectory, (instance, times))
-    batch = as_batch(instance)
-    shared = jax.tree.map(lambda leaf: leaf[0], sharing(batch))
-    if _few(batch, times) and len(times) * instance.rewards.size <= _FEW:
-        return _plain(_along, (instance, times), shared)
-    return _trajectory(instance, times, shared)
-
-
-def _along(instance: Instance, times: AnyArray, shared: solved.Sharing | None) -> AnyArray:
-    xp = namespace(*jax.tree.leaves((instance, times)))
-
-    def every(leaf: AnyArray) -> AnyArray:
-        return xp.broadcast_to(leaf, (len(times), *leaf.shape))
-
-    instances, shared = jax.tree.map(every, (instance, shared))
-    return solved.trajectories(instances, times, shared)
+    batch = as_batch((instance, times))
+    shared = sharing(batch[0])
+    if _few(*batch) and times.size * instance.rewards.size <= _FEW:
+        return only(_plain(solved.trajectories, batch, shared))
+    return _trajectories(*batch, shared)[0]
 
 
 _hitting_times = jax.jit(solved.hitting_times, static_argnums=4)
 _policies = jax.jit(solved.policies)
-_trajectory = jax.jit(_along)
+_trajectories = jax.jit(solved.trajectories)
 
 
 def _few(instances: Instance, *others: Any) -> bool:

@@ -33,6 +33,13 @@ def repeat_while(
     return carry
 
 
+def every(xp: ModuleType, of: Callable[[AnyArray], AnyArray], rows: AnyArray) -> AnyArray:
+    """A function of every row, side by side along a second axis of what it returns."""
+    if xp is not np:
+        return jax.vmap(of, out_axes=1)(rows)
+    return np.stack([np.asarray(of(row)) for row in rows], axis=1)
+
+
 def fixed(tree: Any) -> Any:
     """Without derivatives, of which NumPy's arrays have none."""
     return jax.tree.map(lambda of: of if isinstance(of, np.ndarray) else jax.lax.stop_gradient(of), tree)

@@ -57,9 +57,13 @@ def _times(log_p: Problems, rewards: Problems, values: Problems, increase: np.nd
     return first_crossing(beyond, len(log_p), _GRID) / spread[:, 0]
 
 
-def policies(log_p: Problems, rewards: Problems, time: Float[np.ndarray, " n"]) -> Problems:
-    """Log-probabilities at given times, one for each problem."""
-    return tilt(log_p, rewards, time).log_probabilities
+def policies(
+    log_p: Problems, rewards: Problems, times: Float[np.ndarray, "n times"]
+) -> Float[np.ndarray, "n times outputs"]:
+    """Log-probabilities at times of each problem."""
+    looks = times.shape[1]
+    log_p, rewards = (np.repeat(of, looks, axis=0) for of in (log_p, rewards))
+    return tilt(log_p, rewards, times.ravel()).log_probabilities.reshape(*times.shape, -1)
 
 
 # Of instances ------------------------------------------------------------------------------
@@ -117,18 +121,19 @@ def hitting_times(instances: Instance, goals: Goal, horizons: Float[np.ndarray, 
         int(Status.NOT_REACHED),
     )
     until = np.where(reached, found, horizon)
-    there = policies(log_p, rewards, until).reshape(shape)
+    there = policies(log_p, rewards, until[:, None]).reshape(shape)
     time = np.where(reached, found, np.inf).reshape(shape[:2])
     return Found(time, status.reshape(shape[:2]), there, until.reshape(shape[:2]).max(-1))
 
 
-def final_policies(
-    instances: Instance, horizons: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, "n prompts outputs"]:
-    """Log-probabilities at given times, one for each problem of a batch."""
-    log_p, rewards = _starts(instances)
-    each = np.repeat(horizons, instances.rewards.shape[1])
-    return policies(log_p, rewards, each).reshape(instances.rewards.shape)
+def policies_at(
+    instances: Instance, times: Float[np.ndarray, "n times"]
+) -> Float[np.ndarray, "n times prompts outputs"]:
+    """Log-probabilities at times of each problem of a batch."""
+    count, prompts, outputs = instances.rewards.shape
+    each = np.repeat(times, prompts, axis=0)
+    found = policies(*_starts(instances), each).reshape(count, prompts, -1, outputs)
+    return np.moveaxis(found, 1, 2)
 
 
 def trajectory(instance: Instance, at: Float[np.ndarray, " times"]) -> Float[np.ndarray, "times ..."]:

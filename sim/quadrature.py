@@ -9,6 +9,7 @@ which the first holds the bend and the others powers, and which are as many as t
 """
 
 import functools
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,10 +25,10 @@ from goodteacher.sim.lines import (
     Position,
     base,
     improved,
-    initial,
     log_masses,
     mass,
     pick,
+    state,
     sums,
     upper,
     width,
@@ -36,6 +37,7 @@ from goodteacher.sim.loops import repeat, repeat_while, search
 from goodteacher.sim.validation import AnyArray, namespace
 
 QUADRATIC = 1e-8  # step after which Newton's method is right to rounding
+_NEAR = 1e-3  # step after which a search goes on with the better rule
 _GRADING = 4.0  # highest power by which nodes crowd towards a breakpoint
 _WARMING = 5  # passes, of two steps each, to find the smallest x at a first node
 _MOST_TRIALS = 60  # to find a time in its half of a segment
@@ -88,7 +90,7 @@ def _warmed(places: np.ndarray, weights: np.ndarray, end: float = 1.0) -> Rule:
     )
 
 
-_NODES = ((12, 40), (64, 100))  # up to so many outputs
+_NODES = ((6, 40), (8, 48), (16, 56), (32, 72), (64, 100))  # up to so many outputs
 _MOST_NODES = 160  # of more, or where powers differ, which makes the integrand less smooth
 
 
@@ -123,14 +125,21 @@ class Half(NamedTuple):
     """A stretch of tau within half a segment.
 
     Attributes:
-        anchor: the breakpoint from which (or to which) it goes.
-        sign: 1 from it on, -1 up to it.
+        anchor: the breakpoint at which the half begins, or ends.
+        sign: 1 where it begins there, -1 where it ends.
+        start: where the stretch comes nearest to the breakpoint, in tau from there.
         length: of tau.
     """
 
     anchor: Int[AnyArray, " n"]
     sign: Float[AnyArray, " n"]
+    start: Float[AnyArray, " n"]
     length: Float[AnyArray, " n"]
+
+    @property
+    def end(self) -> Float[AnyArray, " n"]:
+        """Where it is farthest from the breakpoint."""
+        return self.start + self.length
 
 
 def half(flow: Lines, number: Int[AnyArray, " n"]) -> Half:
@@ -139,20 +148,16 @@ def half(flow: Lines, number: Int[AnyArray, " n"]) -> Half:
     segment, second = number // 2, number % 2 == 1
     following = xp.minimum(segment + 1, len(flow.modal) - 1)
     length = 0.5 * (pick(flow.breakpoints, following) - pick(flow.breakpoints, segment))
-    return Half(xp.where(second, following, segment), xp.where(second, -1.0, 1.0), length)
+    sign = xp.where(second, -1.0, 1.0)
+    return Half(xp.where(second, following, segment), sign, xp.zeros(sign.shape), length)
 
 
-class _Piece(NamedTuple):
-    time: AnyArray
-    x: AnyArray  # at the far end
-
-
-def _piece(flow: Lines, over: Half) -> _Piece:
-    """The integral over a stretch of the mass ``Z``, or of ``Z / m`` under a clock."""
+def _piece(flow: Lines, over: Half, by: Rule) -> Float[AnyArray, " n"]:
+    """The integral over a stretch of the mass ``Z``, by that rule, or of ``Z / m`` under a clock."""
     if flow.clocked is not None:
         return _by_panels(flow, over)
     xp = namespace(flow.logits, over.length)
-    nodes = rule(flow) if xp is np else jax.tree.map(jnp.asarray, rule(flow))
+    nodes = by if xp is np else jax.tree.map(jnp.asarray, by)
     of = base(flow, over.anchor)
     faster = over.sign * xp.where(over.sign > 0, of.ahead, of.behind)
     weighted = faster if of.inertia is None else of.inertia * faster
@@ -160,24 +165,24 @@ def _piece(flow: Lines, over: Half) -> _Piece:
     def gaps(offset: AnyArray) -> AnyArray:
         return xp.maximum(of.gaps - offset * faster, 0.0)
 
-    power = grading(of, gaps(over.length), over.length * faster)
+    power = grading(of, gaps(over.end), over.length * faster)
 
     def node(i: Any, carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
         x, slopes, total = carry
         share = xp.exp(power * nodes.place[i])
-        offset = over.length * share
-        here = gaps(offset)
+        moved = over.length * share
+        here = gaps(over.start + moved)
         x = x * xp.exp(xp.clip(power * (nodes.ahead[i] @ slopes), -30.0, 30.0))
         x = improved(x, sums(here, of, x))
         at = sums(here, of, x)
-        slope = offset * (weighted * at.shares).sum(0) / (at.first * x)
+        slope = moved * (weighted * at.shares).sum(0) / (at.first * x)
         total = total + xp.where(nodes.weight[i] > 0, nodes.weight[i] * share * mass(x, at), 0.0)
         return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
 
     none = xp.zeros(over.length.shape)
-    first = upper(gaps(over.length * xp.exp(power * nodes.place[0])), of)
-    x, _, total = repeat(xp, len(nodes.weight), node, (first, xp.zeros((3, *none.shape)), none))
-    return _Piece(over.length * power * total, x + gaps(over.length))
+    first = upper(gaps(over.start + over.length * xp.exp(power * nodes.place[0])), of)
+    *_, total = repeat(xp, len(nodes.weight), node, (first, xp.zeros((3, *none.shape)), none))
+    return over.length * power * total
 
 
 # Under a clock ----------------------------------------------------------------------------
@@ -188,24 +193,28 @@ _PANEL_NODES = 32
 
 
 class Panels(NamedTuple):
-    """How a stretch is divided: into panels of one length in ``asinh(offset / unit)``.
+    """How a stretch is divided: into panels of one length in ``z = asinh(offset / unit)``.
 
     Attributes:
         unit: of tau.
+        start: the first panel's.
         length: of a panel.
         number: how many there are.
     """
 
     unit: Float[AnyArray, " n"]
+    start: Float[AnyArray, " n"]
     length: Float[AnyArray, " n"]
     number: Int[AnyArray, " n"]
 
-    def offset(self, z: AnyArray) -> AnyArray:
-        """The offset at a place."""
+    def offset(self, panels: AnyArray) -> AnyArray:
+        """The offset so many panels from the start."""
+        z = self.start + self.length * panels
         return self.unit * namespace(z).sinh(z)
 
-    def speed(self, z: AnyArray) -> AnyArray:
-        """Its derivative."""
+    def speed(self, panels: AnyArray) -> AnyArray:
+        """Its derivative by ``z``."""
+        z = self.start + self.length * panels
         return self.unit * namespace(z).cosh(z)
 
 
@@ -222,15 +231,16 @@ def panels(flow: Lines, of: Base, over: Half, most: int | None = None) -> Panels
     xp = namespace(flow.logits, over.length)
     faster = over.sign * xp.where(over.sign > 0, of.ahead, of.behind)
     way = over.length * faster
-    end = xp.maximum(of.gaps - way, 0.0)
+    end = xp.maximum(of.gaps - over.end * faster, 0.0)
     share = xp.abs(way) / (end + upper(end, of))
     degree = (share if of.inertia is None else of.inertia * share).sum(0) + 1.0
     unit = width(of)
-    whole = xp.arcsinh(xp.minimum(over.length / unit, LARGEST))
+    start, end = (xp.arcsinh(xp.minimum(offset / unit, LARGEST)) for offset in (over.start, over.end))
+    whole = end - start
     longest = xp.minimum(_LONGEST, _STEEPEST / (degree * (1.0 + flow.clocked.clock.steepness)))
     count = xp.maximum(xp.ceil(whole / longest), 1.0)
     count = count if most is None else xp.minimum(count, most)
-    return Panels(unit, whole / count, count.astype(int))
+    return Panels(unit, start, whole / count, count.astype(int))
 
 
 @functools.cache
@@ -240,14 +250,8 @@ def panel_rule() -> Rule:
     return _warmed((points + 1.0) / 2.0, weights / 2.0)
 
 
-class _Panel(NamedTuple):
-    time: AnyArray
-    x: AnyArray  # at the far end
-    more: AnyArray  # whether the stretch has another
-
-
-def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
-    """The integral of ``Z / m`` over a panel of a stretch."""
+def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> tuple[AnyArray, AnyArray]:
+    """The integral of ``Z / m`` over a panel of a stretch, and whether it has another."""
     assert flow.clocked is not None
     clocked = flow.clocked
     xp = namespace(flow.logits, over.length)
@@ -258,13 +262,12 @@ def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
     divided = panels(flow, of, over)
 
     def gaps(offset: AnyArray) -> AnyArray:
-        return xp.maximum(of.gaps - xp.minimum(offset, over.length) * faster, 0.0)
+        return xp.maximum(of.gaps - xp.minimum(offset, over.end) * faster, 0.0)
 
     def node(i: Any, carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
         x, slopes, total = carry
-        z = divided.length * (number + nodes.place[i])
-        speed = divided.speed(z)
-        here = gaps(divided.offset(z))
+        speed = divided.speed(number + nodes.place[i])
+        here = gaps(divided.offset(number + nodes.place[i]))
         x = x * xp.exp(xp.clip(divided.length * (nodes.ahead[i] @ slopes), -30.0, 30.0))
         x = improved(x, sums(here, of, x))
         at = sums(here, of, x)
@@ -275,29 +278,23 @@ def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> _Panel:
         return improved(x, at), xp.stack([slope, slopes[0], slopes[1]]), total
 
     none = xp.zeros(over.length.shape)
-    first = upper(gaps(divided.offset(divided.length * (number + nodes.place[0]))), of)
-    x, _, total = repeat(xp, len(nodes.weight), node, (first, xp.zeros((3, *none.shape)), none))
-    return _Panel(divided.length * total, x + gaps(over.length), number + 1 < divided.number)
+    first = upper(gaps(divided.offset(number + nodes.place[0])), of)
+    *_, total = repeat(xp, len(nodes.weight), node, (first, xp.zeros((3, *none.shape)), none))
+    return divided.length * total, number + 1 < divided.number
 
 
-# The number of the next panel; of those before the time, and x at their end; whether there is a next.
-_Whole = tuple[AnyArray, AnyArray, AnyArray, AnyArray]
-
-
-def _by_panels(flow: Lines, over: Half) -> _Piece:
+def _by_panels(flow: Lines, over: Half) -> Float[AnyArray, " n"]:
     """The integral of ``Z / m`` over a stretch."""
     xp = namespace(flow.logits, over.length)
 
-    def go(carry: _Whole) -> _Whole:
-        number, total, x, more = carry
-        panel = _panel(flow, over, number)
-        time = total + xp.where(more, panel.time, 0.0)
-        return number + 1, time, xp.where(more, panel.x, x), more & panel.more
+    def go(carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
+        number, total, more = carry
+        spent, others = _panel(flow, over, number)
+        return number + 1, total + xp.where(more, spent, 0.0), more & others
 
     none = xp.zeros(over.length.shape)
-    first = (none.astype(int), none, xp.zeros(flow.logits.shape), none == 0.0)
-    _, time, x, _ = repeat_while(xp, lambda carry: carry[-1].any(), go, first)
-    return _Piece(time, x)
+    first = (none.astype(int), none, none == 0.0)
+    return repeat_while(xp, lambda carry: carry[-1].any(), go, first)[1]
 
 
 # Time ------------------------------------------------------------------------------------
@@ -311,17 +308,19 @@ class Place(NamedTuple):
         behind: tau since its start.
         before: tau up to its end.
         late: whether in its second half.
+        close: whether so close to the end that next to nothing of the segment's mass is still before.
     """
 
     segment: Int[AnyArray, " n"]
     behind: Float[AnyArray, " n"]
     before: Float[AnyArray, " n"]
     late: Bool[AnyArray, " n"]
+    close: Bool[AnyArray, " n"]
 
     @property
     def pieces(self) -> Int[AnyArray, " n"]:
         """How many stretches the time there is made of."""
-        return 2 * self.segment + namespace(self.late).where(self.late, 3, 1)
+        return 2 * self.segment + 1 + self.late + self.close
 
 
 def place(flow: Lines, position: Position) -> Place:
@@ -335,22 +334,28 @@ def place(flow: Lines, position: Position) -> Place:
     ends = (segment < last) & (end < xp.inf)
     behind = xp.where(segment == position.anchor, position.offset, position.offset + (at - start))
     before = xp.where(following == position.anchor, -position.offset, (end - at) - position.offset)
-    return Place(segment, behind, before, behind > xp.where(ends, 0.5 * (end - start), xp.inf))
+    length = xp.where(ends, 0.5 * (end - start), xp.inf)
+    late = behind > length
+    # The mass grows no faster than that power of tau.
+    power = last + 1 if flow.inertia is None else flow.inertia.sum(0)
+    return Place(segment, behind, before, late, late & (power * before < length))
 
 
 def stretch(flow: Lines, to: Place, number: Int[AnyArray, " n"]) -> tuple[Half, Float[AnyArray, " n"]]:
-    """One of the stretches that the time at a place is made of, and with which sign it counts.
+    """One of the stretches that the time at a place is made of, and with which sign it counts; 0 if none is.
 
-    All halves of the segments before; then of the segment itself what is behind, or its first half, all of
-    its second, and with the sign -1 what is still before.
+    All halves of the segments before; then of the segment itself what is behind, or its first half and what
+    is behind of its second. Close to its end that is all of the second less what is still before, for times
+    to differ by no rounding error of the whole.
     """
     xp = namespace(flow.logits, number)
-    extra = number - 2 * to.segment
-    whole = half(flow, xp.where(extra < 0, number, 2 * to.segment + (extra > 0)))
-    part = xp.where((extra == 0) & ~to.late, to.behind, xp.where(extra == 2, to.before, whole.length))
     on = number < to.pieces
+    extra = xp.where(on, number - 2 * to.segment, -1)
+    whole = half(flow, xp.where(extra > 0, 2 * to.segment + 1, xp.minimum(number, 2 * to.segment)))
+    start = xp.where((extra == 1) & ~to.close, xp.minimum(to.before, whole.length), 0.0)
+    part = xp.where((extra == 0) & ~to.late, to.behind, xp.where(extra == 2, to.before, whole.length - start))
     counts = xp.where(on, xp.where(extra == 2, -1.0, 1.0), 0.0)
-    return whole._replace(length=xp.where(on, part, 0.0)), counts
+    return whole._replace(start=start, length=xp.where(on, part, 0.0)), counts
 
 
 def time(flow: Lines, position: Position) -> Float[AnyArray, " n"]:
@@ -370,11 +375,11 @@ def time(flow: Lines, position: Position) -> Float[AnyArray, " n"]:
         over, counts = stretch(own, its, item - (ends - to.pieces)[owner])
         counts = xp.where(item < ends[-1], counts, 0.0)
         if flow.clocked is None:
-            done, spent = xp.ones(item.shape, bool), _piece(own, over).time
+            done, spent = xp.ones(item.shape, bool), _piece(own, over, rule(own))
             spent = xp.where(xp.isnan(spent), xp.inf, spent)  # of masses beyond all numbers
         else:
-            panel = _panel(own, over, number)
-            done, spent = (counts == 0.0) | ~panel.more, panel.time
+            spent, more = _panel(own, over, number)
+            done = (counts == 0.0) | ~more
         total = total + _by_owner(xp, owner, xp.where(counts == 0.0, 0.0, counts * spent), count)
         item = xp.where(done, handed_out + xp.cumsum(done) - 1, item)
         return handed_out + done.sum(), item, xp.where(done, 0, number + 1), total
@@ -402,87 +407,153 @@ def rate_of_time(flow: Lines, x: Float[AnyArray, "outputs n"]) -> Float[AnyArray
     return masses.sum(0) * flow.clocked.slowness(masses / masses.max(0), rise)
 
 
-class _Journey(NamedTuple):
-    """A flow on its way to a time."""
+_MANY_LANES = 1 << 14  # outputs side by side, from which NumPy gains nothing by more
+_COARSE_NODES = 16  # of the rule by which a time is searched for, before it is found with that of its half
 
-    half: AnyArray  # of a segment
-    begun: AnyArray  # the time at its start
-    ended: AnyArray  # the time at its end
-    there: AnyArray  # whether the time is in that half
-    log: AnyArray  # of the offset from the half's breakpoint, to try
+
+class _Walk(NamedTuple):
+    """From half to half of the segments, up to given times.
+
+    Attributes:
+        number: of the next half.
+        ended: when the flows are there.
+        half: for each time ``[times, n]``, the half that holds it.
+        begun: the time at the start of that half.
+        end: the time at its end.
+    """
+
+    number: AnyArray
+    ended: AnyArray
+    half: AnyArray
+    begun: AnyArray
+    end: AnyArray
+
+
+def at_times(
+    flow: Lines, times: Float[AnyArray, "times n"]
+) -> tuple[Position, Float[AnyArray, "outputs times n"]]:
+    """Where the flows are at given times, and ``ln E`` there.
+
+    The halves of the segments are integrated once for all times; in the one that holds a time, it is found by
+    Newton's method.
+    """
+    xp = namespace(flow.logits, times)
+    count = len(times)
+    walk = _walk(flow, times)
+    if xp is np:
+        wide = jax.tree.map(lambda leaf: np.tile(leaf, count), flow)
+        found = _at_time(wide, times.ravel(), jax.tree.map(np.ravel, walk))
+        return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], *times.shape), found)
+    each = (times, walk.half, walk.begun, walk.end)
+
+    def look(at: tuple[AnyArray, ...]) -> tuple[Position, AnyArray]:
+        return _at_time(flow, at[0], walk._replace(half=at[1], begun=at[2], end=at[3]))
+
+    position, masses = jax.lax.map(look, each)
+    return position, jnp.moveaxis(masses, 0, 1)
+
+
+def _walk(flow: Lines, times: AnyArray) -> _Walk:
+    xp = namespace(flow.logits, times)
+    halves, latest = 2 * flow.last, times.max(0)
+    count, side = halves.size, 1
+    if xp is np:
+        side = int(np.clip(_MANY_LANES // flow.logits.size, 1, max(halves.max(), 1)))
+
+    def wide(leaf: AnyArray) -> AnyArray:
+        return leaf if side == 1 else xp.tile(leaf, side)
+
+    several = jax.tree.map(wide, flow)
+
+    def go(walk: _Walk) -> _Walk:
+        numbers = walk.number + xp.arange(side)[:, None] + xp.zeros(count, int)
+        over = half(several, numbers.ravel())
+        # The last segment has no end.
+        on = numbers < halves
+        over = over._replace(length=xp.where(on.ravel(), over.length, 0.0))
+        spent = _piece(several, over, rule(flow)).reshape(side, count)
+        # What is no number is beyond all times.
+        spent = xp.where(on & ~xp.isnan(spent), spent, xp.inf)
+        ends = walk.ended + xp.cumsum(spent, axis=0)
+        past = ends[:, None] < times
+        return _Walk(
+            walk.number + side,
+            ends[-1],
+            walk.half + past.sum(0),
+            xp.maximum(walk.begun, xp.where(past, ends[:, None], 0.0).max(0)),
+            xp.minimum(walk.end, xp.where(past, xp.inf, ends[:, None]).min(0)),
+        )
+
+    none = xp.zeros(times.shape)
+    walk = _Walk(xp.zeros((), int), xp.zeros(count), none.astype(int), none, none + xp.inf)
+    return repeat_while(xp, lambda walk: ((walk.number < halves) & (walk.ended < latest)).any(), go, walk)
+
+
+class _Search(NamedTuple):
+    """For a time in its half of a segment, by the length of the stretch from one of its ends.
+
+    Attributes:
+        log: of the length, to try.
+        low: of one that is too short.
+        high: of one that is too long.
+        step: the last one.
+        trials: so far.
+    """
+
+    log: AnyArray
     low: AnyArray
     high: AnyArray
-    close: AnyArray  # whether the next trial is right to rounding
-    x: AnyArray
-    done: AnyArray
+    step: AnyArray
     trials: AnyArray
 
 
-def at_time(flow: Lines, time: Float[AnyArray, " n"]) -> tuple[Position, Float[AnyArray, "outputs n"]]:
-    """Where the flows are at given times, and ``ln E`` there.
-
-    Half by half of the segments; in the one that holds the time, by Newton's method for the logarithm of the
-    integral from its breakpoint, as a function of that of the offset.
-    """
+def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArray]:
+    """Where the flows are at times of which the half is known."""
     xp = namespace(flow.logits, time)
-    outputs, last = len(flow.modal), flow.last
-
-    def go(journey: _Journey) -> _Journey:
-        whole, there = half(flow, journey.half), journey.there
-        length = xp.where(there, xp.exp(journey.log), whole.length)
-        piece = _piece(flow, whole._replace(length=length))
-
-        # In the half that holds the time.
-        target = xp.where(whole.sign > 0, time - journey.begun, journey.ended - time)
-        miss = xp.log(piece.time / xp.where(target > 0, target, 1.0))
-        # What is no number is too far.
-        low = xp.where(miss <= 0, journey.log, journey.low)
-        high = xp.where(miss < 0, journey.high, journey.log)
-        moved = journey.log - miss * piece.time / (length * rate_of_time(flow, piece.x))
-        moved = xp.where((moved >= low) & (moved <= high), moved, 0.5 * (low + high))
-
-        # On the way to it.
-        ended = journey.begun + piece.time
-        on = ~there & (ended < time)
-        number = xp.where(on, journey.half + 1, journey.half)
-        begun = xp.where(on, ended, journey.begun)
-        endless = number == 2 * last
-        left = xp.where(whole.sign > 0, time - begun, ended - time)
-        inside = xp.log(whole.length) + xp.log(xp.maximum(left / piece.time, 1e-300))
-        beyond = xp.log(xp.maximum((time - begun) * piece.x.min(0), 1e-300))
-        return _Journey(
-            number,
-            begun,
-            xp.where(there, journey.ended, ended),
-            there | ~on | endless,
-            xp.where(there, moved, xp.where(endless, beyond, inside)),
-            xp.where(there, low, -700.0),
-            xp.where(there, high, xp.where(endless, np.log(LARGEST), xp.log(whole.length))),
-            there & (xp.abs(moved - journey.log) <= QUADRATIC),
-            piece.x,
-            journey.close,
-            journey.trials + 1,
-        )
-
-    def under_way(journey: _Journey) -> AnyArray:
-        return ~journey.done & (journey.trials < 2 * outputs + _MOST_TRIALS)
-
-    zeros = xp.zeros(last.shape)
-    at_start = time <= 0
-    journey = _Journey(
-        half=zeros.astype(int),
-        begun=zeros,
-        ended=zeros,
-        there=last == 0,
-        log=xp.log(xp.where(at_start, 1.0, time)),
-        low=zeros - 700.0,
-        high=zeros + np.log(LARGEST),
-        close=zeros > 0,
-        x=initial(flow),
-        done=at_start,
-        trials=zeros.astype(int),
+    whole = half(flow, walk.half)
+    of = base(flow, whole.anchor)
+    endless, at_start = walk.half == 2 * flow.last, time <= 0
+    # From the end of the half to which the time is closer: nothing that is known cancels.
+    since, before = time - walk.begun, walk.end - time
+    from_start = since <= before
+    target = xp.where(from_start, since, before)
+    outwards = from_start == (whole.sign > 0)  # from the breakpoint
+    longest = xp.where(endless, np.log(LARGEST), xp.log(whole.length))
+    share = xp.log(xp.maximum(target / (walk.end - walk.begun), 1e-300))
+    beyond = xp.log(xp.maximum(target * upper(of.gaps, of), 1e-300))
+    first = _Search(
+        log=xp.where(endless, beyond, longest + share),
+        low=xp.full(time.shape, -700.0),
+        high=longest,
+        step=xp.where(at_start, 0.0, xp.inf),
+        trials=xp.zeros(time.shape, int),
     )
-    journey = search(under_way, go, journey)
-    found = half(flow, journey.half)
-    offset = xp.where(at_start, 0.0, found.sign * xp.exp(journey.log))
-    return Position(found.anchor, offset), log_masses(flow, journey.x)
+
+    def offset(log: AnyArray) -> AnyArray:
+        length = xp.exp(log)
+        return whole.sign * xp.where(outwards, length, xp.maximum(whole.length - length, 0.0))
+
+    def nearer(way: _Search, nodes: Rule) -> _Search:
+        length, here = xp.exp(way.log), offset(way.log)
+        over = whole._replace(start=xp.where(outwards, 0.0, xp.abs(here)), length=length)
+        spent = _piece(flow, over, nodes)
+        # Of the logarithm of the integral, as a function of that of the length.
+        miss = xp.log(spent / xp.where(target > 0, target, 1.0))
+        # What is no number is too far.
+        low = xp.where(miss <= 0, way.log, way.low)
+        high = xp.where(miss < 0, way.high, way.log)
+        moved = way.log - miss * spent / (length * rate_of_time(flow, state(of, here).x))
+        moved = xp.where((moved >= low) & (moved <= high), moved, 0.5 * (low + high))
+        return _Search(moved, low, high, xp.abs(moved - way.log), way.trials + 1)
+
+    def found(way: _Search, nodes: Rule, close: float) -> _Search:
+        def far(way: _Search) -> AnyArray:
+            return (way.step > close) & (way.trials < _MOST_TRIALS)
+
+        return search(far, partial(nearer, nodes=nodes), way)
+
+    way = first
+    if flow.clocked is None:
+        way = first._replace(log=found(way, gauss_rule(_COARSE_NODES), _NEAR).log)
+    position = Position(whole.anchor, xp.where(at_start, 0.0, offset(found(way, rule(flow), QUADRATIC).log)))
+    return position, log_masses(flow, state(of, position.offset).x)

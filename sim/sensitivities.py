@@ -28,7 +28,7 @@ from goodteacher.sim.lines import (
 from goodteacher.sim.loops import fixed
 from goodteacher.sim.quadrature import (
     Half,
-    at_time,
+    at_times,
     grading,
     panel_rule,
     panels,
@@ -79,11 +79,11 @@ def crossing_time(
     return _crossing_time(flow, target, position, found, spent)
 
 
-def path(flow: Lines, time: Float[AnyArray, " n"]) -> Float[AnyArray, "outputs n"]:
+def path(flow: Lines, times: Float[AnyArray, "times n"]) -> Float[AnyArray, "outputs times n"]:
     """``ln E`` where flows are at given times: logits, of the sum that the flow conserves. Differentiable."""
-    if namespace(flow.logits, time) is np:
-        return at_time(flow, time)[1]
-    return _path(flow, time)
+    if namespace(flow.logits, times) is np:
+        return at_times(flow, times)[1]
+    return _path(flow, times)
 
 
 def _state(flow: Lines, of: Base, offset: AnyArray) -> State:
@@ -113,7 +113,7 @@ def _time(flow: Lines, position: Position) -> AnyArray:
 
         def node(total: AnyArray, at: tuple[AnyArray, AnyArray]) -> tuple[AnyArray, None]:
             share, weight = at
-            here = _state(flow, of, over.sign * over.length * share)
+            here = _state(flow, of, over.sign * (over.start + over.length * share))
             return total + weight * rate_of_time(flow, here.x), None
 
         spent = over.length * jax.lax.scan(node, jnp.zeros(counts.shape), _nodes(flow, of, over))[0]
@@ -128,9 +128,9 @@ def _nodes(flow: Lines, of: Base, over: Half) -> tuple[AnyArray, AnyArray]:
     flow, of, over = fixed((flow, of, over))
     if flow.clocked is None:
         logs, weights = (jnp.asarray(each)[:, None] for each in rule(flow).gauss)
-        end = over.sign * over.length
-        way = end * rise(of, end)
-        power = grading(of, jnp.maximum(of.gaps - way, 0.0), way)
+        end = over.sign * over.end
+        faster = rise(of, end)
+        power = grading(of, jnp.maximum(of.gaps - end * faster, 0.0), over.sign * over.length * faster)
         shares = jnp.exp(power * logs)
         return shares, weights * power * shares
     divided, length = panels(flow, of, over, _MOST_PANELS), jnp.where(over.length > 0, over.length, 1.0)
@@ -138,9 +138,10 @@ def _nodes(flow: Lines, of: Base, over: Half) -> tuple[AnyArray, AnyArray]:
     number = np.arange(_MOST_PANELS)
     at = (number[:, None] + places).reshape(-1, 1)
     within = np.repeat(number, len(places))[:, None] < divided.number
-    z = jnp.where(within, divided.length * at, 0.0)
-    weights = np.tile(weights, _MOST_PANELS)[:, None] * divided.length * divided.speed(z)
-    return divided.offset(z) / length, jnp.where(within, weights, 0.0) / length
+    at = jnp.where(within, at, 0.0)
+    weights = np.tile(weights, _MOST_PANELS)[:, None] * divided.length * divided.speed(at)
+    moved = divided.offset(at) - over.start
+    return moved / length, jnp.where(within, weights, 0.0) / length
 
 
 def _root(flow: Lines, position: Position, distance: AnyArray) -> AnyArray:
@@ -186,24 +187,29 @@ def _(primals: Any, tangents: Any) -> tuple[AnyArray, AnyArray]:
 
 
 @jax.custom_jvp
-def _path(flow: Lines, time: AnyArray) -> AnyArray:
-    return at_time(flow, time)[1]
+def _path(flow: Lines, times: AnyArray) -> AnyArray:
+    return at_times(flow, times)[1]
 
 
 @_path.defjvp
 def _(primals: Any, tangents: Any) -> tuple[AnyArray, AnyArray]:
-    flow, at = primals
-    position, masses = fixed(at_time(*fixed(primals)))
+    flow, times = primals
+    positions, masses = fixed(at_times(*fixed(primals)))
 
-    def smooth(of: Lines, at: AnyArray) -> AnyArray:
+    def smooth(of: Lines, times: AnyArray) -> AnyArray:
         of = of._replace(modal=flow.modal)
-        offset, here = fixed(position.offset), base(of, position.anchor)
-        first = None
-        for _ in range(2):
-            spent = _time(of, Position(position.anchor, offset)) - at
-            first = fixed(spent) if first is None else first
-            offset = offset - (spent - first) / rate_of_time(of, _state(of, here, offset).x)
-        return log_masses(of, _state(of, here, offset).x)
+        return jax.lax.map(lambda at: _moved(of, *at), (positions, times)).swapaxes(0, 1)
 
-    _, tangent = jax.jvp(smooth, (flow, at), tangents[:2])
+    _, tangent = jax.jvp(smooth, (flow, times), tangents[:2])
     return masses, tangent
+
+
+def _moved(flow: Lines, position: Position, time: AnyArray) -> AnyArray:
+    """``ln E`` at a time as a function of the flow, from where it is found to be."""
+    offset, here = fixed(position.offset), base(flow, position.anchor)
+    first = None
+    for _ in range(2):
+        spent = _time(flow, Position(position.anchor, offset)) - time
+        first = fixed(spent) if first is None else first
+        offset = offset - (spent - first) / rate_of_time(flow, _state(flow, here, offset).x)
+    return log_masses(flow, _state(flow, here, offset).x)

@@ -20,7 +20,7 @@ from goodteacher.sim.crossings import crossing, small_increase, trained_crossing
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Lines, Position, initial
-from goodteacher.sim.loops import chosen, fixed
+from goodteacher.sim.loops import chosen, every, fixed
 from goodteacher.sim.quadrature import rate_of_time, time
 from goodteacher.sim.sensitivities import Target, crossing_time, path
 from goodteacher.sim.separation import (
@@ -89,37 +89,50 @@ def hitting_times(
 
 
 def policies(
-    instances: Instance, horizons: Float[AnyArray, " n"], shared: Sharing | None
-) -> Float[AnyArray, "n prompts outputs"]:
-    """Log-probabilities at given times, one for each problem. Differentiable. Args as above."""
-    xp = namespace(*jax.tree.leaves((instances, horizons)))
-    times = xp.repeat(horizons, instances.rewards.shape[1])
+    instances: Instance, times: Float[AnyArray, "n times"], shared: Sharing | None
+) -> Float[AnyArray, "n times prompts outputs"]:
+    """Log-probabilities at times of each problem. Differentiable. Args as above."""
 
-    def follow(prompts: Prompts, time: AnyArray) -> AnyArray:
-        return _path(envelopes(prompts), time * prompts.weight)
+    def follow(prompts: Prompts, times: AnyArray) -> AnyArray:
+        return _path(envelopes(prompts), times * prompts.weight)
 
-    masses = _by_blocks(xp, follow, separate(instances, shared), times)
-    return log_probabilities(instances, masses, shared)
+    def told(masses: AnyArray) -> AnyArray:
+        return log_probabilities(instances, masses, shared)
+
+    return _at_times(follow, told, instances, times, shared)
 
 
 def trajectories(
-    instances: Instance, times: Float[AnyArray, " n"], shared: Sharing | None
-) -> Float[AnyArray, "n ..."]:
-    """Parameters at given times, one for each problem. Differentiable. Args as above."""
-    xp = namespace(*jax.tree.leaves((instances, times)))
+    instances: Instance, times: Float[AnyArray, "n times"], shared: Sharing | None
+) -> Float[AnyArray, "n times ..."]:
+    """Parameters at times of each problem. Differentiable. Args as above."""
 
-    def follow(prompts: Prompts, time: AnyArray) -> AnyArray:
+    def follow(prompts: Prompts, times: AnyArray) -> AnyArray:
         flow = envelopes(prompts)
-        return _path(flow, time * prompts.weight) + flow.normalizer
+        return _path(flow, times * prompts.weight) + flow.normalizer
 
-    each = xp.repeat(times, instances.rewards.shape[1])
-    masses = _by_blocks(xp, follow, separate(instances, shared), each)
-    return parameters(instances, masses, shared)
+    def told(masses: AnyArray) -> AnyArray:
+        return parameters(instances, masses, shared)
+
+    return _at_times(follow, told, instances, times, shared)
 
 
-def _path(flow: Lines, time: AnyArray) -> AnyArray:
+def _at_times(
+    follow: Callable[[Prompts, AnyArray], AnyArray],
+    told: Callable[[AnyArray], AnyArray],
+    instances: Instance,
+    times: AnyArray,
+    shared: Sharing | None,
+) -> AnyArray:
+    xp = namespace(*jax.tree.leaves((instances, times)))
+    of_prompts = xp.repeat(times.T, instances.rewards.shape[1], axis=1)
+    masses = _by_blocks(xp, follow, separate(instances, shared), of_prompts)
+    return every(xp, told, xp.moveaxis(masses, 1, 0))
+
+
+def _path(flow: Lines, times: AnyArray) -> AnyArray:
     """``ln E`` at given times; ``nan`` where the clock is none with these rewards."""
-    return namespace(*jax.tree.leaves((flow, time))).where(_has_clock(flow), path(flow, time), np.nan)
+    return namespace(*jax.tree.leaves((flow, times))).where(_has_clock(flow), path(flow, times), np.nan)
 
 
 def _has_clock(flow: Lines) -> AnyArray:

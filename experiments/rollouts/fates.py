@@ -11,15 +11,16 @@ from jaxtyping import Float, Int
 from goodteacher.experiments.rollouts.collection import Rollouts
 from goodteacher.experiments.rollouts.outputs import Outputs, outputs
 from goodteacher.experiments.rollouts.scales import Unscaled
-from goodteacher.experiments.rollouts.teaching import Estimator
+from goodteacher.experiments.rollouts.teaching import BLOCK, Estimator
 from goodteacher.experiments.rollouts.verdicts import Verdict, moving, still
 from goodteacher.sim import estimates
 
 TIMES = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 12)])  # along training, in budgets
 TAUS = np.concatenate([[0.0], np.geomspace(1e-2, 1e2, 33)])
-_PEAK_TIMES = TIMES[1:-1:2]  # at which a peak is looked for
+_PEAK_TIMES = TIMES[1:-1:2]  # at which a peak is looked for; so many are looked at at once, by one program
 _PATIENCE = 10.0  # median times on the truth, that the budget is if none is given
 _LATE = 1e300
+_LOOKS = (TIMES[-1:], _PEAK_TIMES)  # at as many times as there are programs for
 _SIDE_BY_SIDE = 8192  # prompts, each with each reward, that are followed at a time
 
 Tell = Callable[[str], None]
@@ -190,8 +191,9 @@ def teach(
     tell("hitting times")
     with ThreadPoolExecutor(1) as aside:
         # Compiled, where it is, beside the other.
-        one_each = [its.of(np.arange(1)) for _, its in moving]
-        compiled = aside.submit(lambda: [_at_times(estimator, [its], TIMES[-1:]) for its in one_each])
+        sizes = {(min(len(its.at), BLOCK), its.log_p.shape[1]): its for _, its in moving}
+        some = [(its.of(np.arange(size)), times) for (size, _), its in sizes.items() for times in _LOOKS]
+        compiled = aside.submit(lambda: [_at_times(estimator, [its], times) for its, times in some])
         for rows, its in moving:
             increase = goal * (its.best - its.start)
             found.time[rows, its.at] = estimator.times(its.log_p, its.rewards, its.truth, increase)
@@ -317,7 +319,9 @@ def _curves(
         some = [its.of(np.isin(its.at, chosen)) for its in some]
         if not len(some[0].at):
             continue
-        for i, (its, ways) in enumerate(zip(some, _at_times(estimator, some, budget * TIMES), strict=True)):
+        later = _at_times(estimator, some, budget * TIMES[1:])
+        for i, (its, then) in enumerate(zip(some, later, strict=True)):
+            ways = np.concatenate([its.log_p[None], then])
             truth[i] += _expected(ways, its.truth).sum(1)
             kl[i] += _divergence(ways, its.log_p).sum(1)
             spread[i] += [_spread(policy, its.rewards, groups) for policy in ways]
@@ -328,15 +332,13 @@ def _curves(
 
 def _at_times(estimator: Estimator, problems: Sequence[_Prompts], times: np.ndarray) -> list[np.ndarray]:
     """Policies ``[times, n, outputs]`` of problems of one size, all at once."""
-    count = len(times)
     log_p, rewards = (
-        np.concatenate([np.tile(of, (count, 1)) for of in each])
-        for each in (([p.log_p for p in problems], [p.rewards for p in problems]))
+        np.concatenate(each) for each in ([p.log_p for p in problems], [p.rewards for p in problems])
     )
-    each = np.concatenate([np.repeat(times, len(p.at)) for p in problems])
-    found = estimator.policies(log_p, rewards, each)
-    ends = np.cumsum([count * len(p.at) for p in problems])[:-1]
-    return [of.reshape(count, len(p.at), -1) for of, p in zip(np.split(found, ends), problems, strict=True)]
+    looks = range(0, len(times), len(_PEAK_TIMES))
+    found = [estimator.policies(log_p, rewards, times[i : i + len(_PEAK_TIMES)]) for i in looks]
+    ends = np.cumsum([len(p.at) for p in problems])[:-1]
+    return np.split(np.moveaxis(np.concatenate(found, axis=1), 1, 0), ends, axis=1)
 
 
 def _picked(which: np.ndarray, of: np.ndarray) -> np.ndarray:

@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim import natural
 from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
-from goodteacher.sim.flow import Control, final_policies, hitting_times
+from goodteacher.sim.flow import hitting_times, policies
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.names import unknown
 
-_BLOCK = 1024  # problems at a time
+BLOCK = 1024  # problems at a time
 
 Problems = Float[np.ndarray, "n outputs"]
 
@@ -53,8 +53,10 @@ class Estimator(Protocol):
         """
         ...
 
-    def policies(self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " n"]) -> Problems:
-        """Log-probabilities at given times, one for each problem."""
+    def policies(
+        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " times"]
+    ) -> Float[np.ndarray, "n times outputs"]:
+        """Log-probabilities of every problem at given times."""
         ...
 
 
@@ -90,16 +92,15 @@ class GradientFlow:
 
         return _by_blocks(solve, log_p, rewards, truth, increase)
 
-    def policies(self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " n"]) -> Problems:
+    def policies(
+        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " times"]
+    ) -> Float[np.ndarray, "n times outputs"]:
         """See :class:`Estimator`."""
 
-        def solve(instances: Instance, horizons: np.ndarray) -> Array:
-            # A time of zero is as good as the smallest.
-            horizons = np.maximum(horizons, np.finfo(float).tiny)
-            instances = instances.following(self.clock)
-            return final_policies(instances, Control(horizon=horizons))[0][:, 0]
+        def solve(instances: Instance, times: np.ndarray) -> Array:
+            return policies(instances.following(self.clock), times)[:, :, 0]
 
-        return _by_blocks(solve, log_p, rewards, rewards, times)
+        return _by_blocks(solve, log_p, rewards, rewards, np.tile(times, (len(log_p), 1)))
 
 
 @jax.jit
@@ -118,11 +119,11 @@ def _instances(log_p: Array, rewards: Array, truth: Array) -> Instance:
 def _by_blocks(solve: Any, log_p: Problems, rewards: Problems, truth: Problems, of: np.ndarray) -> np.ndarray:
     """In blocks of few sizes, each of which is compiled once; the last problem fills them up."""
     parts = []
-    for first in range(0, len(log_p), _BLOCK):
-        rows = slice(first, first + _BLOCK)
+    for first in range(0, len(log_p), BLOCK):
+        rows = slice(first, first + BLOCK)
         block = [each[rows] for each in (log_p, rewards, truth, of)]
         count = len(block[0])
-        missing = (1 << (count - 1).bit_length()) - count
+        missing = (1 << (count - 1).bit_length() if len(log_p) <= BLOCK else BLOCK) - count
         filled = [np.concatenate([each, np.repeat(each[-1:], missing, axis=0)]) for each in block]
         parts.append(np.asarray(solve(_instances(*filled[:3]), filled[3]))[:count])
     return np.concatenate(parts) if parts else np.zeros(of.shape)
@@ -149,9 +150,11 @@ class NaturalFlow:
         """See :class:`Estimator`."""
         return natural.times(log_p, rewards, truth, increase)
 
-    def policies(self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " n"]) -> Problems:
+    def policies(
+        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " times"]
+    ) -> Float[np.ndarray, "n times outputs"]:
         """See :class:`Estimator`."""
-        return natural.policies(log_p, rewards, times)
+        return natural.policies(log_p, rewards, np.tile(times, (len(log_p), 1)))
 
 
 ESTIMATORS = MappingProxyType({"gradient": GradientFlow(), "natural": NaturalFlow()})

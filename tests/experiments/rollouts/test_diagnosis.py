@@ -110,7 +110,8 @@ def test_the_natural_gradient_is_the_tilt_and_its_times_are_exact():
     increase = 0.9 * (3.0 - (np.exp(log_p) * truth).sum(1))
     flow = NaturalFlow()
     times = flow.times(log_p, rewards, truth, increase)
-    there = np.exp(flow.policies(log_p, rewards, times))
+    every = np.exp(flow.policies(log_p, rewards, times))  # [problem, time]
+    there = every[np.arange(8), np.arange(8)]
     np.testing.assert_allclose((there * truth).sum(1) - (np.exp(log_p) * truth).sum(1), increase, rtol=1e-9)
     before = np.exp(tilt(log_p, rewards, 0.999 * times).log_probabilities)
     assert ((before * truth).sum(1) < (there * truth).sum(1)).all()
@@ -121,7 +122,7 @@ def test_both_flows_leave_outputs_alone_that_do_not_exist():
     log_p[0, 2:] = -np.inf
     rewards = np.array([[0.0, 1.0, 9.0, 9.0]])
     for flow in ESTIMATORS.values():
-        policy = np.exp(flow.policies(log_p, rewards, np.array([2.0])))
+        policy = np.exp(flow.policies(log_p, rewards, np.array([2.0])))[:, 0]
         assert policy[0, 2:].tolist() == [0, 0]
         assert policy.sum() == pytest.approx(1.0)
         assert policy[0, 1] > 0.5
@@ -321,13 +322,13 @@ def test_groups_larger_than_the_draws_are_extrapolated():
 
 
 def test_the_gradient_flow_is_followed_in_blocks(monkeypatch):
-    monkeypatch.setattr("goodteacher.experiments.rollouts.teaching._BLOCK", 4)
+    monkeypatch.setattr("goodteacher.experiments.rollouts.teaching.BLOCK", 4)
     rng = np.random.default_rng(0)
     log_p = np.log(rng.dirichlet(np.ones(4), size=7))
     rewards = rng.normal(size=(7, 4))
-    policies = GradientFlow().policies(log_p, rewards, np.linspace(0.0, 3.0, 7))
-    np.testing.assert_allclose(policies[0], log_p[0], atol=1e-9)
-    one_by_one = [
-        GradientFlow().policies(log_p[i : i + 1], rewards[i : i + 1], np.array([i / 2]))[0] for i in range(7)
-    ]
-    np.testing.assert_allclose(policies, one_by_one, atol=1e-12)
+    times = np.linspace(0.0, 3.0, 7)
+    policies = GradientFlow().policies(log_p, rewards, times)
+    np.testing.assert_allclose(policies[:, 0], log_p, atol=1e-9)
+    for i, time in enumerate(times):
+        alone = GradientFlow().policies(log_p[i : i + 1], rewards[i : i + 1], np.array([time]))
+        np.testing.assert_allclose(policies[i, i], alone[0, 0], atol=1e-12)
