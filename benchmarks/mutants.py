@@ -190,6 +190,9 @@ LINES = (
         ("_GRADING = 4.0", "_GRADING = 1.0"),
         ("xp.where(extra == 2, -1.0, 1.0), 0.0)", "1.0, 0.0)"),
         ("xp.where(xp.isnan(spent), xp.inf, spent)", "spent"),
+        ("late & (power * before < length)", "late"),
+        ("(extra == 1) & ~to.close", "(extra == 1) & to.late"),
+        ("from_start = since <= before", "from_start = whole.sign > 0"),
     ),
     *_in(
         "shortcut",

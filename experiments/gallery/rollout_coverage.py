@@ -13,7 +13,7 @@ from goodteacher.experiments.experiment import Experiment
 from goodteacher.experiments.rollouts.collection import Rollouts
 from goodteacher.experiments.rollouts.diagnosis import columns, estimators
 from goodteacher.experiments.rollouts.drawn import drawn
-from goodteacher.experiments.rollouts.resampling import ratio, resample
+from goodteacher.experiments.rollouts.resampling import ratio, resample, resample_each
 from goodteacher.experiments.rollouts.scales import SCALES
 from goodteacher.figures.style import BLUE, GREY, MARKERS, ORANGE, PAGE, letter, paper
 from goodteacher.sim.estimates import tilt
@@ -28,7 +28,7 @@ MEASURES = {
 }
 _KINDS = ("verifier", "reward model")
 _OUTPUTS = 6
-_SETS = 20
+_TOGETHER = 100  # files with one set of resamples
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Settings:
     """
 
     sizes: tuple[tuple[int, int], ...] = (
-        *((50, 4), (50, 16), (50, 64)),
-        *((200, 8), (1000, 4), (1000, 16)),
+        *((50, 4), (50, 8), (50, 16), (50, 64)),
+        *((200, 8), (1000, 4), (1000, 8), (1000, 16)),
     )
     files: int = 2000
     resamples: int = 1000
@@ -129,12 +129,14 @@ def _coverage(settings: Settings, rng: np.random.Generator) -> np.ndarray:
         population = _population(rng, settings.types, kind)
         exact = _exact(population)
         for j, (prompts, draws) in enumerate(settings.sizes):
-            for number, file in enumerate(_files(rng, population, prompts, draws, settings.files)):
-                # A few sets of resamples serve all files.
-                sums = resample(file, settings.resamples, number * _SETS // settings.files)
-                for k, (name, estimate) in enumerate(wanted.items()):
-                    interval = sums.interval(estimate, NOMINAL)
-                    found[i, j, k] += interval.low <= exact[name] <= interval.high
+            files = list(_files(rng, population, prompts, draws, settings.files))
+            # A few sets of resamples serve all files.
+            for number, first in enumerate(range(0, len(files), _TOGETHER)):
+                some = files[first : first + _TOGETHER]
+                for sums in resample_each(some, settings.resamples, number):
+                    for k, (name, estimate) in enumerate(wanted.items()):
+                        interval = sums.interval(estimate, NOMINAL)
+                        found[i, j, k] += interval.low <= exact[name] <= interval.high
     return found / settings.files
 
 
@@ -159,7 +161,7 @@ def _rankings(settings: Settings, rng: np.random.Generator) -> tuple[np.ndarray,
         sums = resample(
             {"first": scores[0], "second": scores[1], "one": np.ones(prompts)},
             settings.resamples,
-            file * _SETS // settings.rankings,
+            file // _TOGETHER,
         )
         first = sums.exceeds(ratio("first", "one"), ratio("second", "one"))
         stated[file] = max(first, 1.0 - first)

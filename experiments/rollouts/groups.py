@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
 from scipy.special import betaln
 
 
@@ -23,6 +22,8 @@ def extrapolated_spread(
 
 
 def _likeliest(successes: np.ndarray, draws: np.ndarray) -> Float[np.ndarray, "2"]:
+    from scipy.optimize import minimize  # which takes long to import, and few need it
+
     pairs, weights = np.unique(np.stack([successes, draws]), axis=1, return_counts=True)
     k, n = pairs
 

@@ -5,14 +5,13 @@ within: resampling the draws as well would count the second one twice, and bias 
 (Davison and Hinkley, Bootstrap Methods and their Application, 1997, Section 3.8).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtrit
 
 Columns = Mapping[str, Float[np.ndarray, " prompts"]]
 Sums = Mapping[str, Float[np.ndarray, " resamples"]]
@@ -55,12 +54,12 @@ class Resampled(NamedTuple):
         if not np.isfinite(value) or not known.size or self.prompts < 2:
             return Interval(float(value), np.nan, np.nan)
         n = self.prompts
-        wider = student.ppf(0.5 - 0.5 * level, n - 1) * np.sqrt(n / (n - 1))
+        wider = stdtrit(n - 1, 0.5 - 0.5 * level) * np.sqrt(n / (n - 1))
         most = 1.0 - 0.5 / len(known)
         below = np.mean(known < value) + 0.5 * np.mean(known == value)
-        bias = norm.ppf(np.clip(below, 1.0 - most, most))
+        bias = ndtri(np.clip(below, 1.0 - most, most))
         reach = bias + np.array([wider, -wider])
-        percentiles = norm.cdf(bias + reach / (1.0 - _skewness(estimate(self.without)) * reach))
+        percentiles = ndtr(bias + reach / (1.0 - _skewness(estimate(self.without)) * reach))
         low, high = np.quantile(known, percentiles)
         return Interval(float(value), float(low), float(high))
 
@@ -92,22 +91,35 @@ def resample(columns: Columns, resamples: int, seed: int) -> Resampled:
     Raises:
         ValueError: if there is no resample.
     """
+    return resample_each([columns], resamples, seed)[0]
+
+
+def resample_each(files: Sequence[Columns], resamples: int, seed: int) -> list[Resampled]:
+    """The same of several files of one size and the same columns, by the same draws.
+
+    Args and errors as for :func:`resample`.
+    """
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; give at least 1")
-    names = list(columns)
-    matrix = np.stack([np.nan_to_num(np.asarray(columns[name], float)) for name in names], axis=1)
+    names = list(files[0])
+    every = [np.nan_to_num(np.asarray(columns[name], float)) for columns in files for name in names]
+    matrix = np.stack(every, axis=1)
     prompts = len(matrix)
-    again = np.empty((resamples, len(names)))
+    again = np.empty((resamples, matrix.shape[1]))
     part = max(_PART // prompts, 1)
     for first in range(0, resamples, part):
         weights = _weights(seed, first, min(part, resamples - first), prompts)
         again[first : first + len(weights)] = weights @ matrix
     total = matrix.sum(0)
 
-    def named(sums: np.ndarray) -> Sums:
-        return dict(zip(names, sums.T, strict=True))
+    def named(sums: np.ndarray, number: int) -> Sums:
+        own = sums[:, number * len(names) : (number + 1) * len(names)]
+        return dict(zip(names, own.T, strict=True))
 
-    return Resampled(named(total[None]), named(again), named(total - matrix), prompts)
+    return [
+        Resampled(named(total[None], number), named(again, number), named(total - matrix, number), prompts)
+        for number in range(len(files))
+    ]
 
 
 @lru_cache(maxsize=4)

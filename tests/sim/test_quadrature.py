@@ -5,7 +5,7 @@ import pytest
 
 from goodteacher.sim import quadrature
 from goodteacher.sim.crossings import trained_crossing
-from goodteacher.sim.lines import Position, base, lines, width
+from goodteacher.sim.lines import Position, base, lines, state, width
 
 MANY = 300
 
@@ -59,3 +59,21 @@ def test_more_nodes_change_nothing(where, outputs, inertia, monkeypatch):
 def test_fewer_nodes_are_caught(outputs, inertia, nodes, monkeypatch):
     coarse, fine = (times(goals, outputs, inertia, monkeypatch, n) for n in (nodes, 320))
     assert np.abs(coarse / fine - 1.0).max() > 1e-10
+
+
+@pytest.mark.parametrize("outputs", [5, 40])
+def test_what_is_at_a_time_is_where_that_time_is(outputs):
+    flow = problems(outputs)
+    with np.errstate(all="ignore"):
+        position = anywhere(flow)
+        time = quadrature.time(flow, position)
+        there, _ = quadrature.at_times(flow, np.stack([time, 0.5 * time]))
+        here = state(base(flow, position.anchor), position.offset)
+        again = np.stack([quadrature.time(flow, Position(*of)) for of in zip(*there, strict=True)])
+        # Rounding of the time moves it by so much of the smallest x.
+        loose = 1e-15 * time * np.abs(here.slope / here.x).max(0) / quadrature.rate_of_time(flow, here.x)
+        found = state(base(flow, there.anchor[0]), there.offset[0])
+    judged = (time < 1e300) & (loose < 1e-9)
+    assert judged.mean() > 0.5
+    np.testing.assert_allclose(again[:, judged], np.stack([time, 0.5 * time])[:, judged], rtol=1e-11)
+    np.testing.assert_allclose(found.x[:, judged], here.x[:, judged], rtol=1e-7)
