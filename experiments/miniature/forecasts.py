@@ -23,8 +23,8 @@ from goodteacher.experiments.miniature.lessons import Scale, blocks, seeds
 from goodteacher.experiments.miniature.networks import Tangent, network
 from goodteacher.experiments.miniature.training import problem, train
 from goodteacher.experiments.miniature.worlds import HELD_OUT_FAMILIES, TRAIN, TUNED, Family
-from goodteacher.experiments.rollouts.teaching import GradientFlow
-from goodteacher.sim import estimates, natural
+from goodteacher.experiments.rollouts.teaching import GradientFlow, NaturalFlow
+from goodteacher.sim import estimates
 from goodteacher.sim.metrics import decided_accuracy
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.sampling import inverse_cdf
@@ -107,13 +107,13 @@ def foretell(
         np.broadcast_to(each[:, None], rewards.shape).reshape(problems, outputs) for each in (logs, truth)
     )
     compact = _drawn_alone(log_p, gold, rewards.reshape(problems, outputs))
-    for title, times, policies in (
-        ("natural", NATURAL_TIMES, natural.policies),
-        ("gradient", GRADIENT_TIMES, GradientFlow().policies),
+    for title, times, flow in (
+        ("natural", NATURAL_TIMES, NaturalFlow()),
+        ("gradient", GRADIENT_TIMES, GradientFlow()),
     ):
-        for time in times:
-            after = policies(compact[0], compact[2], np.full(problems, time))
-            value = (np.exp(after) * compact[1]).sum(-1) - (np.exp(compact[0]) * compact[1]).sum(-1)
+        paths = flow.policies(compact[0], compact[2], np.array(times))
+        for i, time in enumerate(times):
+            value = (np.exp(paths[:, i]) * compact[1]).sum(-1) - (np.exp(compact[0]) * compact[1]).sum(-1)
             found[f"{title} flow, {time:g}"] = value.reshape(rewards.shape[:-1]).mean(-1)
     # The one knows what prompts share, the other how far a prompt can go.
     ranks = [rankdata(found[name], axis=-1) for name in ("tangent flow", "natural flow, 1")]

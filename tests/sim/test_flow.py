@@ -18,6 +18,7 @@ from sim_strategies import (
 )
 
 from goodteacher.sim import flow, integrated
+from goodteacher.sim.clocks import Natural
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.flow import (
     HORIZON,
@@ -27,6 +28,7 @@ from goodteacher.sim.flow import (
     final_policy,
     hitting_time,
     hitting_times,
+    policies,
     trajectory,
 )
 from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
@@ -395,6 +397,34 @@ def test_final_policies_of_a_batch_are_those_of_each():
     assert (early < horizons).all()
     inside = jax.eval_shape(lambda i: final_policies(i, Control(horizon=9.0), lanes=2), instances)
     assert [leaf.shape for leaf in inside] == [found.shape, times.shape]
+
+
+def table(start):
+    return Instance([1.0, 0.4, 0.0], start=[start, 0.6 - start, 0.4])
+
+
+@pytest.mark.parametrize("build", [table, lambda p: table(p).following(Natural()), beneficial_errors])
+def test_policies_at_times_are_those_at_each(build):
+    starts = (0.3, 0.05)
+    times = np.array([[1e3, 0.0, 2.0], [0.5, 20.0, 20.0]])
+    found = policies(stack(*[build(start) for start in starts]), times)
+    for start, own, paths in zip(starts, times, found, strict=True):
+        for time, log_p in zip(own, paths, strict=True):
+            alone, _ = final_policy(build(start), Control(horizon=max(time, 1e-300)))
+            np.testing.assert_allclose(log_p, alone, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.ones((3, 1)), r"times has shape \[3, 1\]; give a row of times for each of 2 problems"),
+        (np.array([[1.0], [-1.0]]), "times must be finite and not negative"),
+        (np.array([[1.0], [np.inf]]), "times must be finite"),
+    ],
+)
+def test_times_that_do_not_fit_are_refused(times, message):
+    with pytest.raises(ValueError, match=message):
+        policies(stack(table(0.1), table(0.2)), times)
 
 
 def test_an_output_that_hardly_exists_does_not_blur_the_others():
