@@ -63,7 +63,7 @@ def hitting_times(
         instances: the problems.
         goals: of each.
         horizons: of each.
-        shared: what :func:`sharing` says.
+        shared: what :func:`goodteacher.sim.separation.sharing` says.
         only_trained: whether all goals are known to be of the rewards that are trained on.
     """
     count, prompts, _ = instances.rewards.shape
