@@ -192,7 +192,13 @@ LINES = (
         ("xp.where(xp.isnan(spent), xp.inf, spent)", "spent"),
         ("late & (power * before < length)", "late"),
         ("(extra == 1) & ~to.close", "(extra == 1) & to.late"),
+    ),
+    *_in(
+        "positions",
+        "test_positions",
         ("from_start = since <= before", "from_start = whole.sign > 0"),
+        ("walk.half + past.sum(0)", "walk.half + past.any(0)"),
+        ("way.step > close", "way.step > 1e-2"),
     ),
     *_in(
         "shortcut",

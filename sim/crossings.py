@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from goodteacher.sim.lines import (
     LARGEST,
+    QUADRATIC,
     Base,
     Lines,
     Position,
@@ -19,7 +20,6 @@ from goodteacher.sim.lines import (
     width,
 )
 from goodteacher.sim.loops import chosen, repeat, search
-from goodteacher.sim.quadrature import QUADRATIC
 from goodteacher.sim.validation import AnyArray, namespace
 
 _SMALL = 1e-3  # change of a logit, in which nothing hides

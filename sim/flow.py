@@ -129,7 +129,7 @@ def final_policies(
 
 
 def policies(
-    instances: Instance, times: Float[AnyArray, "batch times"], *, lanes: int = LANES
+    instances: Instance, times: Float[AnyArray, "batch times"]
 ) -> Float[Array, "batch times prompts outputs"]:
     """Where many gradient flows are at given times; as :func:`final_policies`, several times of each.
 
@@ -138,7 +138,6 @@ def policies(
     Args:
         instances: a batch of problems of one shape, as ``jax.vmap`` makes it.
         times: of each problem, in any order.
-        lanes: as for :func:`hitting_times`.
 
     Returns:
         Log-probabilities; ``nan`` where rounding errors have grown too large to know, or the steps ran out.
@@ -146,7 +145,7 @@ def policies(
     Raises:
         ValueError: as for :func:`hitting_times`; if the times have another shape.
     """
-    instances, _, _, control = _batch(instances, None, None, lanes)
+    instances, _, _, control = _batch(instances, None, None, LANES)
     times, count = as_array("times", times), len(instances.rewards)
     if times.ndim != 2 or len(times) != count or times.size == 0:
         shape = list(times.shape)
@@ -158,7 +157,7 @@ def policies(
     every = jax.tree.map(lambda leaf: jnp.repeat(leaf, times.shape[1], axis=0), instances)
     # A time of zero is as good as the smallest.
     until = jnp.maximum(times.ravel(), np.finfo(float).tiny)
-    found, ended = integrated.final_policies(every, until, control, lanes)
+    found, ended = integrated.final_policies(every, until, control, LANES)
     known = (ended == until)[:, None, None]
     return jnp.where(known, found, jnp.nan).reshape(*times.shape, *found.shape[1:])
 

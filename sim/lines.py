@@ -34,6 +34,7 @@ from goodteacher.sim.validation import AnyArray, namespace
 LARGEST = 1e303
 _RAREST = -700.0  # log-probability; what is rarer comes up after all times that are numbers
 _ROUNDING = 4.0 * np.finfo(float).eps
+QUADRATIC = 1e-8  # step after which Newton's method is right to rounding
 _CLOSE = 1e-4  # step after which a method of third order is right to rounding
 _MOST_STEPS = 60
 

@@ -26,9 +26,9 @@ from goodteacher.sim.lines import (
     smallest,
 )
 from goodteacher.sim.loops import fixed
+from goodteacher.sim.positions import at_times
 from goodteacher.sim.quadrature import (
     Half,
-    at_times,
     grading,
     panel_rule,
     panels,

@@ -10,6 +10,7 @@ from goodteacher.sim import integrated
 from goodteacher.sim.flow import Control, HittingTime
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters
+from goodteacher.sim.lines import Position, base, lines, width
 
 PROMPTS, OUTPUTS, FEATURES = 3, 5, 4
 # Five, four and two outputs.
@@ -134,3 +135,22 @@ def integrated_times(
     control = control or Control()
     horizons = np.broadcast_to(control.horizon, len(instances.rewards))
     return integrated.hitting_times(instances, goals, horizons, control, min(lanes, len(horizons)))
+
+
+MANY_LINES = 300
+
+
+def random_lines(outputs, inertia=1.0):
+    """Flows as lines, so many of them."""
+    rng = np.random.default_rng(0)
+    shape = (outputs, MANY_LINES)
+    logits = rng.normal(size=shape) * rng.choice([0.5, 2.0, 5.0], MANY_LINES)
+    powers = None if inertia == 1.0 else np.where(rng.uniform(size=shape) < 0.5, 1.0, inertia)
+    return lines(logits, rng.uniform(-1.0, 1.0, shape), powers)
+
+
+def anywhere(flow):
+    """From breakpoints to far from them, into what is next to no probability."""
+    rng = np.random.default_rng(1)
+    anchor = rng.integers(0, 1000, MANY_LINES) % (flow.last + 1)
+    return Position(anchor, 10.0 ** rng.uniform(-2, 2, MANY_LINES) * width(base(flow, anchor)))

@@ -1,0 +1,170 @@
+"""Where flows that are straight lines (:mod:`goodteacher.sim.lines`) are at given times.
+
+The inverse of :func:`goodteacher.sim.quadrature.time`: which half of a segment holds a time, and where in it.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from goodteacher.sim.lines import LARGEST, QUADRATIC, Lines, Position, base, log_masses, state, upper
+from goodteacher.sim.loops import repeat_while, search
+from goodteacher.sim.quadrature import Rule, gauss_rule, half, integral, rate_of_time, rule
+from goodteacher.sim.validation import AnyArray, namespace
+
+_NEAR = 1e-3  # step after which a search goes on with the better rule
+_MOST_TRIALS = 60
+_WIDEST = 1 << 14  # outputs side by side, from which NumPy gains nothing by more
+_COARSE_NODES = 16  # of the rule by which a time is searched for, before it is found with that of its half
+
+
+class _Walk(NamedTuple):
+    """From half to half of the segments, up to given times.
+
+    Attributes:
+        number: of the next half.
+        ended: when the flows are there.
+        half: for each time ``[times, n]``, the half that holds it.
+        begun: the time at the start of that half.
+        end: the time at its end.
+    """
+
+    number: AnyArray
+    ended: AnyArray
+    half: AnyArray
+    begun: AnyArray
+    end: AnyArray
+
+
+def at_times(
+    flow: Lines, times: Float[AnyArray, "times n"]
+) -> tuple[Position, Float[AnyArray, "outputs times n"]]:
+    """Where the flows are at given times, and ``ln E`` there.
+
+    The halves of the segments are integrated once for all times; in the one that holds a time, it is found by
+    Newton's method.
+    """
+    xp = namespace(flow.logits, times)
+    count = len(times)
+    walk = _walk(flow, times)
+    if xp is np:
+        wide = jax.tree.map(lambda leaf: np.tile(leaf, count), flow)
+        found = _at_time(wide, times.ravel(), jax.tree.map(np.ravel, walk))
+        return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], *times.shape), found)
+    each = (times, walk.half, walk.begun, walk.end)
+
+    def look(at: tuple[AnyArray, ...]) -> tuple[Position, AnyArray]:
+        return _at_time(flow, at[0], walk._replace(half=at[1], begun=at[2], end=at[3]))
+
+    position, masses = jax.lax.map(look, each)
+    return position, jnp.moveaxis(masses, 0, 1)
+
+
+def _walk(flow: Lines, times: AnyArray) -> _Walk:
+    xp = namespace(flow.logits, times)
+    halves, latest = 2 * flow.last, times.max(0)
+    count, side = halves.size, 1
+    if xp is np:
+        side = int(np.clip(_WIDEST // flow.logits.size, 1, max(halves.max(), 1)))
+
+    def wide(leaf: AnyArray) -> AnyArray:
+        return leaf if side == 1 else xp.tile(leaf, side)
+
+    several = jax.tree.map(wide, flow)
+
+    def go(walk: _Walk) -> _Walk:
+        numbers = walk.number + xp.arange(side)[:, None] + xp.zeros(count, int)
+        over = half(several, numbers.ravel())
+        # The last segment has no end.
+        on = numbers < halves
+        over = over._replace(length=xp.where(on.ravel(), over.length, 0.0))
+        spent = integral(several, over, rule(flow)).reshape(side, count)
+        # What is no number is beyond all times.
+        spent = xp.where(on & ~xp.isnan(spent), spent, xp.inf)
+        ends = walk.ended + xp.cumsum(spent, axis=0)
+        past = ends[:, None] < times
+        return _Walk(
+            walk.number + side,
+            ends[-1],
+            walk.half + past.sum(0),
+            xp.maximum(walk.begun, xp.where(past, ends[:, None], 0.0).max(0)),
+            xp.minimum(walk.end, xp.where(past, xp.inf, ends[:, None]).min(0)),
+        )
+
+    none = xp.zeros(times.shape)
+    walk = _Walk(xp.zeros((), int), xp.zeros(count), none.astype(int), none, none + xp.inf)
+    return repeat_while(xp, lambda walk: ((walk.number < halves) & (walk.ended < latest)).any(), go, walk)
+
+
+class _Search(NamedTuple):
+    """For a time in its half of a segment, by the length of the stretch from one of its ends.
+
+    Attributes:
+        log: of the length, to try.
+        low: of one that is too short.
+        high: of one that is too long.
+        step: the last one.
+        trials: so far.
+    """
+
+    log: AnyArray
+    low: AnyArray
+    high: AnyArray
+    step: AnyArray
+    trials: AnyArray
+
+
+def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArray]:
+    """Where the flows are at times of which the half is known."""
+    xp = namespace(flow.logits, time)
+    whole = half(flow, walk.half)
+    of = base(flow, whole.anchor)
+    endless, at_start = walk.half == 2 * flow.last, time <= 0
+    # From the end of the half to which the time is closer: nothing that is known cancels.
+    since, before = time - walk.begun, walk.end - time
+    from_start = since <= before
+    target = xp.where(from_start, since, before)
+    outwards = from_start == (whole.sign > 0)  # from the breakpoint
+    longest = xp.where(endless, np.log(LARGEST), xp.log(whole.length))
+    share = xp.log(xp.maximum(target / (walk.end - walk.begun), 1e-300))
+    beyond = xp.log(xp.maximum(target * upper(of.gaps, of), 1e-300))
+    first = _Search(
+        log=xp.where(endless, beyond, longest + share),
+        low=xp.full(time.shape, -700.0),
+        high=longest,
+        step=xp.where(at_start, 0.0, xp.inf),
+        trials=xp.zeros(time.shape, int),
+    )
+
+    def offset(log: AnyArray) -> AnyArray:
+        length = xp.exp(log)
+        return whole.sign * xp.where(outwards, length, xp.maximum(whole.length - length, 0.0))
+
+    def nearer(way: _Search, nodes: Rule) -> _Search:
+        length, here = xp.exp(way.log), offset(way.log)
+        over = whole._replace(start=xp.where(outwards, 0.0, xp.abs(here)), length=length)
+        spent = integral(flow, over, nodes)
+        # Of the logarithm of the integral, as a function of that of the length.
+        miss = xp.log(spent / xp.where(target > 0, target, 1.0))
+        # What is no number is too far.
+        low = xp.where(miss <= 0, way.log, way.low)
+        high = xp.where(miss < 0, way.high, way.log)
+        moved = way.log - miss * spent / (length * rate_of_time(flow, state(of, here).x))
+        moved = xp.where((moved >= low) & (moved <= high), moved, 0.5 * (low + high))
+        return _Search(moved, low, high, xp.abs(moved - way.log), way.trials + 1)
+
+    def found(way: _Search, nodes: Rule, close: float) -> _Search:
+        def far(way: _Search) -> AnyArray:
+            return (way.step > close) & (way.trials < _MOST_TRIALS)
+
+        return search(far, partial(nearer, nodes=nodes), way)
+
+    way = first
+    if flow.clocked is None:
+        way = first._replace(log=found(way, gauss_rule(_COARSE_NODES), _NEAR).log)
+    position = Position(whole.anchor, xp.where(at_start, 0.0, offset(found(way, rule(flow), QUADRATIC).log)))
+    return position, log_masses(flow, state(of, position.offset).x)

@@ -1,0 +1,27 @@
+"""Flows are, at a time, where that time is."""
+
+import numpy as np
+import pytest
+from sim_strategies import anywhere, random_lines
+
+from goodteacher.sim import quadrature
+from goodteacher.sim.lines import Position, base, state
+from goodteacher.sim.positions import at_times
+
+
+@pytest.mark.parametrize("outputs", [5, 40])
+def test_what_is_at_a_time_is_where_that_time_is(outputs):
+    flow = random_lines(outputs)
+    with np.errstate(all="ignore"):
+        position = anywhere(flow)
+        time = quadrature.time(flow, position)
+        there, _ = at_times(flow, np.stack([time, 0.5 * time]))
+        here = state(base(flow, position.anchor), position.offset)
+        again = np.stack([quadrature.time(flow, Position(*of)) for of in zip(*there, strict=True)])
+        # Rounding of the time moves it by so much of the smallest x.
+        loose = 1e-15 * time * np.abs(here.slope / here.x).max(0) / quadrature.rate_of_time(flow, here.x)
+        found = state(base(flow, there.anchor[0]), there.offset[0])
+    judged = (time < 1e300) & (loose < 1e-9)
+    assert judged.mean() > 0.5
+    np.testing.assert_allclose(again[:, judged], np.stack([time, 0.5 * time])[:, judged], rtol=1e-11)
+    np.testing.assert_allclose(found.x[:, judged], here.x[:, judged], rtol=1e-7)
