@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from goodteacher.sim import integrated, natural, solved
 from goodteacher.sim.batching import as_batch, filled, only
@@ -43,6 +43,7 @@ __all__ = [
     "final_policy",
     "hitting_time",
     "hitting_times",
+    "hitting_times_only",
     "is_solvable",
     "policies",
     "trajectory",
@@ -94,6 +95,21 @@ def hitting_times(
     if is_solvable(instances):
         return _solve(instances, goals, horizons)
     return integrated.hitting_times(instances, goals, horizons, control, lanes)
+
+
+def hitting_times_only(
+    instances: Instance, goals: Goal, control: Control | None = None
+) -> tuple[Float[Array, "batch prompts"], Int[Array, "batch prompts"]]:
+    """Times and statuses of :func:`hitting_times`, without where the flows are that reach no goal.
+
+    Args and errors as there.
+    """
+    instances, goals, horizons, control = _batch(instances, goals, control, LANES)
+    if is_solvable(instances):
+        found = _solve_times(instances, goals, horizons)
+    else:
+        found = integrated.hitting_times(instances, goals, horizons, control, LANES)
+    return found.time, found.status
 
 
 def final_policy(
@@ -197,6 +213,16 @@ _FEW = 1 << 12  # outputs of all prompts of all problems, up to which NumPy is d
 
 
 def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
+    found = _solve_times(instances, goals, horizons)
+    if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
+        return found
+    late = _look(instances, horizons[:, None])[:, 0]
+    there = _where_late(found.status, late, found.log_probabilities)
+    return eqx.tree_at(lambda f: f.log_probabilities, found, there)
+
+
+def _solve_times(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
+    """With policies where goals are reached alone."""
     if isinstance(instances.clock, Natural):
         natural.check(instances)
         return _as_solved(_plain(natural.hitting_times, (instances, goals, horizons)), horizons)
@@ -212,12 +238,7 @@ def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
             return _hitting_times(instances, goals, horizons, sharing(instances), trained)
 
         found = filled(run, instances, goals, horizons)
-    found = _as_solved(found, horizons)
-    if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
-        return found
-    late = _look(instances, horizons[:, None])[:, 0]
-    there = _where_late(found.status, late, found.log_probabilities)
-    return eqx.tree_at(lambda f: f.log_probabilities, found, there)
+    return _as_solved(found, horizons)
 
 
 def _as_solved(found: Any, horizons: AnyArray) -> HittingTime:

@@ -35,7 +35,7 @@ from goodteacher.sim.clocks import (
     moments,
     see,
 )
-from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.flow import hitting_times_only
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import advantage, gradient
@@ -210,7 +210,7 @@ def _observe_under(made: Callable[[Array], Clock]) -> Callable[[Way], Timed]:
         return instances.following(jax.vmap(made)(ways.number)), goals
 
     def observe(ways: Way) -> Timed:
-        return Timed(ways, hitting_times(*problems(ways)).time[:, 0])
+        return Timed(ways, hitting_times_only(*problems(ways))[0][:, 0])
 
     return observe
 
@@ -311,8 +311,8 @@ def _observe_noisy(clock: Clock | None) -> Callable[[Way], Timed]:
         return jax.vmap(_two_outputs)(ways)
 
     def observe(ways: Way) -> Timed:
-        time = hitting_times(*problems(ways)).time[:, 0]
-        return Timed(ways, time if clock is not None else time / hitting_times(*clean(ways)).time[:, 0])
+        time = hitting_times_only(*problems(ways))[0][:, 0]
+        return Timed(ways, time if clock is not None else time / hitting_times_only(*clean(ways))[0][:, 0])
 
     return observe
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.flow import HORIZON, final_policies, hitting_times
+from goodteacher.sim.flow import HORIZON, final_policies, hitting_times_only
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import advantage, expected_reward
@@ -203,7 +203,7 @@ def _times(instance: Instance, variants: _Variants, goal: Goal, tell: Tell = _si
     """``[variants]``: hitting times of their prompts."""
 
     def times(problems: Instance, goals: Goal) -> Array:
-        return hitting_times(problems, goals).time
+        return hitting_times_only(problems, goals)[0]
 
     return _in_parts(times, instance, variants, goal, tell)
 
@@ -453,7 +453,7 @@ def _trial(source: Source) -> tuple[Instance, Array]:
 
 
 def _most_of_the_way_times(instances: Instance) -> Array:
-    return hitting_times(instances, jax.vmap(most_of_the_way)(instances)).time
+    return hitting_times_only(instances, jax.vmap(most_of_the_way)(instances))[0]
 
 
 def trials(seed: int, n: int, times: Callable[[Instance], ArrayLike] = _most_of_the_way_times) -> Trials:

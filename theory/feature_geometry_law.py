@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betaln
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import SOLVER, Control, hitting_times
+from goodteacher.sim.flow import SOLVER, Control, hitting_times_only
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, without
@@ -139,7 +139,7 @@ class Escaped(NamedTuple):
 
 def _observe(drawn: Geometry) -> Escaped:
     goals = first_output_goals(drawn.instance, drawn.level)
-    return Escaped(drawn, hitting_times(drawn.instance, goals, _CONTROL).time[:, 0])
+    return Escaped(drawn, hitting_times_only(drawn.instance, goals, _CONTROL)[0][:, 0])
 
 
 _Law = Callable[[Array, Array, Array, Array], Array]

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from goodteacher.sim.clocks import Clock, Grpo, MaxRl
-from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.flow import hitting_times_only
 from goodteacher.sim.goals import Goal, probability_level
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import Source
@@ -84,7 +84,7 @@ def _observe(kind: Callable[[int], Clock]) -> Callable[[Rare], Times]:
 
     def observe(ways: Rare) -> Times:
         instances, goals = problems(ways)
-        times = [hitting_times(instances.following(kind(group)), goals).time[:, 0] for group in _GROUPS]
+        times = [hitting_times_only(instances.following(kind(group)), goals)[0][:, 0] for group in _GROUPS]
         return Times(ways, jnp.stack(times, -1))
 
     return observe
@@ -197,7 +197,7 @@ def _observe_held(clock: Clock) -> Callable[[Held], Stalled]:
 
     def observe(held: Held) -> Stalled:
         instances, goals = problems(held)
-        return Stalled(held, hitting_times(instances.following(clock), goals).time[:, 0])
+        return Stalled(held, hitting_times_only(instances.following(clock), goals)[0][:, 0])
 
     return observe
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from goodteacher.sim.batching import widened
-from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times, trajectory
+from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times, hitting_times_only, trajectory
 from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance
 from goodteacher.theory.draws import REGULARIZED_OUTPUTS, Task
@@ -99,7 +99,7 @@ def escape_times(instances: Instance, goals: Goal, control: Control | None = Non
         ValueError: if there are more than sixteen outputs.
     """
     instances, goals = _widened(_WIDTHS, instances, goals)
-    return hitting_times(instances, goals, control).time[:, 0]
+    return hitting_times_only(instances, goals, control)[0][:, 0]
 
 
 @jax.jit

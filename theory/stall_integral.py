@@ -42,7 +42,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from goodteacher.sim import integrated
-from goodteacher.sim.flow import LANES, Control, hitting_times
+from goodteacher.sim.flow import LANES, Control, hitting_times_only
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.lines import Lines, Position, base, pick, state
@@ -304,7 +304,7 @@ def _observe_solution(drawn: Flow) -> Solution:
     horizons = jnp.full(drawn.share.shape, 1e200)
     found = integrated.hitting_times(instances, goals, horizons, Control(), LANES)
     solved, lower, other = (
-        hitting_times(*_goals(drawn, altered, scale)).time[:, 0]
+        hitting_times_only(*_goals(drawn, altered, scale))[0][:, 0]
         for altered, scale in ((0.0, 1.0), (_ALTERED, 1.0), (0.0, 1.0 + _ALTERED))
     )
     return Solution(found.time[:, 0], solved, lower, other)

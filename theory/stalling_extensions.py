@@ -60,7 +60,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from goodteacher.sim.flow import Control, hitting_times
+from goodteacher.sim.flow import Control, hitting_times_only
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, without
@@ -269,8 +269,8 @@ class Escape(NamedTuple):
 def _simulated(drawn: Escape, tolerance: float = _TOLERANCE) -> Array:
     """Times ``[n]``."""
     goals = first_output_goals(drawn.instance, drawn.level)
-    times = hitting_times(drawn.instance, goals, Control(tolerance=tolerance, horizon=_HORIZON))
-    return times.time[:, 0]
+    control = Control(tolerance=tolerance, horizon=_HORIZON)
+    return hitting_times_only(drawn.instance, goals, control)[0][:, 0]
 
 
 def with_rare_best(log_eps: Array, log_weights: Array) -> Array:

@@ -28,7 +28,7 @@ from goodteacher.figures.style import (
     paper,
 )
 from goodteacher.sim.clocks import Clock, DynamicSampling, Gradient, Grpo, MaxRl, PassAtK, moments, see
-from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.flow import hitting_times_only
 from goodteacher.sim.goals import Goal, probability_level
 from goodteacher.sim.instance import Instance, Parameters
 
@@ -90,7 +90,10 @@ def run(settings: Settings) -> Data:
     capped = np.array([np.asarray(Grpo(epsilon=epsilon).rate(at)) for epsilon in _EPSILONS])
     instances, goals = _problems(np.log(starts), np.log1p(-starts))
     times = np.array(
-        [np.asarray(hitting_times(instances.following(clock), goals).time)[:, 0] for clock in clocks.values()]
+        [
+            np.asarray(hitting_times_only(instances.following(clock), goals)[0])[:, 0]
+            for clock in clocks.values()
+        ]
     )
     grown = -np.diff(np.log(times[:, -2:]))[:, 0] / np.diff(np.log(starts[-2:]))
     names = list(clocks)

@@ -115,7 +115,7 @@ def _files(
         types, chosen = _draw(rng, of, count * prompts, draws)
         rewards, truth = (each[types[:, None], chosen] for each in (of.rewards, of.truth))
         rollouts = Rollouts.from_arrays(rewards, truth)
-        summed = columns(drawn(rollouts, rollouts, ()))
+        summed = columns(drawn(rollouts, rollouts, groups=(), numbers=()))
         for i in range(count):
             rows = slice(i * prompts, (i + 1) * prompts)
             yield {name: np.asarray(values)[rows] for name, values in summed.items()}

@@ -42,7 +42,7 @@ from goodteacher.figures.style import (
     paper,
 )
 from goodteacher.sim.clocks import Clock, DynamicSampling, Grpo, MeanSubtracted, moments, see
-from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.flow import hitting_times_only
 from goodteacher.sim.goals import Goal, probability_level
 from goodteacher.sim.instance import Instance, Parameters
 
@@ -129,7 +129,7 @@ def _step(low: Array, high: Array) -> tuple[Instance, Goal]:
 def _curve(clock: Clock, log_odds: np.ndarray) -> _Curve:
     """By the exact times from each point to the next, counted from even odds."""
     instances, goals = _step(log_odds[:-1], log_odds[1:])
-    steps = np.asarray(hitting_times(instances.following(clock), goals).time)[:, 0]
+    steps = np.asarray(hitting_times_only(instances.following(clock), goals)[0])[:, 0]
     middle = np.abs(log_odds).argmin()
     after = np.concatenate([[0.0], np.cumsum(steps[middle:])])
     before = -np.cumsum(steps[:middle][::-1])[::-1]

@@ -13,7 +13,15 @@ from goodteacher.experiments.rollouts.collection import Rollouts
 from goodteacher.experiments.rollouts.drawn import Drawn, best_of_numbers, drawn
 from goodteacher.experiments.rollouts.fates import TAUS, TIMES, Taught, Tell, objections, teach
 from goodteacher.experiments.rollouts.groups import extrapolated_spread
-from goodteacher.experiments.rollouts.resampling import Interval, Resampled, Sums, divided, ratio, resample
+from goodteacher.experiments.rollouts.resampling import (
+    Interval,
+    Resampled,
+    Share,
+    Sums,
+    divided,
+    ratio,
+    resample,
+)
 from goodteacher.experiments.rollouts.scales import Unscaled, find_scale
 from goodteacher.experiments.rollouts.teaching import find_estimator
 from goodteacher.experiments.rollouts.verdicts import Verdict
@@ -102,7 +110,8 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
     scale, estimator = find_scale(wish.scale), find_estimator(wish.estimator)
     scaled = replace(rollouts, rewards=np.stack([scale.apply(row, rollouts) for row in rollouts.rewards]))
     tell("what the draws tell")
-    told = drawn(rollouts, scaled, wish.groups)
+    numbers = best_of_numbers(rollouts)
+    told = drawn(rollouts, scaled, wish.groups, numbers)
     taught, unknown = None, {}
     if _has_truth(rollouts):
         unknown = objections(scaled, scale, estimator)
@@ -125,7 +134,7 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
         verdict=[verdict.title for verdict in Verdict],
         time=variable("time", TIMES, "time", "budgets"),
         tau=variable("tau", TAUS, "tau"),
-        best_of=best_of_numbers(rollouts),
+        best_of=numbers,
     )
     data.attrs = {
         "draws": int(rollouts.rewards.shape[1]),
@@ -228,9 +237,9 @@ def estimators(i: int, scale: Unscaled) -> dict[str, Estimate]:
         "within_variance": within,
         "between_variance": between,
         "covariance": covariance,
-        "accuracy": ratio(f"right {i}", f"known {i}"),
-        "accuracy_where_truth_differs": ratio(f"right decided {i}", f"decided {i}"),
-        "harm_aware_accuracy": ratio(f"harmless {i}", f"decided {i}"),
+        "accuracy": Share(f"right {i}", f"known {i}"),
+        "accuracy_where_truth_differs": Share(f"right decided {i}", f"decided {i}"),
+        "harm_aware_accuracy": Share(f"harmless {i}", f"decided {i}"),
         "ground_truth_at_budget": ratio(f"taught {i}", f"teachable {i}"),
     }
 

@@ -45,15 +45,16 @@ def best_of_numbers(rollouts: Rollouts) -> list[int]:
     return [1 << i for i in range(int(rollouts.counts.max()).bit_length())]
 
 
-def drawn(rollouts: Rollouts, scaled: Rollouts, groups: Sequence[int]) -> Drawn:
+def drawn(rollouts: Rollouts, scaled: Rollouts, groups: Sequence[int], numbers: Sequence[int]) -> Drawn:
     """Estimates of the rewards of ``scaled``, which are those of ``rollouts`` on another scale.
 
     Args:
         rollouts: as they were drawn: whether rewards are equal is decided before they are scaled.
         scaled: the same draws.
         groups: sizes of groups.
+        numbers: of how many draws the best is taken.
     """
-    numbers, shape = best_of_numbers(rollouts), (len(rollouts.names), len(rollouts.prompts))
+    shape = (len(rollouts.names), len(rollouts.prompts))
     found = Drawn(
         np.zeros(shape, bool),
         *(np.full(shape, np.nan) for _ in range(8)),

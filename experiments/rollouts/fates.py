@@ -17,10 +17,9 @@ from goodteacher.sim import estimates
 
 TIMES = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 12)])  # along training, in budgets
 TAUS = np.concatenate([[0.0], np.geomspace(1e-2, 1e2, 33)])
-_PEAK_TIMES = TIMES[1:-1:2]  # at which a peak is looked for; so many are looked at at once, by one program
+_LOOKS = np.append(TIMES[1:-1:2], 1.0)  # at which prompts are seen; so many at once, by one program
 _PATIENCE = 10.0  # median times on the truth, that the budget is if none is given
 _LATE = 1e300
-_LOOKS = (TIMES[-1:], _PEAK_TIMES)  # at as many times as there are programs for
 _SIDE_BY_SIDE = 8192  # prompts, each with each reward, that are followed at a time
 
 Tell = Callable[[str], None]
@@ -192,8 +191,8 @@ def teach(
     with ThreadPoolExecutor(1) as aside:
         # Compiled, where it is, beside the other.
         sizes = {(min(len(its.at), BLOCK), its.log_p.shape[1]): its for _, its in moving}
-        some = [(its.of(np.arange(size)), times) for (size, _), its in sizes.items() for times in _LOOKS]
-        compiled = aside.submit(lambda: [_at_times(estimator, [its], times) for its, times in some])
+        some = [its.of(np.arange(size)) for (size, _), its in sizes.items()]
+        compiled = aside.submit(lambda: [_at_times(estimator, [its], _LOOKS) for its in some])
         for rows, its in moving:
             increase = goal * (its.best - its.start)
             found.time[rows, its.at] = estimator.times(its.log_p, its.rewards, its.truth, increase)
@@ -266,25 +265,17 @@ def _unmoved(start: np.ndarray, rewards: int) -> Fate:
 def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float, budget: float) -> Fate:
     """Of prompts with a signal and something to gain, which reach the goal at given times."""
     increase = goal * (its.best - its.start)
-
-    def at(time: float, of: _Prompts) -> np.ndarray:
-        return _at_times(estimator, [of], np.array([time]))[0][0]
-
-    policy = at(budget, its)
-    truth, kl = _expected(policy, its.truth), _divergence(policy, its.log_p)
+    (then,) = _at_times(estimator, [its], budget * _LOOKS)
+    truths, policy = _expected(then, its.truth), then[-1]
+    truth, kl = truths[-1], _divergence(policy, its.log_p)
     at_last = np.full(time.shape, np.inf)
     if (lost := np.isnan(time)).any():
         late = its.of(lost)
-        at_last[lost] = _expected(at(_LATE, late), late.truth) - late.start
-    peak = np.stack([np.full(time.shape, budget), kl, truth])
-    if (short := truth < its.start + increase).any():
-        some = its.of(short)
-        times = budget * _PEAK_TIMES
-        then = _at_times(estimator, [some], times)[0]
-        values = _expected(then, some.truth)
-        best = values.argmax(0)
-        here = np.stack([times[best], *(_picked(best, of) for of in (_divergence(then, some.log_p), values))])
-        peak[:, short] = np.where(here[2] > truth[short], here, peak[:, short])
+        (last,) = _at_times(estimator, [late], np.array([_LATE]))[0]
+        at_last[lost] = _expected(last, late.truth) - late.start
+    best = truths.argmax(0)
+    highest = then[best, np.arange(len(best))]
+    peak = np.stack([budget * _LOOKS[best], _divergence(highest, its.log_p), truths.max(0)])
     verdict = moving(
         time,
         budget,
@@ -335,14 +326,12 @@ def _at_times(estimator: Estimator, problems: Sequence[_Prompts], times: np.ndar
     log_p, rewards = (
         np.concatenate(each) for each in ([p.log_p for p in problems], [p.rewards for p in problems])
     )
-    looks = range(0, len(times), len(_PEAK_TIMES))
-    found = [estimator.policies(log_p, rewards, times[i : i + len(_PEAK_TIMES)]) for i in looks]
+    looks = -(-len(times) // len(_LOOKS)) * len(_LOOKS)
+    filled = np.append(times, np.repeat(times[-1:], looks - len(times)))
+    found = [estimator.policies(log_p, rewards, some) for some in filled.reshape(-1, len(_LOOKS))]
     ends = np.cumsum([len(p.at) for p in problems])[:-1]
-    return np.split(np.moveaxis(np.concatenate(found, axis=1), 1, 0), ends, axis=1)
-
-
-def _picked(which: np.ndarray, of: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(of, which[None], 0)[0]
+    every = np.concatenate(found, axis=1)[:, : len(times)]
+    return np.split(np.moveaxis(every, 1, 0), ends, axis=1)
 
 
 def _tilted(parts: Sequence[Outputs], rewards: int, chosen: np.ndarray) -> np.ndarray:

@@ -6,12 +6,15 @@ within: resampling the draws as well would count the second one twice, and bias 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr, ndtri, stdtrit
+
+from goodteacher.sim.estimates import unseen_probability
 
 Columns = Mapping[str, Float[np.ndarray, " prompts"]]
 Sums = Mapping[str, Float[np.ndarray, " resamples"]]
@@ -46,20 +49,29 @@ class Resampled(NamedTuple):
         """Percentile interval of an estimate from the sums; all ``nan`` if it has no value.
 
         The percentiles are corrected for bias and skewness (BCa: Efron, Better bootstrap confidence
-        intervals, 1987), and are so far out as to make it as wide as Student's where the estimate is a mean.
+        intervals, 1987), and are so far out as to make it as wide as Student's where the estimate is a mean:
+        with as many degrees of freedom as the variance of an estimate has that hangs on few prompts
+        (Satterthwaite, An approximate distribution of estimates of variance components, 1946). Where a
+        :class:`Share` is 0 or 1 in every prompt, as it then is in every resample, it reaches as far as what
+        so many prompts would have shown.
         """
         (value,) = estimate(self.whole)
         again = estimate(self.again)
         known = again[np.isfinite(again)]
         if not np.isfinite(value) or not known.size or self.prompts < 2:
             return Interval(float(value), np.nan, np.nan)
+        if isinstance(estimate, Share) and value in (0.0, 1.0):
+            seen = np.count_nonzero(self.without[estimate.whole] < self.whole[estimate.whole])
+            unseen = float(unseen_probability(seen, 0.5 + 0.5 * level))
+            return Interval(value, 1.0 - unseen, 1.0) if value else Interval(value, 0.0, unseen)
         n = self.prompts
-        wider = stdtrit(n - 1, 0.5 - 0.5 * level) * np.sqrt(n / (n - 1))
+        skewness, freedom = _influence(estimate(self.without))
+        wider = stdtrit(freedom, 0.5 - 0.5 * level) * np.sqrt(n / (n - 1))
         most = 1.0 - 0.5 / len(known)
         below = np.mean(known < value) + 0.5 * np.mean(known == value)
         bias = ndtri(np.clip(below, 1.0 - most, most))
         reach = bias + np.array([wider, -wider])
-        percentiles = ndtr(bias + reach / (1.0 - _skewness(estimate(self.without)) * reach))
+        percentiles = ndtr(bias + reach / (1.0 - skewness * reach))
         low, high = np.quantile(known, percentiles)
         return Interval(float(value), float(low), float(high))
 
@@ -69,15 +81,19 @@ class Resampled(NamedTuple):
         return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def _skewness(without: np.ndarray) -> float:
-    """The acceleration of BCa, from the estimates with one prompt left out."""
+def _influence(without: np.ndarray) -> tuple[float, float]:
+    """What estimates with one prompt left out tell: the acceleration of BCa, and the degrees of freedom of
+    the estimate's variance, ``n - 1`` where the prompts' parts are normal and fewer for heavier tails."""
     known = without[np.isfinite(without)]
-    if not known.size:
-        return 0.0
-    change = known.mean() - known
-    size = (change**2).sum() ** 1.5
+    n = len(known)
+    change = known.mean() - known if n else known
+    square = (change**2).sum()
+    if n < 2 or square <= 0:
+        return 0.0, max(n - 1.0, 1.0)
+    excess = n * (change**4).sum() / square**2 - 3.0
     # What jumps without one prompt has no acceleration to speak of.
-    return float(np.clip((change**3).sum() / (6.0 * size), -0.2, 0.2)) if size > 0 else 0.0
+    skewness = np.clip((change**3).sum() / (6.0 * square**1.5), -0.2, 0.2)
+    return float(skewness), float(2.0 / (2.0 / (n - 1) + max(excess, 0.0) / n))
 
 
 def resample(columns: Columns, resamples: int, seed: int) -> Resampled:
@@ -141,6 +157,22 @@ def ratio(numerator: str, denominator: str) -> Callable[[Sums], np.ndarray]:
         return divided(sums[numerator], sums[denominator])
 
     return estimate
+
+
+@dataclass(frozen=True)
+class Share:
+    """The estimate that is one sum over another which in no prompt is smaller.
+
+    Attributes:
+        part, whole: names of the sums.
+    """
+
+    part: str
+    whole: str
+
+    def __call__(self, sums: Sums) -> np.ndarray:
+        """From the sums."""
+        return divided(sums[self.part], sums[self.whole])
 
 
 def divided(first: np.ndarray, second: np.ndarray) -> np.ndarray:

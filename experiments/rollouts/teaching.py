@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim import natural
 from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
-from goodteacher.sim.flow import hitting_times, policies
+from goodteacher.sim.flow import hitting_times_only, policies
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.names import unknown
@@ -88,7 +88,7 @@ class GradientFlow:
         def solve(instances: Instance, gains: np.ndarray) -> Array:
             instances = instances.following(self.clock)
             goals = _increases(instances, gains)
-            return hitting_times(instances, goals).time[:, 0]
+            return hitting_times_only(instances, goals)[0][:, 0]
 
         return _by_blocks(solve, log_p, rewards, truth, increase)
 

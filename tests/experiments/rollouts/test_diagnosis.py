@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.special import stdtrit
 
 from goodteacher import Instance, Rollouts, diagnose, hitting_time, reward_increase
 from goodteacher.experiments.rollouts.diagnosis import ESTIMATED, GROUPS
 from goodteacher.experiments.rollouts.groups import extrapolated_spread
 from goodteacher.experiments.rollouts.outputs import outputs
-from goodteacher.experiments.rollouts.resampling import ratio, resample
+from goodteacher.experiments.rollouts.resampling import Share, ratio, resample
 from goodteacher.experiments.rollouts.scales import SCALES
 from goodteacher.experiments.rollouts.teaching import ESTIMATORS, GradientFlow, NaturalFlow
 from goodteacher.experiments.rollouts.verdicts import Verdict
@@ -303,6 +304,27 @@ def test_resampled_sums_are_those_of_resampled_prompts():
     half = 1.96 * values.std(ddof=1) / 20
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.08)
     assert found.exceeds(ratio("x", "one"), ratio("x", "one")) == 0.5
+
+
+def test_an_estimate_that_hangs_on_few_prompts_has_a_wider_interval():
+    values = np.zeros(60)
+    values[:6] = np.tile([-1.0, 1.0], 3)
+    interval = resample({"x": values, "one": np.ones(60)}, 20_000, 0).interval(ratio("x", "one"))
+    excess = 60 * 6 / 6**2 - 3
+    student = stdtrit(2 / (2 / 59 + excess / 60), 0.975)  # 2.16; of 59 degrees of freedom 2.00
+    width = (interval.high - interval.low) / (2 * values.std(ddof=1) / np.sqrt(60))
+    assert width == pytest.approx(student, rel=0.04)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_share_on_which_all_prompts_agree_is_not_said_to_be_certain(value):
+    whole = np.array([1.0] * 10 + [0.0] * 40)
+    found = resample({"part": value * whole, "whole": whole}, 50, 0)
+    interval = found.interval(Share("part", "whole"))
+    assert interval.value == value
+    # So many prompts would agree by chance once in forty times where the share is at the other end.
+    assert interval.high - interval.low == pytest.approx(1 - 0.025 ** (1 / 10))
+    assert value in (interval.low, interval.high)
 
 
 def test_groups_larger_than_the_draws_are_extrapolated():
