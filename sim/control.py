@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from goodteacher.sim.validation import Numbers, is_concrete, namespace
 
-SOLVER = diffrax.Dopri8()
 HORIZON = 1e300  # about as far as numbers go
 TOLERANCE = 1e-10  # hitting times are then good to a relative 1e-9 or better (benchmarks/accuracy.py)
 MAX_STEPS = 100_000
@@ -42,21 +40,21 @@ class Control(eqx.Module):
 
     Attributes:
         solver: a Runge-Kutta method of diffrax: explicit for hitting times and final policies; for
-            trajectories any with an error estimate.
+            trajectories any with an error estimate. ``diffrax.Dopri8()`` if not given.
         tolerance: error per step, of a logit or of the logarithm of the time; of a parameter for
             trajectories.
         horizon: the time at which to give up; one for all problems of a batch, or one for each.
         max_steps: Runge-Kutta steps after which to give up.
     """
 
-    solver: diffrax.AbstractAdaptiveSolver
+    solver: Any  # as diffrax is imported only where flows are integrated
     tolerance: Any
     horizon: Any
     max_steps: Any
 
     def __init__(
         self,
-        solver: diffrax.AbstractAdaptiveSolver = SOLVER,
+        solver: Any = None,
         tolerance: Numbers = TOLERANCE,
         horizon: Numbers = HORIZON,
         max_steps: Numbers = MAX_STEPS,

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from goodteacher.sim import integrated, natural, solved
+from goodteacher.sim import natural, solved
 from goodteacher.sim.batching import as_batch, filled, only
 from goodteacher.sim.clocks import Natural
-from goodteacher.sim.control import HORIZON, MAX_STEPS, SOLVER, TOLERANCE, Control, HittingTime
+from goodteacher.sim.control import HORIZON, MAX_STEPS, TOLERANCE, Control, HittingTime
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.separation import is_solvable, sharing
@@ -35,7 +35,6 @@ __all__ = [
     "HORIZON",
     "LANES",
     "MAX_STEPS",
-    "SOLVER",
     "TOLERANCE",
     "Control",
     "HittingTime",
@@ -70,7 +69,7 @@ def hitting_time(instance: Instance, goal: Goal, control: Control | None = None)
     control = control or Control()
     instance, goal = strongly_typed((instance, goal))
     if not is_solvable(instance):
-        return integrated.hitting_time(instance, goal, control)
+        return _integrated().hitting_time(instance, goal, control)
     return only(_solve(*as_batch((instance, goal, control.horizon))))
 
 
@@ -94,7 +93,7 @@ def hitting_times(
     instances, goals, horizons, control = _batch(instances, goals, control, lanes)
     if is_solvable(instances):
         return _solve(instances, goals, horizons)
-    return integrated.hitting_times(instances, goals, horizons, control, lanes)
+    return _integrated().hitting_times(instances, goals, horizons, control, lanes)
 
 
 def hitting_times_only(
@@ -108,7 +107,7 @@ def hitting_times_only(
     if is_solvable(instances):
         found = _solve_times(instances, goals, horizons)
     else:
-        found = integrated.hitting_times(instances, goals, horizons, control, LANES)
+        found = _integrated().hitting_times(instances, goals, horizons, control, LANES)
     return found.time, found.status
 
 
@@ -126,7 +125,7 @@ def final_policy(
     control = control or Control()
     instance = strongly_typed(instance)
     if not is_solvable(instance):
-        return integrated.final_policy(instance, control)
+        return _integrated().final_policy(instance, control)
     found = _look(as_batch(instance), control.horizon.reshape(1, 1))
     return only(found)[0], jax.device_put(control.horizon)
 
@@ -141,7 +140,7 @@ def final_policies(
     instances, _, horizons, control = _batch(instances, None, control, lanes)
     if is_solvable(instances):
         return _look(instances, horizons[:, None])[:, 0], jax.device_put(horizons)
-    return integrated.final_policies(instances, horizons, control, lanes)
+    return _integrated().final_policies(instances, horizons, control, lanes)
 
 
 def policies(
@@ -173,7 +172,7 @@ def policies(
     every = jax.tree.map(lambda leaf: jnp.repeat(leaf, times.shape[1], axis=0), instances)
     # A time of zero is as good as the smallest.
     until = jnp.maximum(times.ravel(), np.finfo(float).tiny)
-    found, ended = integrated.final_policies(every, until, control, LANES)
+    found, ended = _integrated().final_policies(every, until, control, LANES)
     known = (ended == until)[:, None, None]
     return jnp.where(known, found, jnp.nan).reshape(*times.shape, *found.shape[1:])
 
@@ -203,8 +202,15 @@ def trajectory(
         if not (ascending and times[0] >= 0 and np.isfinite(times[-1])):
             raise ValueError("times must be finite, not negative and ascending")
     if not is_solvable(instance):
-        return integrated.trajectory(instance, times, control or Control())
+        return _integrated().trajectory(instance, times, control or Control())
     return _follow(strongly_typed(instance), times)
+
+
+def _integrated():
+    """Where flows are integrated: by diffrax, which takes a while to import."""
+    from goodteacher.sim import integrated
+
+    return integrated
 
 
 # Where flows are solved ------------------------------------------------------------------

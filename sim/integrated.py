@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from goodteacher.sim.batching import as_batch, filled, only
-from goodteacher.sim.control import MAX_STEPS, SOLVER, TOLERANCE, Control, HittingTime
+from goodteacher.sim.control import MAX_STEPS, TOLERANCE, Control, HittingTime
 from goodteacher.sim.goals import Goal, excess, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.integrator import FIRST_STEP, Done, Problem, centred, prepare, run_many, run_one, stuck
@@ -25,6 +25,7 @@ from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import AnyArray, is_concrete, namespace
 
+SOLVER = diffrax.Dopri8()  # unless another is given
 _ARRIVED = 1e-6  # probability of all other outputs
 _LEAST_LANES = 8  # of the prompts of one problem
 
@@ -76,11 +77,18 @@ def final_policies(
 
 def trajectory(instance: Instance, times: Any, control: Control) -> Float[Array, "times ..."]:
     """As :func:`goodteacher.sim.flow.trajectory`."""
-    moved = _displacements(instance, times, control.solver, control.tolerance, int(control.max_steps))
+    moved = _displacements(instance, times, _given(control).solver, control.tolerance, int(control.max_steps))
     return instance.initial_parameters + moved
 
 
+def _given(control: Control) -> Control:
+    if control.solver is not None:
+        return control
+    return eqx.tree_at(lambda c: c.solver, control, SOLVER, is_leaf=lambda leaf: leaf is None)
+
+
 def _explicit(control: Control) -> Control:
+    control = _given(control)
     if not isinstance(control.solver, diffrax.AbstractERK):
         name = type(control.solver).__name__
         raise ValueError(f"solver is {name}; give an explicit Runge-Kutta method, such as diffrax.Dopri8()")

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betaln
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.flow import SOLVER, Control, hitting_times_only
+from goodteacher.sim.flow import Control, hitting_times_only
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, without
@@ -94,7 +94,7 @@ def log_stalling_time(
 # Statement --------------------------------------------------------------------
 
 _OUTPUTS = 6
-_CONTROL = Control(SOLVER, 1e-8, 1e150)
+_CONTROL = Control(tolerance=1e-8, horizon=1e150)
 
 
 class Geometry(NamedTuple):

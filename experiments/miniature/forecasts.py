@@ -111,7 +111,7 @@ def foretell(
         ("natural", NATURAL_TIMES, NaturalFlow()),
         ("gradient", GRADIENT_TIMES, GradientFlow()),
     ):
-        paths = flow.policies(compact[0], compact[2], np.array(times))
+        paths = flow.policies(compact[0], compact[2], np.tile(times, (problems, 1)))
         for i, time in enumerate(times):
             value = (np.exp(paths[:, i]) * compact[1]).sum(-1) - (np.exp(compact[0]) * compact[1]).sum(-1)
             found[f"{title} flow, {time:g}"] = value.reshape(rewards.shape[:-1]).mean(-1)

@@ -326,12 +326,12 @@ def _at_times(estimator: Estimator, problems: Sequence[_Prompts], times: np.ndar
     log_p, rewards = (
         np.concatenate(each) for each in ([p.log_p for p in problems], [p.rewards for p in problems])
     )
-    looks = -(-len(times) // len(_LOOKS)) * len(_LOOKS)
-    filled = np.append(times, np.repeat(times[-1:], looks - len(times)))
-    found = [estimator.policies(log_p, rewards, some) for some in filled.reshape(-1, len(_LOOKS))]
-    ends = np.cumsum([len(p.at) for p in problems])[:-1]
-    every = np.concatenate(found, axis=1)[:, : len(times)]
-    return np.split(np.moveaxis(every, 1, 0), ends, axis=1)
+    looks, count = -(-len(times) // len(_LOOKS)), len(log_p)
+    filled = np.append(times, np.repeat(times[-1:], looks * len(_LOOKS) - len(times)))
+    several = np.repeat(filled.reshape(looks, -1), count, axis=0)
+    found = estimator.policies(np.tile(log_p, (looks, 1)), np.tile(rewards, (looks, 1)), several)
+    every = np.moveaxis(found.reshape(looks, count, *found.shape[1:]), 1, 2).reshape(-1, *log_p.shape)
+    return np.split(every[: len(times)], np.cumsum([len(p.at) for p in problems])[:-1], axis=1)
 
 
 def _tilted(parts: Sequence[Outputs], rewards: int, chosen: np.ndarray) -> np.ndarray:

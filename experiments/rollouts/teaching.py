@@ -4,6 +4,8 @@ An estimator knows when an expectation has risen by an increase, and where the p
 Every prompt is a problem by itself, of weight one.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -54,9 +56,9 @@ class Estimator(Protocol):
         ...
 
     def policies(
-        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " times"]
+        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, "n times"]
     ) -> Float[np.ndarray, "n times outputs"]:
-        """Log-probabilities of every problem at given times."""
+        """Log-probabilities of every problem, at times of its own."""
         ...
 
 
@@ -93,14 +95,14 @@ class GradientFlow:
         return _by_blocks(solve, log_p, rewards, truth, increase)
 
     def policies(
-        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " times"]
+        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, "n times"]
     ) -> Float[np.ndarray, "n times outputs"]:
         """See :class:`Estimator`."""
 
         def solve(instances: Instance, times: np.ndarray) -> Array:
             return policies(instances.following(self.clock), times)[:, :, 0]
 
-        return _by_blocks(solve, log_p, rewards, rewards, np.tile(times, (len(log_p), 1)))
+        return _by_blocks(solve, log_p, rewards, rewards, times)
 
 
 @jax.jit
@@ -118,15 +120,20 @@ def _instances(log_p: Array, rewards: Array, truth: Array) -> Instance:
 
 def _by_blocks(solve: Any, log_p: Problems, rewards: Problems, truth: Problems, of: np.ndarray) -> np.ndarray:
     """In blocks of few sizes, each of which is compiled once; the last problem fills them up."""
-    parts = []
-    for first in range(0, len(log_p), BLOCK):
+
+    def solved(first: int) -> np.ndarray:
         rows = slice(first, first + BLOCK)
         block = [each[rows] for each in (log_p, rewards, truth, of)]
         count = len(block[0])
         missing = (1 << (count - 1).bit_length() if len(log_p) <= BLOCK else BLOCK) - count
         filled = [np.concatenate([each, np.repeat(each[-1:], missing, axis=0)]) for each in block]
-        parts.append(np.asarray(solve(_instances(*filled[:3]), filled[3]))[:count])
-    return np.concatenate(parts) if parts else np.zeros(of.shape)
+        return np.asarray(solve(_instances(*filled[:3]), filled[3]))[:count]
+
+    if len(log_p) == 0:
+        return np.zeros(of.shape)
+    first = solved(0)  # which compiles, for all
+    with ThreadPoolExecutor(os.cpu_count()) as several:
+        return np.concatenate([first, *several.map(solved, range(BLOCK, len(log_p), BLOCK))])
 
 
 @dataclass(frozen=True)
@@ -151,10 +158,10 @@ class NaturalFlow:
         return natural.times(log_p, rewards, truth, increase)
 
     def policies(
-        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, " times"]
+        self, log_p: Problems, rewards: Problems, times: Float[np.ndarray, "n times"]
     ) -> Float[np.ndarray, "n times outputs"]:
         """See :class:`Estimator`."""
-        return natural.policies(log_p, rewards, np.tile(times, (len(log_p), 1)))
+        return natural.policies(log_p, rewards, times)
 
 
 ESTIMATORS = MappingProxyType({"gradient": GradientFlow(), "natural": NaturalFlow()})
