@@ -6,6 +6,7 @@ Figures are made without pyplot and inside :func:`paper`, so that a user's own m
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from types import MappingProxyType
 from typing import Any
 
@@ -160,7 +161,7 @@ def colorbar(
 
 def letter(axes: Iterable[Axes]) -> None:
     """Letters panels (a), (b), ... before their titles."""
-    for name, ax in zip("abcdefgh", axes, strict=False):
+    for name, ax in zip(ascii_lowercase, axes, strict=False):
         ax.set_title(f"({name})  {ax.get_title(loc='left')}")
 
 

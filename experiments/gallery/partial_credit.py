@@ -21,6 +21,7 @@ from goodteacher.figures.style import (
     BLACK,
     BLUE,
     DASHED,
+    GREY,
     HALO,
     PAGE,
     RED,
@@ -30,6 +31,7 @@ from goodteacher.figures.style import (
     number,
     paper,
 )
+from goodteacher.sim.clocks import Grpo
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.partial_credit_law import (
     BINARY,
@@ -86,6 +88,7 @@ def run(settings: Settings) -> Data:
     start = jnp.log(joint_probabilities(*given))
     runs = [_problems(start, rewards) for rewards in _REWARDS.values()]
     binary, partly = np.asarray(escapes(join(*runs)).time).reshape(2, -1)
+    clocked = np.asarray(escapes(join(*runs).following(Grpo())).time).reshape(2, -1)
     rare = np.exp(start[:, 0]) <= settings.law_up_to
     law = np.full(len(start), np.nan)
     law[rare] = log_ratio(start[rare]) / np.log(10.0)
@@ -95,6 +98,7 @@ def run(settings: Settings) -> Data:
         "binary": (binary, f"time under the binary reward {until}", TIME),
         "partial": (partly, f"time under partial credit {until}", TIME),
         "ratio": (np.log10(partly / binary), "log10 of the time under partial credit over binary", "1"),
+        "ratio_under_grpo": (np.log10(clocked[1] / clocked[0]), "the same when GRPO is followed", "1"),
         "law": (law, f"that ratio by the law, up to a probability of both of {settings.law_up_to}", "1"),
     }
     ends = np.cumsum([grid[0].size for grid in grids])
@@ -180,38 +184,43 @@ def _follow(settings: Settings, instances: Instance) -> dict[str, xr.Dataset]:
 
 @paper()
 def figure(data: Data, settings: Settings) -> Figure:
-    """Above, colour and solid contours are simulated, dashed ones the law's; below, colour is the reward."""
+    """Colour and solid contours of planes are simulated, dashed ones the law's, grey ones the gradient's;
+    below, colour is the reward."""
     equal, points = data["equal"], data["points"]
-    drawing = Figure(figsize=(PAGE, 4.7))
-    above, below = drawing.subplots(2, 3, height_ratios=(1.25, 1.0))
-    for ax, odds_ratio in zip(above, data["planes"]["odds_ratio"].values, strict=False):
-        plane = data["planes"].sel(odds_ratio=odds_ratio)
-        _color(ax, plane["first"], plane["second"], plane)
-        # One side of the diagonal at a time, for contours run along it at less than a cell's distance.
-        for side in (plane["first"] >= plane["second"], plane["first"] <= plane["second"]):
-            _contours(ax, plane["first"], plane["second"], plane.where(side))
-        here = points.isel(point=points["odds_ratio"].values == odds_ratio)
-        _mark(ax, here["first"], here["second"])
-        ax.set(xlabel="Probability $p_1$ of the first", ylabel="Probability $p_2$ of the second")
-        ax.set_yscale("logit")
-        _ticks(ax.yaxis)
-        ax.set_title("independent, $\\psi=1$" if odds_ratio == 1.0 else f"odds ratio $\\psi={odds_ratio:g}$")
+    drawing = Figure(figsize=(PAGE, 7.0))
+    above, middle, below = drawing.subplots(3, 3, height_ratios=(1.25, 1.25, 1.0))
+    for row, ratio, name in ((above, "ratio", ""), (middle, "ratio_under_grpo", ", GRPO")):
+        for ax, odds_ratio in zip(row, data["planes"]["odds_ratio"].values, strict=False):
+            plane = data["planes"].sel(odds_ratio=odds_ratio)
+            _color(ax, plane["first"], plane["second"], plane[ratio])
+            # One side of the diagonal at a time, for contours run along it at less than a cell's distance.
+            for side in (plane["first"] >= plane["second"], plane["first"] <= plane["second"]):
+                _contours(ax, plane["first"], plane["second"], plane.where(side), ratio)
+            here = points.isel(point=points["odds_ratio"].values == odds_ratio)
+            _mark(ax, here["first"], here["second"])
+            ax.set(xlabel="Probability $p_1$ of the first", ylabel="Probability $p_2$ of the second")
+            ax.set_yscale("logit")
+            _ticks(ax.yaxis)
+            told = "independent, $\\psi=1$" if odds_ratio == 1.0 else f"odds ratio $\\psi={odds_ratio:g}$"
+            ax.set_title(told + name)
+        last = row[-1]
+        image = _color(last, equal["probability"], equal["odds_ratio"], equal[ratio])
+        _contours(last, equal["probability"], equal["odds_ratio"], equal, ratio)
+        here = points.isel(point=points["first"].values == points["second"].values)
+        _mark(last, here["first"], here["odds_ratio"])
+        last.set(xlabel="Probability $p_1=p_2$", ylabel="Odds ratio $\\psi$", yscale="log")
+        decades(last.yaxis)
+        last.set_title("equally likely" + name)
+        for ax in row:
+            ax.set_xscale("logit")
+            _ticks(ax.xaxis)
+        colorbar(
+            drawing, image, list(row), "$\\log_{10}$ of the time, partial / binary", extend="max", aspect=30
+        )
     last = above[-1]
-    image = _color(last, equal["probability"], equal["odds_ratio"], equal)
-    _contours(last, equal["probability"], equal["odds_ratio"], equal)
-    here = points.isel(point=points["first"].values == points["second"].values)
-    _mark(last, here["first"], here["odds_ratio"])
-    last.set(xlabel="Probability $p_1=p_2$", ylabel="Odds ratio $\\psi$", yscale="log")
     last.text(1.15 * float(equal["probability"][0]), 0.8 * CRITICAL_ODDS_RATIO, "$\\pi^2$", va="top")
     last.text(2e-3, 1.5e3, "faster")
     last.text(2e-3, 1.5e-2, "slower", color="white")
-    decades(last.yaxis)
-    last.set_title("equally likely")
-    for ax in above:
-        ax.set_xscale("logit")
-        _ticks(ax.xaxis)
-    label = "$\\log_{10}$ of the time, partial / binary"
-    colorbar(drawing, image, list(above), label, extend="max", aspect=30)
 
     ways = data["trajectories"]["probability"]
     for ax, name in zip(below, ways["point"].values, strict=True):
@@ -230,20 +239,23 @@ def figure(data: Data, settings: Settings) -> Figure:
         time = float(points[reward][0])
         below[0].text(time / 1.4, 0.4, reward, color=color, ha="right")
     below[0].text(1.3, 0.2, "one alone", color=_COLORS["partial"])
-    letter([*above, *below])
+    letter([*above, *middle, *below])
     return drawing
 
 
-def _color(ax: Axes, x: xr.DataArray, y: xr.DataArray, plane: xr.Dataset) -> Any:
-    ratio = plane["ratio"].transpose(y.dims[0], x.dims[0])
-    return ax.pcolormesh(x, y, ratio, cmap="RdBu_r", vmin=-2, vmax=2, shading="gouraud", rasterized=True)
+def _color(ax: Axes, x: xr.DataArray, y: xr.DataArray, ratio: xr.DataArray) -> Any:
+    values = ratio.transpose(y.dims[0], x.dims[0])
+    return ax.pcolormesh(x, y, values, cmap="RdBu_r", vmin=-2, vmax=2, shading="gouraud", rasterized=True)
 
 
-def _contours(ax: Axes, x: xr.DataArray, y: xr.DataArray, plane: xr.Dataset) -> None:
-    ratio, law = (plane[name].transpose(y.dims[0], x.dims[0]) for name in ("ratio", "law"))
-    ax.contour(x, y, ratio, _LEVELS, colors=BLACK, linewidths=0.7, linestyles="solid")
-    ax.contour(x, y, ratio, [0.0], colors=BLACK, linewidths=2.2)
-    ax.contour(x, y, law, [0.0, *_LEVELS], colors="white", linewidths=0.9, linestyles=[DASHED])
+def _contours(ax: Axes, x: xr.DataArray, y: xr.DataArray, plane: xr.Dataset, ratio: str) -> None:
+    shown, plain, law = (plane[name].transpose(y.dims[0], x.dims[0]) for name in (ratio, "ratio", "law"))
+    ax.contour(x, y, shown, _LEVELS, colors=BLACK, linewidths=0.7, linestyles="solid")
+    ax.contour(x, y, shown, [0.0], colors=BLACK, linewidths=2.2)
+    if ratio == "ratio":
+        ax.contour(x, y, law, [0.0, *_LEVELS], colors="white", linewidths=0.9, linestyles=[DASHED])
+    else:
+        ax.contour(x, y, plain, [0.0], colors=GREY, linewidths=1.2)
 
 
 def _mark(ax: Axes, x: xr.DataArray, y: xr.DataArray) -> None:
@@ -264,7 +276,6 @@ def caption(data: Data, settings: Settings) -> str:
     smallest = [10.0 ** float(plane["ratio"].min()) for _, plane in planes.groupby("odds_ratio")]
     apart = np.nanmedian(np.abs(10.0 ** (planes["law"] - planes["ratio"]) - 1.0))
     rare = equal.isel(probability=0)
-    crossing = np.interp(0.0, -rare["ratio"], np.log10(rare["odds_ratio"]))
     described = ", ".join(
         f"{name} ({p:g}, {q:g}, odds ratio {psi:g}) {listed([binary, partly])}"
         for name, p, q, psi, binary, partly in zip(
@@ -284,10 +295,29 @@ def caption(data: Data, settings: Settings) -> str:
         f"{100 * apart:.2g} % of the simulated one in half of both planes where it is "
         f"given. (c) Equally likely constraints: as they become rare, partial credit is faster if and only "
         f"if the odds ratio exceeds pi^2 = {CRITICAL_ODDS_RATIO:.2f}; at a probability of "
-        f"{float(rare['probability']):g} the times are equal at {10**crossing:.2f}. (d-f) The probability "
+        f"{float(rare['probability']):g} the times are equal at {_crossing(rare, 'ratio'):.2f}. (d-f) The "
+        "same under GRPO in the limit of large groups, with the gradient's line of equal times in grey: "
+        f"{_under_grpo(data)} (g-i) The probability "
         "of both under the binary reward (blue) and under partial credit (red), and that of one constraint "
         f"alone under partial credit (dashed), at the points, with both times: {described}. Question: "
         "arXiv:2604.25872, Section 5; law: theory/partial_credit_law.py."
+    )
+
+
+def _crossing(equal: xr.Dataset, ratio: str) -> float:
+    """The odds ratio at which both times are equal."""
+    return 10.0 ** float(np.interp(0.0, -equal[ratio], np.log10(equal["odds_ratio"])))
+
+
+def _under_grpo(data: Data) -> str:
+    """What GRPO changes, in numbers."""
+    worst, rare = [], data["equal"].isel(probability=0)
+    for name in ("ratio_under_grpo", "ratio"):
+        worst.append(max(10.0 ** float(data[panel][name].max()) for panel in ("planes", "equal")))
+    return (
+        f"partial credit takes at most {worst[0]:.3g} times as long as the binary reward, not {worst[1]:.3g} "
+        f"times; at a probability of {float(rare['probability']):g} the times are equal at an odds ratio of "
+        f"{_crossing(rare, 'ratio_under_grpo'):.3g}."
     )
 
 

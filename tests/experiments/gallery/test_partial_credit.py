@@ -47,6 +47,18 @@ def test_the_odds_ratio_where_both_rewards_are_as_fast_tends_to_pi_squared(data)
     assert (rarest["law"].values < 0).tolist() == [False, False, False, True, True]
 
 
+def test_under_grpo_partial_credit_costs_the_root_and_needs_constraints_that_go_together_more(data):
+    planes = data["planes"]
+    plain, clocked = (planes[name].values for name in ("ratio", "ratio_under_grpo"))
+    slow = plain > 1.0
+    assert slow.sum() > 10
+    # Both times shrink to about their roots, and so does what one costs over the other.
+    assert ((clocked[slow] > 0.4 * plain[slow]) & (clocked[slow] < 0.75 * plain[slow])).all()
+    rarest = data["equal"].isel(probability=0)
+    assert (rarest["ratio_under_grpo"].values < 0).tolist() == [False, False, False, False, True]
+    assert f"not {10.0 ** plain.max():.3g} times" in EXPERIMENT.caption(data, SETTINGS)
+
+
 def test_the_law_is_near_where_both_is_rare_and_given_nowhere_else(data):
     planes = data["planes"]
     axes = [planes[name].values for name in ("odds_ratio", "first", "second")]
