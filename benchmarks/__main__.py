@@ -9,6 +9,7 @@ from benchmarks import (
     accuracy,
     ascent,
     clocks,
+    commands,
     exploring,
     hitting_times,
     miniature_runs,
@@ -18,5 +19,8 @@ from benchmarks import (
 
 print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores")
 print(f"JAX {jax.__version__}, Python {platform.python_version()}")
-for benchmark in (accuracy, ascent, hitting_times, clocks, miniature_runs, exploring, sampling, sweeps):
+for benchmark in (
+    *(accuracy, ascent, hitting_times, clocks, commands),
+    *(miniature_runs, exploring, sampling, sweeps),
+):
     benchmark.main()
