@@ -20,6 +20,7 @@ TAUS = np.concatenate([[0.0], np.geomspace(1e-2, 1e2, 33)])
 _LOOKS = np.append(TIMES[1:-1:2], 1.0)  # at which prompts are seen; so many at once, by one program
 _PATIENCE = 10.0  # median times on the truth, that the budget is if none is given
 _LATE = 1e300
+_ZOOMS = 3  # after which times of peaks are known to a twentieth
 _SIDE_BY_SIDE = 8192  # prompts, each with each reward, that are followed at a time
 
 Tell = Callable[[str], None]
@@ -273,9 +274,16 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
         late = its.of(lost)
         (last,) = _at_times(estimator, [late], np.array([_LATE]))[0]
         at_last[lost] = _expected(last, late.truth) - late.start
-    best = truths.argmax(0)
-    highest = then[best, np.arange(len(best))]
-    peak = np.stack([budget * _LOOKS[best], _divergence(highest, its.log_p), truths.max(0)])
+    peak = np.stack([np.full(time.shape, budget), kl, truth])
+    best = np.vstack([its.start, truths]).argmax(0)
+    # Unless it falls from the start, and what becomes of it was seen while it had not moved by much.
+    ever = (best > 0) | estimator.rises(its.log_p, its.rewards, its.truth)
+    ever |= budget * _LOOKS[0] * _spread_of_rewards(its) > 0.1
+    falls = ever & (best < len(_LOOKS)) & (truth < its.start + increase)
+    if falls.any():
+        ends = budget * np.concatenate([[0.0], _LOOKS])
+        before, after = ends[np.maximum(best - 1, 0)][falls], ends[np.minimum(best + 1, len(_LOOKS))][falls]
+        peak[:, falls] = _peak(its, np.flatnonzero(falls), before, after, estimator)
     verdict = moving(
         time,
         budget,
@@ -289,6 +297,32 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
     worse = np.where(its.truth < its.best[:, None], policy, -np.inf).argmax(1)[:, None]
     holding = np.take_along_axis(its.first, worse, 1)[:, 0]
     return Fate(verdict, time, truth, kl, *peak, held_by=np.where(verdict == Verdict.LEARNS, -1, holding))
+
+
+def _spread_of_rewards(its: _Prompts) -> np.ndarray:
+    """Of the outputs that exist: no logit moves faster than that."""
+    return np.ptp(np.where(np.isfinite(its.log_p), its.rewards, its.rewards[:, :1]), axis=1)
+
+
+def _peak(
+    its: _Prompts, rows: np.ndarray, before: np.ndarray, after: np.ndarray, estimator: Estimator
+) -> np.ndarray:
+    """Times, divergences and values of the largest ground truth of some prompts, between two times."""
+    # As many as there is a program for.
+    filled = np.resize(rows, -(-len(rows) // BLOCK) * BLOCK if len(its.at) > BLOCK else len(its.at))
+    some, count = its.of(filled), len(rows)
+    low, high = np.resize(before, len(filled)), np.resize(after, len(filled))
+    unmoved = 1e-2 / np.maximum(_spread_of_rewards(some), 1.0)
+    low = np.maximum(low, np.minimum(unmoved, 1e-2 * high))
+    each = np.arange(len(filled))
+    for _ in range(_ZOOMS):
+        grid = np.geomspace(low, high, len(_LOOKS) + 2, axis=1)
+        then = estimator.policies(some.log_p, some.rewards, grid[:, 1:-1])
+        best = _expected(then, some.truth[:, None]).argmax(1)
+        low, high = grid[each, best], grid[each, best + 2]
+    highest = then[each, best]
+    found = np.stack([grid[each, best + 1], _divergence(highest, some.log_p), _expected(highest, some.truth)])
+    return found[:, :count]
 
 
 def _curves(

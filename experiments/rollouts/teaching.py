@@ -61,6 +61,10 @@ class Estimator(Protocol):
         """Log-probabilities of every problem, at times of its own."""
         ...
 
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """Whether the expected ground truth rises at first."""
+        ...
+
 
 @dataclass(frozen=True)
 class GradientFlow:
@@ -103,6 +107,15 @@ class GradientFlow:
             return policies(instances.following(self.clock), times)[:, :, 0]
 
         return _by_blocks(solve, log_p, rewards, rewards, times)
+
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """See :class:`Estimator`."""
+        p = np.exp(log_p)
+        return (p**2 * _centred(p, rewards) * _centred(p, truth)).sum(1) > 0
+
+
+def _centred(p: Problems, values: Problems) -> Problems:
+    return values - (p * values).sum(1, keepdims=True)
 
 
 @jax.jit
@@ -162,6 +175,11 @@ class NaturalFlow:
     ) -> Float[np.ndarray, "n times outputs"]:
         """See :class:`Estimator`."""
         return natural.policies(log_p, rewards, times)
+
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """See :class:`Estimator`."""
+        p = np.exp(log_p)
+        return (p * _centred(p, rewards) * _centred(p, truth)).sum(1) > 0
 
 
 ESTIMATORS = MappingProxyType({"gradient": GradientFlow(), "natural": NaturalFlow()})

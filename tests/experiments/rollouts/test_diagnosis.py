@@ -118,6 +118,29 @@ def test_the_natural_gradient_is_the_tilt_and_its_times_are_exact():
     assert ((before * truth).sum(1) < (there * truth).sum(1)).all()
 
 
+def test_peaks_are_found_wherever_they_are_within_the_budget():
+    """Those of a dense grid of times; by looks at fixed shares of the budget some would be missed."""
+    rng = np.random.default_rng(0)
+    rewards, truth = rng.normal(size=(200, 6)), rng.random((200, 6))
+    rollouts = Rollouts.from_arrays(rewards, truth)
+    way = np.geomspace(1e-3, 1e4, 4000)
+    weights = np.exp(way[:, None, None] * (rewards - rewards.max(1, keepdims=True)))
+    along = (weights * truth).sum(2) / weights.sum(2)
+    for budget in (30.0, 1e4):
+        data = diagnose(rollouts, estimator="natural", scale="none", budget=budget, resamples=5)
+        over = data.prompt_verdict.values[0] == Verdict.OVER_OPTIMISED
+        highest = along[way <= budget].max(0)
+        assert over.sum() > 5
+        np.testing.assert_allclose(data.peak_truth.values[0, over], highest[over], atol=1e-3)
+        times = way[along[way <= budget].argmax(0)]
+        np.testing.assert_allclose(data.peak_time.values[0, over], times[over], rtol=0.06)
+    by_gradient = [diagnose(rollouts, scale="none", budget=of, resamples=5) for of in (300.0, 3e7)]
+    early, late = (titles(data) for data in by_gradient)
+    assert early.count("over-optimised") > 5
+    # What has risen and fallen by an early budget has by a later one, too.
+    assert all(late[i] == "over-optimised" for i, title in enumerate(early) if title == "over-optimised")
+
+
 def test_both_flows_leave_outputs_alone_that_do_not_exist():
     log_p = np.log([[0.5, 0.5, 1.0, 1.0]])
     log_p[0, 2:] = -np.inf
