@@ -88,6 +88,26 @@ class Taught(NamedTuple):
     curves: Curves
 
 
+def with_others(taught: Taught, kept: Sequence[int], count: int) -> Taught:
+    """What becomes of all of ``count`` rewards, of which only those were followed that were kept."""
+
+    def filled(of: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        every = np.full((count, *of.shape[1:]), fill, of.dtype)
+        every[list(kept)] = of
+        return every
+
+    fates = taught.on_rewards
+    nothing = np.where(np.isfinite(taught.start), int(Verdict.NOT_KNOWN), int(Verdict.NO_TRUTH))
+    verdicts = np.tile(nothing, (count, 1))
+    verdicts[list(kept)] = fates.verdict
+    others = {name: filled(of) for name, of in fates._asdict().items() if of.dtype == float}
+    curves = {name: filled(of) for name, of in taught.curves._asdict().items() if name != "prompts"}
+    return taught._replace(
+        on_rewards=Fate(**others, verdict=verdicts, held_by=filled(fates.held_by, -1)),
+        curves=taught.curves._replace(**curves),
+    )
+
+
 class _Prompts(NamedTuple):
     """Prompts of one number of outputs with one reward."""
 
@@ -128,15 +148,37 @@ def _divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     return np.maximum((np.exp(log_p) * change).sum(-1), 0.0)
 
 
-def objections(scaled: Rollouts, scale: Unscaled, estimator: Estimator) -> dict[int, str]:
-    """Why prompts cannot be followed, under one of the rewards or the ground truth; by prompt."""
-    found: dict[int, str] = {}
-    for part in outputs(_with_truth(scaled, scale)):
+class Objections(NamedTuple):
+    """What cannot be followed, and why: sentences that begin after "the rewards".
+
+    Attributes:
+        rewards: those that cannot on any prompt, by name.
+        prompts: those that cannot under another reward, or the ground truth, by number.
+    """
+
+    rewards: dict[str, str]
+    prompts: dict[int, str]
+
+
+def objections(scaled: Rollouts, scale: Unscaled, estimator: Estimator) -> Objections:
+    """What the estimator objects to."""
+    plain = type(scale) is Unscaled
+    remark = "" if plain else f" (rewards are on a scale: {scale.title}; scale none leaves them as they are)"
+    found: list[dict[int, str]] = [{} for _ in range(len(scaled.names) + 1)]
+    count = 0
+    for part in outputs(_with_truth(scaled, scale), estimator.sizes):
+        count += len(part.prompts)
         exists = np.isfinite(part.log_probabilities)
-        for rewards in part.rewards:
+        for of_reward, rewards in zip(found, part.rewards, strict=True):
             why = estimator.objections(exists, rewards)
-            found |= {int(part.prompts[row]): reason for row, reason in why.items()}
-    return dict(sorted(found.items()))
+            of_reward |= {int(part.prompts[row]): f"{reason}{remark}" for row, reason in why.items()}
+    never = {
+        name: next(iter(of.values()))
+        for name, of in zip(scaled.names, found, strict=False)
+        if len(of) == count
+    }
+    others = [of for name, of in zip((*scaled.names, ""), found, strict=True) if name not in never]
+    return Objections(never, dict(sorted(item for of in others for item in of.items())))
 
 
 def _with_truth(scaled: Rollouts, scale: Unscaled) -> Rollouts:
@@ -170,7 +212,7 @@ def teach(
     """
     both = _with_truth(scaled, scale)
     assert scaled.truth is not None
-    parts, count = list(outputs(both)), len(scaled.prompts)
+    parts, count = list(outputs(both, estimator.sizes)), len(scaled.prompts)
     start, best = np.full(count, np.nan), np.full(count, np.nan)
     for part in parts:
         its = _with_reward(part, -1)
@@ -315,11 +357,17 @@ def _peak(
     unmoved = 1e-2 / np.maximum(_spread_of_rewards(some), 1.0)
     low = np.maximum(low, np.minimum(unmoved, 1e-2 * high))
     each = np.arange(len(filled))
-    for _ in range(_ZOOMS):
+
+    def looked(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Times between two, the policies at all but these, and which of them is best."""
         grid = np.geomspace(low, high, len(_LOOKS) + 2, axis=1)
         then = estimator.policies(some.log_p, some.rewards, grid[:, 1:-1])
-        best = _expected(then, some.truth[:, None]).argmax(1)
+        return grid, then, _expected(then, some.truth[:, None]).argmax(1)
+
+    for _ in range(_ZOOMS - 1):
+        grid, _, best = looked(low, high)
         low, high = grid[each, best], grid[each, best + 2]
+    grid, then, best = looked(low, high)
     highest = then[each, best]
     found = np.stack([grid[each, best + 1], _divergence(highest, some.log_p), _expected(highest, some.truth)])
     return found[:, :count]
