@@ -1,5 +1,6 @@
 """Rollouts: draws from a policy prompt by prompt, what rewards say of them, and a ground truth for some."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -140,13 +141,13 @@ class Rollouts:
         for name in (*keys, *rewards, *filter(None, (truth, answer))):
             if name not in frame.columns:
                 raise unknown("column", name, map(str, frame.columns))
-        number, labels = codes(frame, keys)
+        number, levels = codes(frame, keys)
         return cls.from_draws(
             number,
             {name: numbers(frame[name]) for name in rewards},
             None if truth is None else numbers(frame[truth]),
-            None if answer is None else pd.factorize(frame[answer].map(hashable))[0],
-            prompts=labels,
+            None if answer is None else texts(frame[answer])[0],
+            prompts=[label(", ".join(level)) for level in levels],
         )
 
     @classmethod
@@ -259,38 +260,55 @@ class Rollouts:
 
 def numbers(column: Column) -> Float[np.ndarray, " rows"]:
     """A column as numbers, ``nan`` for what is none; true and false are 1 and 0."""
-    if column.dtype == object or not pd.api.types.is_numeric_dtype(column):
-        column = pd.to_numeric(column.map(_truth_value), errors="coerce")
-    return column.to_numpy(float, na_value=np.nan)
+    found = np.array(pd.Series(pd.to_numeric(column, errors="coerce")).to_numpy(float, na_value=np.nan))
+    rest = np.flatnonzero(np.isnan(found))
+    if len(rest) and not pd.api.types.is_numeric_dtype(column):
+        found[rest] = [_truth_value(value) for value in column.iloc[rest]]
+    return found
 
 
 _TRUTH_VALUES = MappingProxyType({"true": 1.0, "false": 0.0})
 
 
-def _truth_value(value: Any) -> Any:
-    return _TRUTH_VALUES.get(str(value).strip().lower(), value)
+def _truth_value(value: Any) -> float:
+    return _TRUTH_VALUES.get(value.strip().lower(), np.nan) if isinstance(value, str) else np.nan
 
 
 def comparable(column: Column) -> Column:
     """A column whose values can be told apart, whatever they are."""
-    return column.map(hashable) if column.dtype == object else column
+    return column.map(_hashable) if column.dtype == object else column
 
 
-def hashable(value: Any) -> Any:
-    """Something to tell values apart by, whatever they are."""
+def _hashable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     return repr(value) if isinstance(value, list | dict | tuple) else value
 
 
-def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], list[str]]:
-    """Rows that agree in some columns have one code; and a text for each code. Empty cells are code -1."""
-    columns = [comparable(frame[key]) for key in keys]
-    if len(columns) == 1:
-        number, levels = pd.factorize(columns[0])
-        return number, [label(level) for level in levels]
-    number, levels = pd.factorize(pd.Series(list(zip(*columns, strict=True)), dtype=object))
-    return number, [", ".join(map(label, level)) for level in levels]
+def texts(column: Column) -> tuple[Int[np.ndarray, " rows"], list[str]]:
+    """Rows with equal values have one code; and the text of each code. Empty cells are code -1.
+
+    Values are equal if their texts are, so that it does not matter what else stands in a column: pandas makes
+    5 a 5.0 where another row is empty. Numbers are equal however many zeros they end with.
+    """
+    local, values = pd.factorize(comparable(column))
+    each = [_ZEROS.sub(r"\1\2", str(value)) or None for value in values]
+    code, levels = pd.factorize(np.array(each, object))
+    return np.append(code, -1)[local], list(levels)
+
+
+_ZEROS = re.compile(r"^(-?\d+)(?:\.0+|(\.\d*[1-9])0+)$")
+
+
+def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], list[tuple[str, ...]]]:
+    """Rows that agree in some columns have one code; and the texts of each code. An empty cell makes it -1."""
+    each = [texts(frame[key]) for key in keys]
+    whole = np.logical_and.reduce([code >= 0 for code, _ in each])
+    sizes = tuple(max(len(levels), 1) for _, levels in each)
+    number = np.full(len(frame), -1)
+    number[whole], found = pd.factorize(np.ravel_multi_index([code[whole] for code, _ in each], sizes))
+    parts = zip(each, np.unravel_index(found, sizes), strict=True)
+    return number, list(zip(*([levels[i] for i in part] for (_, levels), part in parts), strict=True))
 
 
 def label(value: Any) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodteacher.experiments.rollouts.collection import Frame, Rollouts, comparable, label, numbers
+from goodteacher.experiments.rollouts.collection import Column, Frame, Rollouts, codes, label, numbers, texts
 from goodteacher.experiments.rollouts.formats import (
     Columns,
     Format,
@@ -131,7 +131,7 @@ def _csv(path: Path, losses: _Losses) -> Iterator[_Part]:
     separator = "\t" if ".tsv" in path.name.lower() else ","
     with _open(path) as stream:
         try:
-            reader = pd.read_csv(stream, sep=separator, chunksize=_ROWS, on_bad_lines="warn")
+            reader = pd.read_csv(stream, sep=separator, dtype=str, chunksize=_ROWS, on_bad_lines="warn")
             first = 2
             with reader:
                 while True:
@@ -191,10 +191,10 @@ def _records(path: Path, records: Iterable[tuple[int, dict[str, Any]]], losses: 
         rows += made
         places += [number] * len(made)
         if len(rows) >= _ROWS:
-            yield _lengthened(pd.DataFrame(rows), places, format)
+            yield _lengthened(pd.DataFrame(rows, dtype=object), places, format)
             rows, places = [], []
     if rows:
-        yield _lengthened(pd.DataFrame(rows), places, format)
+        yield _lengthened(pd.DataFrame(rows, dtype=object), places, format)
 
 
 def _lines(path: Path, losses: _Losses) -> Iterator[_Part]:
@@ -221,7 +221,7 @@ def _json(path: Path, losses: _Losses) -> Iterator[_Part]:
         format = recognise(data)
         if format is None:
             try:
-                data = pd.DataFrame(data)
+                data = pd.DataFrame(data, dtype=object)
             except ValueError as error:
                 raise ValueError(
                     f"{path} holds no rollouts that are recognised: its keys are {', '.join(map(str, data))}"
@@ -239,7 +239,7 @@ def _parquet(path: Path, losses: _Losses) -> Iterator[_Part]:
     with pq.ParquetFile(path) as file:
         format = recognise(file.schema_arrow.names)
         for batch in file.iter_batches(_ROWS):
-            frame = batch.to_pandas()
+            frame = batch.to_pandas(integer_object_nulls=True)
             places = range(first, first + len(frame))
             if format is None or format.rows is None:
                 yield _table(frame, places)
@@ -299,28 +299,21 @@ class _Gathered:
         if its.truth is not None and its.truth in frame.columns:
             kept["truth"] = numbers(frame[its.truth])
         if its.answer is not None and its.answer in frame.columns:
-            kept["answer"] = _digests(comparable(frame[its.answer]))
+            kept["answer"] = _digests(frame[its.answer])
         if its.format.by_file:
             kept["draw"] = frame["draw"].to_numpy(int)
         self._draws.append(pd.DataFrame(kept)[~bad])
 
     def _prompt_numbers(self, keys: Frame) -> np.ndarray:
-        columns = [comparable(keys[name]) for name in keys.columns]
-        joined = (
-            columns[0] if len(columns) == 1 else pd.Series(list(zip(*columns, strict=True)), dtype=object)
-        )
-        empty = np.logical_or.reduce([of.isna() | (of.astype(object) == "") for of in columns])
-        local, levels = pd.factorize(joined)
-        known = np.array([self._number(level) for level in levels] + [-1], int)
-        return np.where(empty, -1, known[local])
+        local, levels = codes(keys, list(keys.columns))
+        return np.array([*map(self._number, levels), -1], int)[local]
 
-    def _number(self, level: Any) -> int:
-        text = level if isinstance(level, str) else repr(level)
+    def _number(self, level: tuple[str, ...]) -> int:
+        text = "\x1f".join(level)
         key = hashlib.blake2b(text.encode(), digest_size=16).digest() if len(text) > _LONG else text
         if key not in self._numbers:
             self._numbers[key] = len(self._numbers)
-            parts = level if isinstance(level, tuple) else (level,)
-            self._labels.append(label(", ".join(map(str, parts))))
+            self._labels.append(label(", ".join(level)))
         return self._numbers[key]
 
     def rollouts(self, losses: _Losses) -> Rollouts:
@@ -352,10 +345,11 @@ class _Gathered:
         )
 
 
-def _digests(values: Iterable[Any]) -> np.ndarray:
+def _digests(column: Column) -> np.ndarray:
     """A whole number for each value, the same for equal ones."""
-    each = (hashlib.blake2b(str(value).encode(), digest_size=8).digest() for value in values)
-    return np.frombuffer(b"".join(each), np.int64)
+    code, levels = texts(column)
+    each = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in (*levels, ""))
+    return np.frombuffer(b"".join(each), np.int64)[code]
 
 
 def _nothing(losses: _Losses) -> str:

@@ -265,6 +265,29 @@ def test_a_million_rows_are_read_part_by_part(write, monkeypatch):
         assert len(found.prompts[1]) == 80
 
 
+def test_ids_and_answers_do_not_depend_on_what_else_is_in_their_column(write, monkeypatch):
+    """Neither on an empty cell, which makes numbers of a column floats, nor on the kind of file."""
+    monkeypatch.setattr("goodteacher.experiments.rollouts.intake._ROWS", 3)
+    ids, given = [5, 6, 7, 5, 6, 7, 5, 6, 7], [1, 2, 1, 1, 2, 1, 1, 2, 1]
+    whole = pd.DataFrame({"id": ids, "answer": given, "judge": np.arange(9.0)})
+    gaps = whole.astype({"id": "Int64", "answer": "Int64"})
+    gaps.loc[4, "id"] = gaps.loc[3, "answer"] = None
+    floats = gaps.astype({"id": float, "answer": float})
+    texts = whole.astype({"id": str, "answer": str}).to_dict("records")
+    paths = [write("a.csv", whole), write("b.csv", gaps), write("c.csv", floats), write("d.parquet", gaps)]
+    paths += [write("e.parquet", floats), write("f.jsonl", texts)]
+    columns = json.loads(str(gaps.to_json()))
+    rows = [{name: of[str(i)] for name, of in columns.items()} for i in range(len(gaps))]
+    paths += [write("g.jsonl", rows), write("h.json", columns)]
+    found = read_rollouts(paths, Columns(answer="answer"))
+    assert found.prompts == ("5", "6", "7")
+    assert found.counts.tolist() == [24, 18, 24]
+    assert found.skipped == {"has no prompt": 6}
+    assert len(np.unique(answers(found))) == 3  # one of them for what has none
+    both = read_rollouts([write("x.csv", "id,judge\n007,1\n7,2\n007,3\n7,4\n1.50,5\n1.5,6\n")])
+    assert both.prompts == ("007", "7", "1.5")
+
+
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
