@@ -301,7 +301,7 @@ _ZEROS = re.compile(r"^(-?\d+)(?:\.0+|(\.\d*[1-9])0+)$")
 
 
 def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], list[tuple[str, ...]]]:
-    """Rows that agree in some columns have one code; and the texts of each code. An empty cell makes it -1."""
+    """Rows that agree in some columns have one code, -1 with an empty cell; and the texts of each code."""
     each = [texts(frame[key]) for key in keys]
     whole = np.logical_and.reduce([code >= 0 for code, _ in each])
     sizes = tuple(max(len(levels), 1) for _, levels in each)

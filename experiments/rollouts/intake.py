@@ -9,7 +9,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from goodteacher.experiments.rollouts.formats import (
     Format,
     Layout,
     layout,
-    lengthened,
+    lengthening,
     parsed,
     recognise,
 )
@@ -49,8 +49,7 @@ _KINDS = MappingProxyType(
 class _Part(NamedTuple):
     """Rows of a file, one for each draw."""
 
-    frame: Frame
-    places: Sequence[int]  # the row or line of each
+    frame: Frame  # its index is the row or line of each
     format: Format | None
 
 
@@ -121,8 +120,14 @@ def _open(path: Path) -> io.TextIOWrapper:
 
 def _parts(path: Path, losses: _Losses) -> Iterator[_Part]:
     readers = {"csv": _csv, "jsonl": _lines, "json": _json, "parquet": _parquet}
+    longer: Callable[[Frame], Frame] | None = None
     try:
-        yield from readers[_kind(path) or ""](path, losses)
+        for frame, format in readers[_kind(path) or ""](path, losses):
+            frame = frame.rename(columns=str)
+            if format is None:
+                longer = longer or lengthening(frame, str(path))
+                frame = longer(frame)
+            yield _Part(frame, format)
     except (OSError, pa.ArrowException, UnicodeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
 
@@ -142,7 +147,8 @@ def _csv(path: Path, losses: _Losses) -> Iterator[_Part]:
                         _tell_bad_lines(path, str(warning.message), losses)
                     if frame is None:
                         return
-                    yield _table(frame, range(first, first + len(frame)))
+                    frame.index = pd.RangeIndex(first, first + len(frame))
+                    yield _table(frame)
                     first += len(frame)
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise ValueError(f"{path} is not a table of comma-separated values: {error}") from error
@@ -154,23 +160,12 @@ def _tell_bad_lines(path: Path, said: str, losses: _Losses) -> None:
     losses.add("has too many fields", where, len(lines))
 
 
-def _table(frame: Frame, places: Sequence[int]) -> _Part:
+def _table(frame: Frame) -> _Part:
     """Rows of a table: those of a format that writes one, or of any other."""
     format = recognise(map(str, frame.columns))
     if format is not None and format.rows is not None:
         raise ValueError(f"keys of {format.name} stand in a table; give its own file")
-    return _lengthened(frame, places, format)
-
-
-def _lengthened(frame: Frame, places: Sequence[int], format: Format | None) -> _Part:
-    if format is not None:
-        return _Part(frame, places, format)
-    marked = frame.assign(**{_MARK: list(places)})
-    longer = lengthened(marked)
-    return _Part(longer.drop(columns=_MARK), longer[_MARK].tolist(), None)
-
-
-_MARK = " place"
+    return _Part(frame, format)
 
 
 def _records(path: Path, records: Iterable[tuple[int, dict[str, Any]]], losses: _Losses) -> Iterator[_Part]:
@@ -191,10 +186,10 @@ def _records(path: Path, records: Iterable[tuple[int, dict[str, Any]]], losses: 
         rows += made
         places += [number] * len(made)
         if len(rows) >= _ROWS:
-            yield _lengthened(pd.DataFrame(rows, dtype=object), places, format)
+            yield _Part(pd.DataFrame(rows, places, dtype=object), format)
             rows, places = [], []
     if rows:
-        yield _lengthened(pd.DataFrame(rows, dtype=object), places, format)
+        yield _Part(pd.DataFrame(rows, places, dtype=object), format)
 
 
 def _lines(path: Path, losses: _Losses) -> Iterator[_Part]:
@@ -226,7 +221,7 @@ def _json(path: Path, losses: _Losses) -> Iterator[_Part]:
                 raise ValueError(
                     f"{path} holds no rollouts that are recognised: its keys are {', '.join(map(str, data))}"
                 ) from error
-            yield _lengthened(data, range(len(data)), None)
+            yield _Part(data.set_axis(range(1, len(data) + 1)), None)
             return
         data = [data]
     if not isinstance(data, list) or not all(isinstance(record, dict) for record in data):
@@ -240,11 +235,11 @@ def _parquet(path: Path, losses: _Losses) -> Iterator[_Part]:
         format = recognise(file.schema_arrow.names)
         for batch in file.iter_batches(_ROWS):
             frame = batch.to_pandas(integer_object_nulls=True)
-            places = range(first, first + len(frame))
+            frame.index = pd.RangeIndex(first, first + len(frame))
             if format is None or format.rows is None:
-                yield _table(frame, places)
+                yield _table(frame)
             else:
-                yield from _records(path, zip(places, frame.to_dict("records"), strict=True), losses)
+                yield from _records(path, zip(frame.index, frame.to_dict("records"), strict=True), losses)
             first += len(frame)
 
 
@@ -268,7 +263,7 @@ class _Gathered:
         """
         if not len(part.frame):
             return
-        frame = part.frame.rename(columns=str)
+        frame = part.frame
         if self._layout is None:
             try:
                 self._layout = layout(part.format, frame, self._columns)
@@ -288,7 +283,7 @@ class _Gathered:
         number = self._prompt_numbers(frame[list(its.prompt)])
         values = {names[name]: numbers(frame[name]) for name in its.rewards}
         bad = number < 0
-        places = np.asarray(part.places)
+        places = frame.index
         losses.add("has no prompt", (f"{path}, row {places[i]}" for i in np.flatnonzero(bad)), int(bad.sum()))
         for name, of in values.items():
             wrong = ~bad & ~np.isfinite(of)

@@ -221,6 +221,42 @@ def test_any_wide_table(write):
     assert (by_prompt(found), truths(found)) == ([[1, 2, 3], [4, 5]], [[0, 0, 1], [1, 0]])
 
 
+def test_numbered_columns_are_draws_though_a_prompt_stands_twice(write, monkeypatch):
+    monkeypatch.setattr("goodteacher.experiments.rollouts.intake._ROWS", 4)
+    frame = pd.DataFrame(
+        {"prompt": list("abcaa"), "score": 9.0, "score_1": range(5), "score_2": range(5, 10)}
+    )
+    found = read_rollouts([write("w.csv", frame)])
+    assert (found.names, found.prompts) == (("score",), ("a", "b", "c"))
+    assert [sorted(each) for each in by_prompt(found)] == [[0, 3, 4, 5, 8, 9], [1, 6], [2, 7]]
+    judges = frame.drop(columns="score").assign(prompt=list("abbaa"))  # two of one draw
+    assert read_rollouts([write("l.csv", judges)]).names == ("score_1", "score_2")
+    unnamed = frame[["score_1", "score_2"]]
+    found = read_rollouts([write("u.csv", unnamed), write("v.csv", unnamed)])
+    assert by_prompt(found) == [[i, i + 5] for i in range(5)] * 2
+    assert found.prompts[4].startswith("row 6 of ")
+
+
+def test_one_list_that_is_short_or_missing_is_its_prompts_alone(write, monkeypatch):
+    lists = [
+        {"prompt": "a", "judge": [1, 2, 3], "correct": [0, 0, 1], "text": ["u", "v", "w"]},
+        {"prompt": "b", "judge": None, "correct": [1, 0, 1], "text": ["u", "v", "w"]},
+        {"prompt": "c", "judge": [4, 5, 6], "correct": [0, 1], "text": ["u", "v"]},
+        {"prompt": "d", "judge": [7, 8], "correct": None, "text": ["u", "v"]},
+        {"prompt": "e", "judge": [9, 10], "correct": [1, 0], "text": None},
+    ]
+    for rows in (2, 100):
+        monkeypatch.setattr("goodteacher.experiments.rollouts.intake._ROWS", rows)
+        for name, contents in (("w.jsonl", lists), ("w.parquet", pd.DataFrame(lists))):
+            found = read_rollouts([write(name, contents)], Columns(answer="text"))
+            assert (found.names, found.prompts) == (("judge",), ("a", "c", "d", "e"))
+            assert by_prompt(found) == [[1, 2, 3], [4, 5, 6], [7, 8], [9, 10]]
+            np.testing.assert_array_equal(found.truth, [0, 0, 1, *[np.nan] * 5, 1, 0])
+            assert found.skipped == {"judge is not a number": 3}
+            assert "row 2" in found.places[0]
+            assert len(np.unique(answers(found))) == 4
+
+
 @pytest.mark.parametrize("ending", ["gz", "bz2", "zst"])
 def test_compressed(write, tmp_path, ending):
     rows = LONG.to_dict("records")
