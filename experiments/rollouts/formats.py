@@ -6,7 +6,7 @@ table whose columns are guessed from their names, or told.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from goodteacher.experiments.rollouts.collection import Column, Frame, numbers, 
 from goodteacher.sim.names import unknown
 
 Record = Mapping[str, Any]
-Rows = list[dict[str, Any]]
+Rows = list[dict[str, Any] | str]  # a text says why a row is none
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Format:
         prompt: columns that together say which prompt a row is of.
         rewards: columns; every other column of numbers if not given.
         truth, answer: columns, where there may be some.
+        holds: what else is true of a record of it.
+        apart: the records that a file has, if it is one object that holds them all.
         rows: from a record, and its number in the file, to rows; each record is one if not given.
         by_file: whether each file is a reward model of its own, on the same draws.
     """
@@ -41,6 +43,8 @@ class Format:
     rewards: tuple[str, ...] = ()
     truth: str | None = None
     answer: str | None = None
+    holds: Callable[[Record], bool] = lambda record: True
+    apart: Callable[[Record], Sequence[Any]] = lambda record: [record]
     rows: Callable[[Record, int], Rows] | None = None
     by_file: bool = False
 
@@ -58,36 +62,51 @@ def _listed(value: Any, what: str) -> list[Any]:
     return value
 
 
-def _together(record: Record, *names: str) -> list[tuple[Any, ...]]:
-    """Lists of one length, side by side."""
-    lists = [_listed(record.get(name), name) for name in names]
-    if len({len(each) for each in lists}) > 1:
-        raise ValueError(f"{' and '.join(names)} have different lengths")
-    return list(zip(*lists, strict=True))
+def _needed(record: Record, key: str) -> Any:
+    """What stands under a key.
+
+    Raises:
+        ValueError: if nothing does.
+    """
+    if record.get(key) is None:
+        raise ValueError(f"has no {key}")
+    return record[key]
 
 
 def _prime_rl(record: Record, number: int) -> Rows:
-    rows = []
+    rows: Rows = []
     for trace in _listed(record.get("traces"), "traces"):
-        group = trace.get("group") or record.get("group") or {}
+        if not isinstance(trace, Mapping):
+            rows.append("a trace is no object")
+            continue
+        group = trace.get("group") or record.get("group")
         rewards = trace.get("rewards")
         if isinstance(rewards, list):
-            rewards = {f"reward_{i}": value for i, value in enumerate(rewards)} if rewards else None
-        elif not isinstance(rewards, dict):
-            rewards = {"reward": rewards}
-        rows.append({"prompt": group.get("id"), **(rewards or {})})
+            rewards = {f"reward_{i}": value for i, value in enumerate(rewards)}
+        elif not isinstance(rewards, Mapping):
+            rewards = {} if rewards is None else {"reward": rewards}
+        rows.append({"prompt": group.get("id") if isinstance(group, Mapping) else None, **rewards})
     return rows
 
 
+def _by_column(record: Record) -> list[Record]:
+    """The records of a file that stands column by column."""
+    names = ("id", "scores", "num_correct")
+    if not isinstance(record.get("id"), list):
+        return [record]
+    lists = [_listed(record[name], name) for name in names]
+    if len({len(each) for each in lists}) > 1:
+        raise ValueError(f"{', '.join(names)} have different lengths")
+    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
 def _reward_bench_2(record: Record, number: int) -> Rows:
-    if isinstance(record.get("id"), list):  # a whole file, column by column
-        columns = ("id", "scores", "num_correct")
-        several: list[Record] = [dict(zip(columns, row, strict=True)) for row in _together(record, *columns)]
-        return [row for i, each in enumerate(several) for row in _reward_bench_2(each, i)]
     scores = _listed(record.get("scores"), "scores")
     # A score may stand in a list of its own.
     flat = [score[0] if isinstance(score, list) and len(score) == 1 else score for score in scores]
-    right = int(record["num_correct"])
+    right = record.get("num_correct")
+    if not isinstance(right, int | float) or not float(right).is_integer():
+        raise ValueError("num_correct is no whole number")
     return [
         {"id": record["id"], "draw": i, "scores": score, "correct": float(i < right)}
         for i, score in enumerate(flat)
@@ -96,17 +115,17 @@ def _reward_bench_2(record: Record, number: int) -> Rows:
 
 def _reward_bench(record: Record, number: int) -> Rows:
     prompt = next((record[key] for key in ("id", "prompt") if record.get(key) is not None), number)
-    rows = []
+    rows: Rows = []
     for kind, truth in (("chosen", 1.0), ("rejected", 0.0)):
-        score = next(
-            (record[key] for key in (f"scores_{kind}", f"score_{kind}") if key in record), record[kind]
-        )
-        rows.append({"prompt": prompt, "score": score, "correct": truth})
+        key = next(key for key in (f"scores_{kind}", f"score_{kind}", kind) if key in record)
+        if key == kind and isinstance(record[key], str):
+            raise ValueError(f"{key} is a text, and no score of it stands under scores_{kind}")
+        rows.append({"prompt": prompt, "score": record[key], "correct": truth})
     return rows
 
 
 def _best_of_k(record: Record, number: int) -> Rows:
-    scores = _listed(record.get("scores"), "scores")
+    question, scores = _needed(record, "question_id"), _listed(record.get("scores"), "scores")
     others = {
         key: _listed(value, key)
         for key, value in record.items()
@@ -114,9 +133,9 @@ def _best_of_k(record: Record, number: int) -> Rows:
     }
     return [
         {
-            "question_id": record["question_id"],
+            "question_id": question,
             "response": record.get(f"response_{i + 1}"),
-            "scores": float(score),
+            "scores": score,
             **{key: values[i] for key, values in others.items()},
         }
         for i, score in enumerate(scores)
@@ -147,23 +166,26 @@ def _lm_evaluation(record: Record, number: int) -> Rows:
     if len(answers) != len(draws):
         answers = draws
     return [
-        {"doc_id": record["doc_id"], "answer": answer, **{name: of[i] for name, of in each.items()}}
+        {"doc_id": _needed(record, "doc_id"), "answer": answer, **{name: of[i] for name, of in each.items()}}
         for i, answer in enumerate(answers)
     ]
 
 
+def _are_results(record: Record) -> bool:
+    results = record["results"]
+    return isinstance(results, list) and any(
+        isinstance(each, Mapping) and "completions" in each for each in results
+    )
+
+
 def _reasoning_gym(record: Record, number: int) -> Rows:
-    rows = []
-    for i, result in enumerate(_listed(record.get("results"), "results")):
-        for completion in result.get("completions") or []:
-            rows.append(
-                {
-                    "prompt": f"{i}: {result.get('question', '')}",
-                    "answer": completion.get("model_answer"),
-                    "score": completion.get("score"),
-                }
-            )
-    return rows
+    prompt = f"{number - 1}: {record.get('question', '')}"
+    return [
+        {"prompt": prompt, "answer": completion.get("model_answer"), "score": completion.get("score")}
+        if isinstance(completion, Mapping)
+        else "a completion is no object"
+        for completion in _listed(record.get("completions"), "completions")
+    ]
 
 
 FORMATS = (
@@ -184,6 +206,7 @@ FORMATS = (
         ("id",),
         ("scores",),
         truth="correct",
+        apart=_by_column,
         rows=_reward_bench_2,
         by_file=True,
     ),
@@ -210,12 +233,16 @@ FORMATS = (
     ),
     Format(
         "reasoning-gym-eval",
-        frozenset({"results", "completions_per_prompt"}),
+        frozenset({"results"}),
         rewards=("score",),
         answer="answer",
+        holds=_are_results,
+        apart=lambda record: record["results"],
         rows=_reasoning_gym,
     ),
 )
+
+TABLE = Format("table", frozenset())
 
 _PROMPTS = (
     *("prompt", "prompt_id", "question", "question_id", "problem", "problem_id", "input", "query"),
@@ -234,10 +261,36 @@ _NO_REWARDS = frozenset(
 _NUMBERED = re.compile(r"(.+?)[_.]?(\d+)")
 
 
-def recognise(keys: Iterable[str]) -> Format | None:
-    """The format of records with these keys, if it is one that is known."""
-    have = set(keys)
-    return next((each for each in FORMATS if each.keys <= have), None)
+def recognise(record: Record) -> Format | None:
+    """The format of a record, if it is one that is known."""
+    have = set(record)
+    return next((each for each in FORMATS if each.keys <= have and each.holds(record)), None)
+
+
+def rows_of(format: Format, record: Record, number: int) -> list[tuple[int, dict[str, Any] | str]]:
+    """The rows of a record, each with the number of the record that it is of; a text says why it is none."""
+    try:
+        records = format.apart(record)
+    except ValueError as error:
+        return [(number, str(error))]
+    rows: list[tuple[int, dict[str, Any] | str]] = []
+    for i, each in enumerate(records, 1):
+        its = i if len(records) > 1 else number
+        rows += [(its, row) for row in _rows(format, each, its)]
+    return rows
+
+
+def _rows(format: Format, record: Any, number: int) -> Rows:
+    if not isinstance(record, Mapping):
+        return ["is not an object"]
+    if format.rows is None:
+        return [dict(record)]
+    try:
+        return format.rows(record, number)
+    except ValueError as error:
+        return [str(error)]
+    except (TypeError, KeyError, AttributeError, IndexError):
+        return [f"is not as {format.name} writes it"]
 
 
 @dataclass(frozen=True)
@@ -292,7 +345,7 @@ def layout(format: Format | None, frame: Frame, columns: Columns) -> Layout:
     for name in (*columns.rewards, *filter(None, (columns.truth, columns.prompt, columns.answer))):
         if name not in have:
             raise unknown("column", name, have)
-    known = format or Format("table", frozenset())
+    known = format or TABLE
     prompt = (columns.prompt,) if columns.prompt else tuple(name for name in known.prompt if name in have)
     if format is None and not columns.prompt:
         prompt = _named(_PROMPTS, have)[:1]

@@ -6,6 +6,7 @@ Nothing that is read is executed: pickles are refused.
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import warnings
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from goodteacher.experiments.rollouts.collection import Column, Frame, Rollouts, codes, label, numbers, texts
 from goodteacher.experiments.rollouts.formats import (
+    TABLE,
     Columns,
     Format,
     Layout,
@@ -28,9 +30,11 @@ from goodteacher.experiments.rollouts.formats import (
     lengthening,
     parsed,
     recognise,
+    rows_of,
 )
 
 _ROWS = 20_000  # of a part
+_SEEN = 200  # records, among which one tells the format
 _PLACES = 10  # of bad rows that are named
 _LONG = 200  # characters, from which on a prompt is told by its digest
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
@@ -115,7 +119,9 @@ def _files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _open(path: Path) -> io.TextIOWrapper:
-    return io.TextIOWrapper(pa.input_stream(path, compression="detect"), encoding="utf-8", errors="replace")
+    return io.TextIOWrapper(
+        pa.input_stream(path, compression="detect"), encoding="utf-8-sig", errors="replace"
+    )
 
 
 def _parts(path: Path, losses: _Losses) -> Iterator[_Part]:
@@ -162,29 +168,27 @@ def _tell_bad_lines(path: Path, said: str, losses: _Losses) -> None:
 
 def _table(frame: Frame) -> _Part:
     """Rows of a table: those of a format that writes one, or of any other."""
-    format = recognise(map(str, frame.columns))
+    format = recognise(dict.fromkeys(map(str, frame.columns)))
     if format is not None and format.rows is not None:
         raise ValueError(f"keys of {format.name} stand in a table; give its own file")
     return _Part(frame, format)
 
 
-def _records(path: Path, records: Iterable[tuple[int, dict[str, Any]]], losses: _Losses) -> Iterator[_Part]:
-    """Parts of what stands record by record."""
-    format: Format | None = None
+def _records(path: Path, records: Iterable[tuple[int, Any]], losses: _Losses) -> Iterator[_Part]:
+    """Parts of what stands record by record. The first record of a known format says which it is."""
+    unread = iter(records)
+    first = list(itertools.islice(unread, _SEEN))
+    known = (recognise(record) for _, record in first if isinstance(record, dict))
+    format = next(filter(None, known), None)
     rows: list[dict[str, Any]] = []
     places: list[int] = []
-    start = True
-    for number, record in records:
-        if start:
-            format, start = recognise(record), False
-        try:
-            made = [record] if format is None or format.rows is None else format.rows(record, number)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            said = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-            losses.add(said, [f"{path}, record {number}"], 1)
-            continue
-        rows += made
-        places += [number] * len(made)
+    for number, record in itertools.chain(first, unread):
+        for place, row in rows_of(format or TABLE, record, number):
+            if isinstance(row, str):
+                losses.add(row, [f"{path}, record {place}"], 1)
+            else:
+                rows.append(row)
+                places.append(place)
         if len(rows) >= _ROWS:
             yield _Part(pd.DataFrame(rows, places, dtype=object), format)
             rows, places = [], []
@@ -213,8 +217,7 @@ def _json(path: Path, losses: _Losses) -> Iterator[_Part]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a JSON file: {error}") from error
     if isinstance(data, dict):
-        format = recognise(data)
-        if format is None:
+        if recognise(data) is None:
             try:
                 data = pd.DataFrame(data, dtype=object)
             except ValueError as error:
@@ -224,7 +227,7 @@ def _json(path: Path, losses: _Losses) -> Iterator[_Part]:
             yield _Part(data.set_axis(range(1, len(data) + 1)), None)
             return
         data = [data]
-    if not isinstance(data, list) or not all(isinstance(record, dict) for record in data):
+    if not isinstance(data, list) or not any(isinstance(record, dict) for record in data):
         raise ValueError(f"{path} holds no list of objects; give one for each draw or prompt")
     yield from _records(path, enumerate(data, 1), losses)
 
@@ -232,7 +235,7 @@ def _json(path: Path, losses: _Losses) -> Iterator[_Part]:
 def _parquet(path: Path, losses: _Losses) -> Iterator[_Part]:
     first = 1
     with pq.ParquetFile(path) as file:
-        format = recognise(file.schema_arrow.names)
+        format = recognise(dict.fromkeys(file.schema_arrow.names))
         for batch in file.iter_batches(_ROWS):
             frame = batch.to_pandas(integer_object_nulls=True)
             frame.index = pd.RangeIndex(first, first + len(frame))

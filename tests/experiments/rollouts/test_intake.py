@@ -180,6 +180,90 @@ def test_reasoning_gym(write):
     assert not is_instance_file(path)
 
 
+BAD_RECORDS = {
+    "prime-rl": (
+        [
+            {"traces": [None, *({"rewards": {"a": a}, "group": {"id": 1}} for a in (0, 1, 2))]},
+            {"traces": None},
+            {"traces": [{"rewards": None, "group": 7}, {"rewards": [], "group": {"id": 1}}]},
+        ],
+        {
+            "a trace is no object": 1,
+            "traces is no list of values": 1,
+            "has no prompt": 1,
+            "a is not a number": 1,
+        },
+    ),
+    "RewardBench 2": (
+        [
+            {"id": "b", "scores": None, "num_correct": 1},
+            {"id": "c", "scores": [1], "num_correct": None},
+            {"id": "d", "scores": [1], "num_correct": "many"},
+            {"id": "a", "scores": [0, 1, 2], "num_correct": 1},
+        ],
+        {"scores is no list of values": 1, "num_correct is no whole number": 2},
+    ),
+    "reward-bench": (
+        [
+            {"id": 0, "chosen": "u", "rejected": "v"},
+            {"id": 1, "chosen": "u", "rejected": "v", "scores_chosen": 0, "scores_rejected": 1},
+            {"id": 1, "chosen": 2, "rejected": None},
+        ],
+        {"chosen is a text, and no score of it stands under scores_chosen": 1, "score is not a number": 1},
+    ),
+    "PPE best of K": (
+        [
+            {"question_id": "q", "prompt": "p"},
+            {"question_id": None, "response_1": "a", "scores": [True]},
+            {"question_id": "q", "response_1": "a", "scores": None},
+            {"question_id": "q", "response_1": "a", "scores": [True, 0, True], "rm": [0, 1, 2]},
+        ],
+        {"scores is no list of values": 2, "has no question_id": 1},
+    ),
+    "lm-evaluation-harness": (
+        [
+            {"error": "timeout"},
+            {"doc_id": None, "resps": [["a"]], "filtered_resps": ["a"], "acc": 1.0},
+            {"doc_id": 0, "resps": [["a"] * 3], "filtered_resps": ["a"] * 3, "acc": [0, 1, 2]},
+        ],
+        {"resps is no list of values": 1, "has no doc_id": 1},
+    ),
+    "reasoning-gym-eval": (
+        [{"completions": None}, 3, {"completions": [None, *({"score": i} for i in range(3))]}],
+        {"completions is no list of values": 1, "is not an object": 1, "a completion is no object": 1},
+    ),
+    "verl": (
+        [{"error": "timeout"}, *({"input": "p", "output": "", "score": i, "step": 1} for i in range(3))],
+        {"has no prompt": 1},
+    ),
+    "NeMo Gym": (
+        [{"error": "timeout"}, *({"reward": i, "_ng_task_index": 2} for i in range(3))],
+        {"has no prompt": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECORDS)
+def test_one_bad_record_changes_neither_the_format_nor_what_is_read_of_others(write, name):
+    records, skipped = BAD_RECORDS[name]
+    contents = {"results": records} if name == "reasoning-gym-eval" else records
+    found = read_rollouts([write("x.json", json.dumps(contents))])
+    assert (found.recognised["format"], by_prompt(found)) == (name, [[0, 1, 2]])
+    assert found.skipped == skipped
+    if name == "RewardBench 2":
+        columns = {key: [record[key] for record in records] for key in records[0]}
+        assert read_rollouts([write("c.json", columns)]).skipped == skipped
+    if name != "reasoning-gym-eval":
+        assert read_rollouts([write("x.jsonl", records)]).skipped == skipped
+
+
+def test_records_that_are_none_are_left_out(write):
+    records = [{"prompt": "a", "score": 1}, None, {"prompt": "a", "score": 2}, [3]]
+    found = read_rollouts([write("x.json", json.dumps(records))])
+    assert (by_prompt(found), found.skipped) == ([[1, 2]], {"is not an object": 2})
+    assert "record 2" in found.places[0]
+
+
 LONG = pd.DataFrame(
     {
         "problem": [0, 0, 1, 1],
@@ -381,7 +465,8 @@ def test_instance_files_are_no_rollouts(write):
     assert is_instance_file(write("bad.json", "{"))
     assert not is_instance_file("some.csv")
     assert not is_instance_file(write("l.json", "[]"))
-    assert recognise({"rewards", "ground_truth_rewards"}) is None
+    assert recognise(dict.fromkeys(("rewards", "ground_truth_rewards"))) is None
+    assert recognise({"results": {"gsm8k": {"acc": 1.0}}}) is None
     assert len({each.name for each in FORMATS}) == len(FORMATS)
 
 
