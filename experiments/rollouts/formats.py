@@ -6,7 +6,7 @@ table whose columns are guessed from their names, or told.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,6 +35,8 @@ class Format:
         apart: the records that a file has, if it is one object that holds them all.
         rows: from a record, and its number in the file, to rows; each record is one if not given.
         by_file: whether each file is a reward model of its own, on the same draws.
+        variant: a column of which only the first value that is met is read: others are the same draws again.
+        from_path: a column, and the pattern of its value in the path of the file.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Format:
     apart: Callable[[Record], Sequence[Any]] = lambda record: [record]
     rows: Callable[[Record, int], Rows] | None = None
     by_file: bool = False
+    variant: str | None = None
+    from_path: tuple[str, str] | None = None
 
 
 def _listed(value: Any, what: str) -> list[Any]:
@@ -120,7 +124,7 @@ def _reward_bench(record: Record, number: int) -> Rows:
         key = next(key for key in (f"scores_{kind}", f"score_{kind}", kind) if key in record)
         if key == kind and isinstance(record[key], str):
             raise ValueError(f"{key} is a text, and no score of it stands under scores_{kind}")
-        rows.append({"prompt": prompt, "score": record[key], "correct": truth})
+        rows.append({"prompt": prompt, "draw": len(rows), "score": record[key], "correct": truth})
     return rows
 
 
@@ -165,8 +169,14 @@ def _lm_evaluation(record: Record, number: int) -> Rows:
         raise ValueError(f"{len(draws)} responses have one metric together")
     if len(answers) != len(draws):
         answers = draws
+    document = _needed(record, "doc_id")
     return [
-        {"doc_id": _needed(record, "doc_id"), "answer": answer, **{name: of[i] for name, of in each.items()}}
+        {
+            "doc_id": document,
+            "answer": answer,
+            "filter": record.get("filter"),
+            **{name: of[i] for name, of in each.items()},
+        }
         for i, answer in enumerate(answers)
     ]
 
@@ -199,7 +209,13 @@ FORMATS = (
         answer="pred",
     ),
     Format("NeMo Gym", frozenset({"_ng_task_index", "reward"}), ("_ng_task_index",), ("reward",)),
-    Format("prime-rl", frozenset({"traces"}), rows=_prime_rl),
+    Format(
+        "prime-rl",
+        frozenset({"traces"}),
+        ("step", "prompt"),
+        rows=_prime_rl,
+        from_path=("step", r"/step_(\d+)/"),
+    ),
     Format(
         "RewardBench 2",
         frozenset({"id", "scores", "num_correct"}),
@@ -216,6 +232,7 @@ FORMATS = (
         rewards=("score",),
         truth="correct",
         rows=_reward_bench,
+        by_file=True,
     ),
     Format(
         "PPE best of K",
@@ -227,9 +244,11 @@ FORMATS = (
     Format(
         "lm-evaluation-harness",
         frozenset({"doc_id", "resps", "filtered_resps"}),
-        ("doc_id",),
+        ("task", "doc_id"),
         answer="answer",
         rows=_lm_evaluation,
+        variant="filter",
+        from_path=("task", r"samples_(.+)_[^_/]+$"),
     ),
     Format(
         "reasoning-gym-eval",
@@ -261,6 +280,9 @@ _NO_REWARDS = frozenset(
 _NUMBERED = re.compile(r"(.+?)[_.]?(\d+)")
 
 
+_NO_OBJECT = "is not an object"
+
+
 def recognise(record: Record) -> Format | None:
     """The format of a record, if it is one that is known."""
     have = set(record)
@@ -269,6 +291,8 @@ def recognise(record: Record) -> Format | None:
 
 def rows_of(format: Format, record: Record, number: int) -> list[tuple[int, dict[str, Any] | str]]:
     """The rows of a record, each with the number of the record that it is of; a text says why it is none."""
+    if format.rows is None:
+        return [(number, record if isinstance(record, dict) else _NO_OBJECT)]
     try:
         records = format.apart(record)
     except ValueError as error:
@@ -276,21 +300,19 @@ def rows_of(format: Format, record: Record, number: int) -> list[tuple[int, dict
     rows: list[tuple[int, dict[str, Any] | str]] = []
     for i, each in enumerate(records, 1):
         its = i if len(records) > 1 else number
-        rows += [(its, row) for row in _rows(format, each, its)]
+        rows += [(its, row) for row in _rows(format.rows, each, its, format.name)]
     return rows
 
 
-def _rows(format: Format, record: Any, number: int) -> Rows:
+def _rows(read: Callable[[Record, int], Rows], record: Any, number: int, format: str) -> Rows:
     if not isinstance(record, Mapping):
-        return ["is not an object"]
-    if format.rows is None:
-        return [dict(record)]
+        return [_NO_OBJECT]
     try:
-        return format.rows(record, number)
+        return read(record, number)
     except ValueError as error:
         return [str(error)]
     except (TypeError, KeyError, AttributeError, IndexError):
-        return [f"is not as {format.name} writes it"]
+        return [f"is not as {format} writes it"]
 
 
 @dataclass(frozen=True)
@@ -320,56 +342,89 @@ class Layout:
     truth: str | None
     answer: str | None
 
-    @property
-    def described(self) -> dict[str, Any]:
-        """For the output file."""
+    def described(self, rewards: Sequence[str]) -> dict[str, Any]:
+        """For the output file, with the names that rewards have."""
         return {
             "format": self.format.name,
             "columns": {
                 "prompt": list(self.prompt),
-                "rewards": list(self.rewards),
+                "rewards": list(rewards),
                 "truth": self.truth,
                 "answer": self.answer,
             },
         }
 
 
-def layout(format: Format | None, frame: Frame, columns: Columns) -> Layout:
-    """What the columns of a table are, from its first rows.
+def prompt_columns(format: Format, have: Sequence[str], columns: Columns) -> tuple[str, ...]:
+    """The columns of a file that say which prompt a row is of.
 
     Raises:
-        ValueError: for a column that there is not, or if no prompt or no reward is recognised.
+        ValueError: if there are none.
     """
-    have = [str(name) for name in frame.columns]
-    listed = f"the columns are {', '.join(have)}"
-    for name in (*columns.rewards, *filter(None, (columns.truth, columns.prompt, columns.answer))):
+    if columns.prompt is not None:
+        if columns.prompt not in have:
+            raise unknown("column", columns.prompt, have)
+        return (columns.prompt,)
+    known = _named(_PROMPTS, have)[:1] if format is TABLE else format.prompt
+    found = tuple(name for name in known if name in have)
+    if not found:
+        listed = ", ".join(have)
+        raise ValueError(
+            f"no column says which prompt a row is of; name it as the prompt: the columns are {listed}"
+        )
+    return found
+
+
+def truths(have: Sequence[str]) -> tuple[str, ...]:
+    """Columns that are named as a ground truth is."""
+    return _named(_TRUTHS, have)
+
+
+def candidates(format: Format, have: Sequence[str], columns: Columns) -> list[str]:
+    """Columns that may turn out to be rewards or the truth."""
+    truth = {columns.truth} if columns.truth is not None else {format.truth, *truths(have)}
+    rewards = columns.rewards or format.rewards or [name for name in have if name.lower() not in _NO_REWARDS]
+    return [name for name in have if name in truth or name in rewards]
+
+
+def layout(
+    format: Format, prompt: tuple[str, ...], have: Sequence[str], numeric: Collection[str], columns: Columns
+) -> Layout:
+    """What the columns are.
+
+    Args:
+        format: of all of it.
+        prompt: the columns that say which prompt a row is of.
+        have: all columns.
+        numeric: those of which most is numbers.
+        columns: what is said of them.
+
+    Raises:
+        ValueError: for a column that there is not, or if no reward is recognised.
+    """
+    for name in (*columns.rewards, *filter(None, (columns.truth, columns.answer))):
         if name not in have:
             raise unknown("column", name, have)
-    known = format or TABLE
-    prompt = (columns.prompt,) if columns.prompt else tuple(name for name in known.prompt if name in have)
-    if format is None and not columns.prompt:
-        prompt = _named(_PROMPTS, have)[:1]
-    if not prompt:
-        raise ValueError(f"no column says which prompt a row is of; name it as the prompt: {listed}")
-    answer = columns.answer or (known.answer if known.answer in have else None)
-    truth = columns.truth or (known.truth if known.truth in have else None)
-    taken = {*prompt, answer}
+    answer = columns.answer or (format.answer if format.answer in have else None)
+    truth = columns.truth or (format.truth if format.truth in have else None)
     if truth is None:
-        candidates = [name for name in _named(_TRUTHS, have) if _is_numeric(frame[name])]
-        truth = next((name for name in candidates if name not in (*taken, *columns.rewards)), None)
-    taken.add(truth)
-    rewards = columns.rewards or tuple(name for name in known.rewards if name in have)
-    if not rewards:
-        rewards = tuple(
-            name
-            for name in have
-            if name not in taken and name.lower() not in _NO_REWARDS and _is_numeric(frame[name])
+        taken = {*prompt, answer, *columns.rewards}
+        truth = next((name for name in truths(have) if name in numeric and name not in taken), None)
+    taken = {*prompt, answer, truth}
+    rewards = (
+        columns.rewards
+        or tuple(name for name in format.rewards if name in have)
+        or tuple(
+            name for name in have if name in numeric and name not in taken and name.lower() not in _NO_REWARDS
         )
-    if not rewards and truth is not None:
-        rewards = (truth,)
+        or tuple(filter(None, [truth]))
+    )
     if not rewards:
-        raise ValueError(f"no column of numbers is left to be a reward; name it as the reward: {listed}")
-    return Layout(known, prompt, rewards, truth, answer)
+        listed = ", ".join(have)
+        raise ValueError(
+            f"no column of numbers is left to be a reward; name it as the reward: the columns are {listed}"
+        )
+    return Layout(format, prompt, rewards, truth, answer)
 
 
 def _named(names: Sequence[str], have: Sequence[str]) -> tuple[str, ...]:
