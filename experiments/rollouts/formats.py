@@ -278,8 +278,6 @@ _NO_REWARDS = frozenset(
     | {"subset", "category", "timestamp", "unnamed: 0", "_ng_rollout_index"}
 )
 _NUMBERED = re.compile(r"(.+?)[_.]?(\d+)")
-
-
 _NO_OBJECT = "is not an object"
 
 
@@ -289,30 +287,32 @@ def recognise(record: Record) -> Format | None:
     return next((each for each in FORMATS if each.keys <= have and each.holds(record)), None)
 
 
-def rows_of(format: Format, record: Record, number: int) -> list[tuple[int, dict[str, Any] | str]]:
+def rows_of(format: Format, record: Any, number: int) -> list[tuple[int, dict[str, Any] | str]]:
     """The rows of a record, each with the number of the record that it is of; a text says why it is none."""
+    if not isinstance(record, dict):
+        return [(number, _NO_OBJECT)]
     if format.rows is None:
-        return [(number, record if isinstance(record, dict) else _NO_OBJECT)]
+        return [(number, record)]
     try:
         records = format.apart(record)
-    except ValueError as error:
-        return [(number, str(error))]
+    except _BAD as error:
+        return [(number, _why(format, error))]
     rows: list[tuple[int, dict[str, Any] | str]] = []
     for i, each in enumerate(records, 1):
         its = i if len(records) > 1 else number
-        rows += [(its, row) for row in _rows(format.rows, each, its, format.name)]
+        try:
+            rows += [(its, row) for row in format.rows(each, its)]
+        except _BAD as error:
+            rows.append((its, _why(format, error) if isinstance(each, Mapping) else _NO_OBJECT))
     return rows
 
 
-def _rows(read: Callable[[Record, int], Rows], record: Any, number: int, format: str) -> Rows:
-    if not isinstance(record, Mapping):
-        return [_NO_OBJECT]
-    try:
-        return read(record, number)
-    except ValueError as error:
-        return [str(error)]
-    except (TypeError, KeyError, AttributeError, IndexError):
-        return [f"is not as {format} writes it"]
+_BAD = (ValueError, TypeError, KeyError, AttributeError, IndexError)
+
+
+def _why(format: Format, error: Exception) -> str:
+    """What is wrong with a record, in words."""
+    return str(error) if isinstance(error, ValueError) else f"is not as {format.name} writes it"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from goodteacher.experiments.rollouts.formats import (
 
 _LONG = 200  # characters, from which on a prompt is told by its digest
 _FILES = 10  # that are named of those that are left out
-LEFT_OUT = "file left out"
+LEFT_OUT = "file without rollouts"
 
 
 class Source(NamedTuple):
@@ -47,12 +47,12 @@ class Source(NamedTuple):
     Attributes:
         path: of it.
         name: without its endings.
-        in_folder: whether it was found in a folder, where it may be of something else.
+        folder: in which it was found, where it may be of something else; if it is not named itself.
     """
 
     path: Path
     name: str
-    in_folder: bool
+    folder: Path | None
 
 
 class Part(NamedTuple):
@@ -113,6 +113,7 @@ class Gathered:
         self._columns = columns
         self._numbers: dict[Any, int] = {}
         self._labels: list[str] = []
+        self._folders: dict[Path, None] = {}
         self._files: list[_File] = []
         self._losses = Losses()
 
@@ -127,15 +128,17 @@ class Gathered:
         Raises:
             ValueError: if it is named and cannot be read.
         """
+        if source.folder is not None:
+            self._folders[source.folder] = None
         file = _File(source, losses=losses)
         try:
             for part in parts:
                 if len(part.frame):
                     self._add(file, part)
-            if source.in_folder and not file.parts:
+            if source.folder is not None and not file.parts:
                 raise ValueError(f"{source.path}: {losses.said()}")
         except ValueError as error:
-            if not source.in_folder:
+            if source.folder is None:
                 raise
             self._leave_out(str(error))
         else:
@@ -199,8 +202,9 @@ class Gathered:
         files = [file for file in files if self._has_rows(file, its)]
         for file in files:
             self._losses.join(file.losses)
-        if not files:
-            raise ValueError(f"nothing usable: {self._losses.said()}; give files with rewards of prompts")
+        used = {file.source.folder for file in files}
+        if unused := [folder for folder in self._folders if folder not in used]:
+            raise ValueError(f"nothing usable in the folder {unused[0]}: {self._losses.said()}; leave it out")
         tables = [_chosen(file, its, i) for i, file in enumerate(files)]
         names, paths = its.rewards, [file.source.path for file in files]
         if its.format.by_file and len(files) > 1:
@@ -222,25 +226,25 @@ class Gathered:
         )
 
     def _of_one_format(self, files: Sequence[_File]) -> list[_File]:
-        """Those of the format of the files that are named; or of the one that most of a folder is of."""
+        """Those of the format of the files that are named; or of that of most rows, tables last."""
         if not files:
             return []
         rows: Counter[str] = Counter()
         for file in files:
             rows[file.format.name] += file.rows
-        named = [file for file in files if not file.source.in_folder]
+        named = [file for file in files if file.source.folder is None]
         its = max(
             named[:1] or files, key=lambda file: (file.format is not TABLE, rows[file.format.name])
         ).format
         for file in files:
             if file.format is its:
                 continue
-            kind = "a table" if file.format is TABLE else file.format.name
-            if not file.source.in_folder:
+            kind, other = ("a table" if each is TABLE else each.name for each in (file.format, its))
+            if file.source.folder is None:
                 raise ValueError(
                     f"{file.source.path} is {kind}, the files before it are {its.name}; give one kind"
                 )
-            self._leave_out(f"{file.source.path} is {kind}, other files are {its.name}")
+            self._leave_out(f"{file.source.path} is {kind}, not {other} as other files")
         return [file for file in files if file.format is its]
 
     def _layout(self, files: Sequence[_File]) -> tuple[Layout, tuple[str, ...]]:
@@ -281,7 +285,7 @@ class Gathered:
     def _has_rows(self, file: _File, its: Layout) -> bool:
         """Whether a file has rows that can be used; one of a folder is left out if not."""
         names = [f"r {name}" for name in its.rewards]
-        if not file.source.in_folder or any(
+        if file.source.folder is None or any(
             ((part["prompt"] >= 0) & part.reindex(columns=names).notna().all(axis=1)).any()
             for part in file.parts
         ):

@@ -70,12 +70,12 @@ def _kind(path: Path) -> str | None:
     return next((kind for ending, kind in _KINDS.items() if name.endswith(ending)), None)
 
 
-def _source(path: Path, *, in_folder: bool) -> Source:
+def _source(path: Path, folder: Path | None) -> Source:
     name = path.name
     for ending in (*_COMPRESSED, *_KINDS):
         if name.lower().endswith(ending):
             name = name[: -len(ending)]
-    return Source(path, name, in_folder)
+    return Source(path, name, folder)
 
 
 def _sources(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
@@ -85,7 +85,7 @@ def _sources(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
             inside = sorted(each for each in path.rglob("*") if each.is_file() and _kind(each))
             if not inside:
                 raise ValueError(f"the folder {path} holds no CSV, JSON, JSON lines or Parquet file")
-            found += (_source(each, in_folder=True) for each in inside)
+            found += (_source(each, path) for each in inside)
             continue
         if not path.exists():
             raise ValueError(f"cannot read {path}: No such file or directory")
@@ -94,7 +94,7 @@ def _sources(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
                 f"{path} is of no kind that is read; give .csv, .tsv, .jsonl, .json or .parquet, "
                 "text also with .gz, .bz2, .zst or .lz4"
             )
-        found.append(_source(path, in_folder=False))
+        found.append(_source(path, None))
     if not found:
         raise ValueError("no file of rollouts is given; name at least one")
     return found

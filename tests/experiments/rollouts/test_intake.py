@@ -291,6 +291,15 @@ def test_one_bad_record_changes_neither_the_format_nor_what_is_read_of_others(wr
         assert read_rollouts([write("x.jsonl", records)]).skipped == skipped
 
 
+@pytest.mark.parametrize("name", ["prime-rl", "RewardBench 2", "PPE best of K", "lm-evaluation-harness"])
+def test_a_record_of_something_else_is_left_out(write, name):
+    records = [*BAD_RECORDS[name][0], None, {"results": 3}, {"id": [1], "traces": {}, "scores": [2]}]
+    found = read_rollouts([write("x.json", json.dumps(records))])
+    assert by_prompt(found) == [[0, 1, 2]]
+    assert found.skipped["is not an object"] == 1
+    assert not any("object has no attribute" in reason for reason in found.skipped)
+
+
 def test_records_that_are_none_are_left_out(write):
     records = [{"prompt": "a", "score": 1}, None, {"prompt": "a", "score": 2}, [3]]
     found = read_rollouts([write("x.json", json.dumps(records))])
@@ -489,10 +498,15 @@ def test_in_a_folder_what_holds_no_rollouts_is_left_out_and_named(write, tmp_pat
     del strays["f/e.csv"]  # a table of rollouts, but for verl's beside it
     for name, text in strays.items():
         only = write(f"only/{name}", text)
-        with pytest.raises(ValueError, match=f"nothing usable: 1 x .*{only.name}") as caught:
+        with pytest.raises(ValueError, match=f"nothing usable.*: 1 x .*{only.name}") as caught:
             read_rollouts([only.parent])
         assert "\n" not in str(caught.value)
         only.unlink()
+    table, folder = write("t.csv", "prompt,score\na,1\na,2\n"), write("v/1.jsonl", verl).parent
+    with pytest.raises(
+        ValueError, match=r"nothing usable in the folder .* is verl, not a table as other files"
+    ):
+        read_rollouts([table, folder])
     for name in ("f/b.parquet", "f/c.csv", "f/a.json"):  # it is asked for by its name
         with pytest.raises(ValueError, match=name):
             read_rollouts([tmp_path / "f/1.jsonl", tmp_path / name])
