@@ -4,7 +4,9 @@ An estimator knows when an expectation has risen by an increase, and where the p
 Every prompt is a problem by itself, of weight one.
 """
 
+import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from goodteacher.experiments.rollouts.outputs import SIZES
 from goodteacher.sim import natural
 from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
 from goodteacher.sim.flow import hitting_times_only, policies
@@ -37,6 +40,11 @@ class Estimator(Protocol):
         ...
 
     paths: ClassVar[int]  # policies that are looked at along training, all together
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of outputs that problems are filled up to."""
+        ...
 
     def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
         """Why it cannot be followed with the rewards of some problems."""
@@ -61,6 +69,10 @@ class Estimator(Protocol):
         """Log-probabilities of every problem, at times of its own."""
         ...
 
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """Whether the expected ground truth rises at first."""
+        ...
+
 
 @dataclass(frozen=True)
 class GradientFlow:
@@ -77,6 +89,12 @@ class GradientFlow:
     def title(self) -> str:
         """In words."""
         return "gradient flow" if isinstance(self.clock, Gradient) else self.clock.title
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """All, where groups of outputs may have to be enumerated: of more there are very many more."""
+        group = getattr(getattr(self.clock, "of", self.clock), "group", math.inf)
+        return SIZES if group == math.inf else range(2, SIZES[-1])
 
     def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
         """See :class:`Estimator`."""
@@ -103,6 +121,15 @@ class GradientFlow:
             return policies(instances.following(self.clock), times)[:, :, 0]
 
         return _by_blocks(solve, log_p, rewards, rewards, times)
+
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """See :class:`Estimator`."""
+        p = np.exp(log_p)
+        return (p**2 * _centred(p, rewards) * _centred(p, truth)).sum(1) > 0
+
+
+def _centred(p: Problems, values: Problems) -> Problems:
+    return values - (p * values).sum(1, keepdims=True)
 
 
 @jax.jit
@@ -147,6 +174,11 @@ class NaturalFlow:
         """In words."""
         return "natural gradient flow"
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Few."""
+        return SIZES
+
     def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
         """See :class:`Estimator`."""
         return {}
@@ -162,6 +194,11 @@ class NaturalFlow:
     ) -> Float[np.ndarray, "n times outputs"]:
         """See :class:`Estimator`."""
         return natural.policies(log_p, rewards, times)
+
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """See :class:`Estimator`."""
+        p = np.exp(log_p)
+        return (p * _centred(p, rewards) * _centred(p, truth)).sum(1) > 0
 
 
 ESTIMATORS = MappingProxyType({"gradient": GradientFlow(), "natural": NaturalFlow()})
