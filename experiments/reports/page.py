@@ -143,7 +143,7 @@ def _lines(data: xr.Dataset, x: Any, y: str, *, markers: bool = False) -> go.Fig
         across = of[x].values if isinstance(x, str) else x
         style = {"color": _COLORS[i % len(_COLORS)], "dash": ("solid", "dash", "dot")[i // len(_COLORS) % 3]}
         mode = "lines+markers" if markers else "lines"
-        figure.add_scatter(x=across, y=of[y].values, name=name, mode=mode, line=style)
+        figure.add_scatter(x=across, y=of[y].values, name=_escaped(name), mode=mode, line=style)
     return figure
 
 
@@ -166,7 +166,7 @@ def _charts(data: xr.Dataset) -> list[_Chart]:
                 y=of.truth_along.values[[at]],
                 mode="markers",
                 marker=mark,
-                name=f"peak of {name}",
+                name=f"peak of {_escaped(name)}",
                 showlegend=False,
             )
         said = "The same against the divergence from the initial policy; stars mark the peaks."
