@@ -235,6 +235,8 @@ def find_builder(source: str | Callable[..., Instance]) -> Builder:
     if callable(source):
         name = f"{source.__module__}.{source.__qualname__}"
         return Builder(name, source, _parameters(source))
+    if source in ("file:", "rollouts:"):
+        raise ValueError(f"builder is {source!r} and names no file; give {source}FILE")
     if source.startswith("file:"):
         return _of_file(source, Path(source.removeprefix("file:")))
     if source.startswith("rollouts:"):

@@ -238,3 +238,5 @@ def test_rollouts_are_taken_by_every_command(rollouts, tmp_path, capsys):
     data = xr.open_zarr(store)
     np.testing.assert_allclose(data.variance.sel(prompt=0, reward="rm"), 0.75 * 0.25 * 49)
     np.testing.assert_allclose(data.variance.sel(prompt=3), 0.0)
+    assert main(["show", str(store)]) == 0
+    assert "2 of 2 chunks" in capsys.readouterr().out

@@ -200,6 +200,8 @@ def test_values_of_axes_are_those_of_numpy():
     [
         ({"builder": "benefical_errors"}, "'benefical_errors' is unknown; did you mean beneficial_errors"),
         ({"builder": "file:no.json"}, "cannot read no.json"),
+        ({"builder": "file:"}, "names no file; give file:FILE"),
+        ({"builder": "rollouts:"}, "names no file; give rollouts:FILE"),
         ({"axes": {"outpts": [3]}}, "parameter of random 'outpts' is unknown; did you mean outputs"),
         ({"parameters": {"eror": 1}}, "'eror' is unknown; did you mean error"),
         ({"measures": ["hiting_time:1"]}, "measure 'hiting_time' is unknown; did you mean hitting_time"),
