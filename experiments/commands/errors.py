@@ -60,7 +60,9 @@ def errors(
     at_most_one(gamma=gamma, goal=goal)
     thresholds = Thresholds(**given(low=low, high=high, negligible=negligible))
     clock = followed.clock()
-    problem = source.read(like_truth=True)
+    problem, has_truth = source.read(like_truth=True)
+    if not has_truth:
+        raise source.without_truth("errors are what differs from it")
     followable = follow(problem, clock, also=problem.ground_truth_rewards)
     with Progress("errors", 100) as progress:
 

@@ -99,4 +99,6 @@ def sweep(
     if processes.is_first():
         print(f"{store}: {reports.completeness(outcome)}, {chosen.points:,} points")
         console().print(reports.status_table(outcome.statuses))
+        if not chosen.builder.has_truth:
+            print(f"There is no ground truth in {chosen.builder.name.removeprefix('rollouts:')}.")
     return 0 if outcome.complete(chosen) else 1

@@ -48,6 +48,7 @@ _MEASURES = (
     "on_policy_accuracy",
     "on_policy_decided_accuracy",
 )
+_OF_THE_TRUTH = ("expected_ground_truth_reward", "on_policy_accuracy", "on_policy_decided_accuracy")
 _ROUNDING = 1e-12  # relative change of a probability that is none
 
 
@@ -230,13 +231,16 @@ class ThroughAscent:
 DYNAMICS = MappingProxyType({"flow": AlongFlow, "ascent": ThroughAscent})
 
 
-def report(instance: Instance, outcome: Outcome, unknown: Collection[int] = ()) -> dict[str, Any]:
+def report(
+    instance: Instance, outcome: Outcome, unknown: Collection[int] = (), *, has_truth: bool = True
+) -> dict[str, Any]:
     """What the output file holds: lists per prompt, ``None`` for what is not finite or not known.
 
     Args:
         instance: the problem.
         outcome: how it ended.
         unknown: prompts of which that is not known.
+        has_truth: whether there is a ground truth.
     """
     if unknown:
         outcome = _without(outcome, unknown)
@@ -247,8 +251,8 @@ def report(instance: Instance, outcome: Outcome, unknown: Collection[int] = ()) 
         "prompt_status": [status.title for status in outcome.status],
         "hitting_time": plain(outcome.hitting_time),
         "hitting_time_lower_bound": plain(outcome.lower_bound),
-        "initial": _state(instance, initial),
-        "final": _state(instance, outcome.probabilities),
+        "initial": _state(instance, initial, has_truth),
+        "final": _state(instance, outcome.probabilities, has_truth),
         "itinerary": stops(instance, unknown),
     }
 
@@ -299,9 +303,11 @@ def on_the_way(result: Mapping[str, Any], prompts: Sequence[int] | None = None) 
     return "\n".join(lines)
 
 
-def _state(instance: Instance, probabilities: ArrayLike) -> dict[str, list[Any]]:
+def _state(instance: Instance, probabilities: ArrayLike, has_truth: bool) -> dict[str, list[Any]]:
     measured = jax.device_get(_measured(instance, probabilities))
     values = dict(zip(_MEASURES, measured, strict=True))
+    if not has_truth:
+        values |= {name: np.full_like(values[name], np.nan) for name in _OF_THE_TRUTH}
     return {name: plain(value) for name, value in {"probabilities": probabilities, **values}.items()}
 
 

@@ -240,3 +240,51 @@ def test_rollouts_are_taken_by_every_command(rollouts, tmp_path, capsys):
     np.testing.assert_allclose(data.variance.sel(prompt=3), 0.0)
     assert main(["show", str(store)]) == 0
     assert "2 of 2 chunks" in capsys.readouterr().out
+
+
+@pytest.fixture
+def without_truth(tmp_path):
+    path = tmp_path / "without.csv"
+    path.write_text("prompt,rm,other\na,9,1\na,2,1\nb,5,1\nb,1,4\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["errors"], "errors are what differs from it"),
+        (["run", "--goal", "0.5"], "--goal is of it"),
+        (["run", "--gamma", "0.5"], "--gamma is of it"),
+    ],
+)
+def test_without_a_truth_the_reward_is_not_its_own(without_truth, capsys, arguments, what):
+    command, *options = arguments
+    assert main([command, str(without_truth), *options]) == 2
+    captured = capsys.readouterr()
+    assert f"has no ground truth, and {what}; name a column that has it with --truth" in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_without_a_truth_what_needs_none_goes_on(without_truth, tmp_path, capsys):
+    found = outcome("run", without_truth, tmp_path, "--horizon", "10")
+    assert "There is no ground truth" in capsys.readouterr().out
+    for state in ("initial", "final"):
+        assert found[state]["expected_ground_truth_reward"] == [None, None]
+        assert found[state]["on_policy_accuracy"] == [None, None]
+    assert found["final"]["expected_proxy_reward"][0] > found["initial"]["expected_proxy_reward"][0] == 5.5
+
+    found = outcome("metrics", without_truth, tmp_path)
+    assert "There is no ground truth" in capsys.readouterr().out
+    assert found["status"] == ["no ground truth"] * 2
+    assert found["best_outputs"] is None
+    assert found["prompts"]["reward_variance"] == [3.5**2, 4.0]
+    assert found["mean"]["reward_variance"] == (3.5**2 + 4.0) / 2
+    assert found["mean"]["uniform_accuracy"] is None
+    assert found["prompts"]["pairwise"]["acc"] == [None, None]
+
+    sweep = ["sweep", f"rollouts:{without_truth}", "--axis", "prompt=0,1", "--measure", "variance"]
+    assert main([*sweep, "--store", str(tmp_path / "store")]) == 0
+    assert "There is no ground truth" in capsys.readouterr().out
+    np.testing.assert_allclose(xr.open_zarr(tmp_path / "store").variance, [3.5**2, 4.0])
+    assert main([*sweep, "--measure", "uniform_accuracy", "--store", str(tmp_path / "other")]) == 2
+    assert "measure 'uniform_accuracy' is of the ground truth" in capsys.readouterr().err
