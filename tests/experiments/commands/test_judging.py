@@ -194,12 +194,29 @@ def test_a_screenful_the_most_harmful_first(write, tmp_path, capsys):
     assert len(found["category"]) == 30
     first = next(line for line in printed.splitlines() if "0*" in line)
     assert int(first.split()[0]) >= 10  # where the second output is above the best
-    assert "10 more prompts: --rows 30 prints them too" in printed
+    assert len(printed.splitlines()) <= 41
+    assert "23 more prompts: --rows 30 prints them too" in printed
     outcome("errors", file, tmp_path, "--rows", "30")
     assert "more prompts" not in capsys.readouterr().out
     for command in ("run", "metrics"):
         outcome(command, file, tmp_path, "--rows", "7")
         assert "23 more prompts" in capsys.readouterr().out
+
+
+def test_a_screenful_of_a_prompt_with_many_outputs(write, tmp_path, capsys):
+    many, best, worst = 200, 150, 170
+    truth, rewards = np.zeros(many), np.linspace(-1.0, 0.0, many)
+    truth[best], rewards[best], rewards[worst] = 1.0, 1.0, 0.9
+    policy = np.full(many, 1.0 / many)
+    contents = {"rewards": [rewards.tolist()], "ground_truth_rewards": [truth.tolist()]}
+    file = write(**contents, initial_policy_probabilities=[policy.tolist()])
+    outcome("errors", file, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 43
+    assert {f"{best}*", f"{worst}"} <= {word for line in lines for word in line.split()}
+    assert "166 more outputs: --rows 1 prints them too" in lines
+    outcome("errors", file, tmp_path, "--rows", "1")
+    assert len(capsys.readouterr().out.splitlines()) > many
 
 
 @pytest.fixture
