@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from goodteacher.sim.flow import hitting_times, trajectory
+from goodteacher.sim.flow import hitting_times, hitting_times_only, trajectory
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory import rises
 from goodteacher.theory.rises import escape_times, first_output_goals, paths
@@ -24,9 +24,9 @@ def test_escape_times_are_hitting_times_of_one_width(monkeypatch):
 
     def recorded(instances, goals, control):
         widths.append(instances.rewards.shape[-1])
-        return hitting_times(instances, goals, control)
+        return hitting_times_only(instances, goals, control)
 
-    monkeypatch.setattr(rises, "hitting_times", recorded)
+    monkeypatch.setattr(rises, "hitting_times_only", recorded)
     for outputs in (2, 5, 8, 12):
         instances = problems(outputs)
         goals = first_output_goals(instances, jnp.array([0.5, 0.9, 0.99]))

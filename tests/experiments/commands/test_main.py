@@ -675,8 +675,9 @@ HEAVY = ["diffrax", "matplotlib", "optax", "pandas", "scipy", "xarray", "zarr"]
     ("command", "needs"),
     [
         (["--version"], []),
-        (["run", str(EXAMPLES / "ground_truth.json"), "--horizon", "1"], ["diffrax"]),
-        (["errors", str(EXAMPLES / "proxy.json")], ["diffrax"]),
+        (["run", str(EXAMPLES / "ground_truth.json"), "--horizon", "1"], []),
+        (["errors", str(EXAMPLES / "proxy.json")], []),
+        (["run", str(EXAMPLES / "two_prompts.json"), "--horizon", "1"], ["diffrax"]),
         (["metrics", str(EXAMPLES / "proxy.json")], []),
     ],
     ids=lambda value: value[0] if value else "",
