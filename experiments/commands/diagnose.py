@@ -91,7 +91,7 @@ def diagnose(
     out = console()
     out.print(teacher_answer.rewards_table(data))
     out.print(teacher_answer.verdicts_table(data))
-    if (worst := teacher_answer.worst_table(data, read)) is not None:
+    if (worst := teacher_answer.worst_table(data)) is not None:
         out.print(worst)
     out.print(teacher_answer.groups_table(data))
     for line in teacher_answer.limits(data):

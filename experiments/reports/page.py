@@ -65,7 +65,7 @@ def page(data: xr.Dataset, rollouts: Rollouts) -> str:
         ("Rewards", _cells(teacher_answer.rewards_table(data))),
         ("Verdicts", _cells(teacher_answer.verdicts_table(data))),
     ]
-    if (worst := teacher_answer.worst_table(data, rollouts)) is not None:
+    if (worst := teacher_answer.worst_table(data)) is not None:
         tables.append((str(worst.title), _cells(worst)))
     tables.append(("Groups", _cells(teacher_answer.groups_table(data))))
     libraries = f"<script>{get_plotlyjs()}</script>\n{generate_init_offline_itables_html(dt_bundle)}"

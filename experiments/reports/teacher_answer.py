@@ -303,7 +303,7 @@ def gains(data: xr.Dataset, name: str) -> np.ndarray:
     return np.nan_to_num(of.truth_at_budget_on_truth.values - of.truth_at_budget.values)
 
 
-def worst_table(data: xr.Dataset, rollouts: Rollouts) -> Table | None:
+def worst_table(data: xr.Dataset) -> Table | None:
     """The prompts that matter most under the best reward, with the output that holds each up."""
     if "truth_at_start" not in data:
         return None
@@ -316,19 +316,24 @@ def worst_table(data: xr.Dataset, rollouts: Rollouts) -> Table | None:
     rows = Table(box=box.SIMPLE_HEAD, title=f"Prompts that matter most under {name}", title_justify="left")
     for header in ("prompt", "verdict"):
         rows.add_column(header)
-    for header in ("fixing it gains", "held by draw", "its reward", "its truth", "time", "on truth"):
+    answers = "held_by_answer" in of
+    holding = ["held by draw", *(["its answer"] if answers else []), "its reward", "its truth"]
+    for header in ("fixing it gains", *holding, "time", "on truth"):
         rows.add_column(header, justify="right")
     for prompt in worst:
-        verdict = Verdict(int(of.prompt_verdict.values[prompt])).title
-        held = int(of.held_by.values[prompt])
-        cells = ["-", "-", "-"]
-        if held >= 0:
-            draw = int(rollouts.starts[prompt]) + held
-            reward = rollouts.rewards[rollouts.names.index(name), draw]
-            truth = np.nan if rollouts.truth is None else rollouts.truth[draw]
-            cells = [str(held), digits(float(reward), 3), digits(float(truth), 3)]
-        times = _time(of.hitting_time.values[prompt]), _time(of.hitting_time_on_truth.values[prompt])
-        rows.add_row(rollouts.prompts[prompt], verdict, f"+{digits(float(gain[prompt]), 3)}", *cells, *times)
+        its = of.isel(prompt=prompt)
+        cells = ["-"] * len(holding)
+        if (draw := int(its.held_by)) >= 0:
+            numbers = digits(float(its.held_by_reward), 3), digits(float(its.held_by_truth), 3)
+            cells = [f"{draw}", *([str(its.held_by_answer.item())] if answers else []), *numbers]
+        rows.add_row(
+            str(its.prompt.item()),
+            Verdict(int(its.prompt_verdict)).title,
+            f"+{digits(float(gain[prompt]), 3)}",
+            *cells,
+            _time(float(its.hitting_time)),
+            _time(float(its.hitting_time_on_truth)),
+        )
     return rows
 
 

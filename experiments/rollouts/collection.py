@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -50,9 +51,12 @@ class Rollouts:
         answers: ``[draws]``, equal codes for equal outputs; ``None`` if it is not known which are equal.
         starts: ``[prompts + 1]``: the first draw of each prompt, and the number of draws.
         prompts: what the prompts are called.
+        draw_numbers: ``[draws]``, the number of each among all draws of its prompt, from 0, those that were
+            left out included.
         skipped: what was left out: reasons with counts.
         recognised: the format they were read from, and which column was taken for what.
         places: where the first rows that were left out stand.
+        answer_texts: ``[draws]``, the answers in words, shortened; ``None`` if they are not known.
     """
 
     names: tuple[str, ...]
@@ -61,9 +65,11 @@ class Rollouts:
     answers: Int[np.ndarray, " draws"] | None
     starts: Int[np.ndarray, " starts"]
     prompts: tuple[str, ...]
+    draw_numbers: Int[np.ndarray, " draws"]
     skipped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     recognised: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"format": "arrays"}))
     places: tuple[str, ...] = ()
+    answer_texts: np.ndarray | None = None
 
     @classmethod
     def from_arrays(
@@ -112,6 +118,7 @@ class Rollouts:
             None if truth is None else as_array("truth", truth)[exists],
             None if answers is None else pd.factorize(fixed["answers"][exists])[0],
             prompts=names,
+            answer_texts=None if answers is None else in_words(pd.Series(fixed["answers"][exists])),
         )
 
     @classmethod
@@ -147,6 +154,7 @@ class Rollouts:
             None if truth is None else numbers(frame[truth]),
             None if answer is None else pd.factorize(frame[answer].map(hashable))[0],
             prompts=labels,
+            answer_texts=None if answer is None else in_words(frame[answer]),
         )
 
     @classmethod
@@ -158,11 +166,15 @@ class Rollouts:
         answers: Int[np.ndarray, " draws"] | None,
         *,
         prompts: Sequence[str],
+        draw_numbers: Int[np.ndarray, " draws"] | None = None,
+        answer_texts: np.ndarray | None = None,
         skipped: Mapping[str, int] = MappingProxyType({}),
         recognised: Mapping[str, Any] = MappingProxyType({"format": "arrays"}),
         places: tuple[str, ...] = (),
     ) -> "Rollouts":
         """From flat arrays in any order, with the number of each draw's prompt.
+
+        The draws of a prompt are numbered in their order, unless their numbers are given.
 
         Raises:
             ValueError: if nothing is left.
@@ -181,6 +193,7 @@ class Rollouts:
         if not keep.any():
             said = ", ".join(f"{count} rows {reason}" for reason, count in reasons.items()) or "no rows"
             raise ValueError(f"nothing usable: {said}; give at least two draws of a prompt")
+        own = within_prompts(number) if draw_numbers is None else draw_numbers
         order = np.flatnonzero(keep)[np.argsort(number[keep], kind="stable")]
         _, first = np.unique(number[order], return_index=True)
         if truth is not None:
@@ -193,9 +206,11 @@ class Rollouts:
             None if answers is None else answers[order],
             np.append(first, len(order)),
             tuple(str(prompts[i]) for i in number[order][first]),
+            own[order],
             MappingProxyType(reasons),
             recognised,
             places,
+            None if answer_texts is None else answer_texts[order],
         )
 
     @property
@@ -293,7 +308,17 @@ def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], 
     return number, [", ".join(map(label, level)) for level in levels]
 
 
-def label(value: Any) -> str:
-    """A prompt's text on one line, shortened."""
+def within_prompts(number: Int[np.ndarray, " draws"]) -> Int[np.ndarray, " draws"]:
+    """The number of each draw among those of its prompt, in their order, given the numbers of the prompts."""
+    return np.asarray(pd.Series(number).groupby(number).cumcount())
+
+
+def label(value: Any, most: int = 80) -> str:
+    """A text on one line, shortened."""
     text = " ".join(str(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def in_words(answers: Column) -> np.ndarray:
+    """What is shown of answers; nothing of those that are missing."""
+    return answers.map(partial(label, most=40), na_action="ignore").fillna("").to_numpy(object)

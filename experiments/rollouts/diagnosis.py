@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from jaxtyping import Float, Int
 
 from goodteacher.experiments.datasets import TIME, variable
 from goodteacher.experiments.rollouts.collection import Rollouts
@@ -335,12 +337,39 @@ def _of_prompts(rollouts: Rollouts, told: Drawn, taught: Taught | None) -> dict[
         ),
         "peak_kl": variable(both, fate.peak_kl, "divergence at that time", "nat"),
         "peak_truth": variable(both, fate.peak_truth, "expected ground truth at that time"),
+        **_holding(rollouts, fate.held_by),
+    }
+
+
+def _holding(rollouts: Rollouts, held: Int[np.ndarray, "rewards prompts"]) -> dict[str, xr.Variable]:
+    """What is known of the outputs that hold prompts up, from a draw of each among those that were kept."""
+    assert rollouts.truth is not None
+    both, none = ("reward", "prompt"), held < 0
+    draw = rollouts.starts[:-1] + np.maximum(held, 0)
+    each = zip(rollouts.rewards, draw, strict=True)
+    reward = np.stack([_means_of_outputs(rollouts, row)[at] for row, at in each])
+    truth = _means_of_outputs(rollouts, rollouts.truth)[draw]
+    made = {
         "held_by": variable(
             both,
-            fate.held_by,
-            "a draw of the output that holds the policy up, -1 if none does",
+            np.where(none, -1, rollouts.draw_numbers[draw]),
+            "number, among all draws of the prompt, of the output that holds the policy up, -1 if none does",
         ),
+        "held_by_reward": variable(both, np.where(none, np.nan, reward), "reward of it, as it was given"),
+        "held_by_truth": variable(both, np.where(none, np.nan, truth), "ground truth of it"),
     }
+    if rollouts.answer_texts is not None:
+        texts = np.where(none, "", rollouts.answer_texts[draw])
+        made["held_by_answer"] = variable(both, texts, "answer of it")
+    return made
+
+
+def _means_of_outputs(rollouts: Rollouts, values: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
+    """Each value, or the mean over equal answers, of those draws that have a ground truth."""
+    if rollouts.answers is None or rollouts.truth is None:
+        return values
+    known = pd.Series(np.where(np.isfinite(rollouts.truth), values, np.nan))
+    return known.groupby([rollouts.prompt_of, rollouts.answers]).transform("mean").to_numpy()
 
 
 # Over the data set, along groups and time ------------------------------------------------

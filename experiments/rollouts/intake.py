@@ -19,7 +19,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodteacher.experiments.rollouts.collection import Frame, Rollouts, comparable, label, numbers
+from goodteacher.experiments.rollouts.collection import (
+    Frame,
+    Rollouts,
+    comparable,
+    in_words,
+    label,
+    numbers,
+    within_prompts,
+)
 from goodteacher.experiments.rollouts.formats import (
     Columns,
     Format,
@@ -257,6 +265,7 @@ class _Gathered:
         self._numbers: dict[Any, int] = {}
         self._labels: list[str] = []
         self._draws: list[Frame] = []
+        self._counts = np.zeros(0, int)
         self._rewards: list[str] = []
         self._truth = False
 
@@ -300,9 +309,16 @@ class _Gathered:
             kept["truth"] = numbers(frame[its.truth])
         if its.answer is not None and its.answer in frame.columns:
             kept["answer"] = _digests(comparable(frame[its.answer]))
-        if its.format.by_file:
-            kept["draw"] = frame["draw"].to_numpy(int)
+            kept["answer text"] = in_words(frame[its.answer])
+        kept["draw"] = frame["draw"].to_numpy(int) if its.format.by_file else self._draw_numbers(number)
         self._draws.append(pd.DataFrame(kept)[~bad])
+
+    def _draw_numbers(self, number: np.ndarray) -> np.ndarray:
+        """The number of each row among all rows of its prompt, bad ones included."""
+        before = np.zeros(len(self._labels) + 1, int)  # the last is for rows without a prompt
+        before[: len(self._counts)] = self._counts
+        self._counts = (before + np.bincount(number[number >= 0], minlength=len(before)))[:-1]
+        return before[number] + within_prompts(number)
 
     def _prompt_numbers(self, keys: Frame) -> np.ndarray:
         columns = [comparable(keys[name]) for name in keys.columns]
@@ -346,6 +362,8 @@ class _Gathered:
             table["truth"].to_numpy(float) if "truth" in table.columns else None,
             table["answer"].to_numpy() if "answer" in table.columns else None,
             prompts=self._labels,
+            draw_numbers=table["draw"].to_numpy(int),
+            answer_texts=table["answer text"].to_numpy(object) if "answer text" in table.columns else None,
             skipped=losses.counts,
             recognised=described,
             places=tuple(losses.places),

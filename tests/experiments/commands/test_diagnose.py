@@ -112,6 +112,27 @@ def test_under_grpo_all_times_are_those_of_its_clock(run):
     assert clocked["median_time"] < plain["median_time"]
 
 
+def test_what_holds_a_prompt_up_is_told_as_it_stands_in_the_file(run):
+    """By the number that the draw has there, although one before it is left out, and by its answer."""
+    rows = [
+        ("p", "?", 0, "none"),
+        ("p", 1.0, 1, "42"),
+        ("p", 3.0, 0, "a [wrong] answer, and no short one at all"),
+    ]
+    rows += [("p", 3.0, 0.5, rows[2][3]), ("q", 2.0, 1, "1"), ("q", 1.0, 0, "2")]
+    frame = pd.DataFrame(rows, columns=["prompt", "good", "correct", "answer"])
+    _, prompts, printed = run("--answer", "answer", "--scale", "none", frame=frame)
+    (line,) = (line for line in printed.splitlines() if line.startswith("  p "))
+    short = "a [wrong] answer, and no short one at..."
+    assert f" 2 {short} 3 0.25 never " in " ".join(line.split())
+    assert "its answer" in printed
+    held = prompts[prompts.prompt == "p"].iloc[0]
+    assert (held.held_by, held.held_by_answer, held.held_by_truth) == (2, short, 0.25)
+    _, prompts, printed = run("--scale", "none", frame=frame.drop(columns="answer"))
+    assert "its answer" not in printed
+    assert prompts[prompts.prompt == "p"].iloc[0].held_by == 2
+
+
 @pytest.mark.parametrize("estimator", ["natural", "gradient"])
 def test_one_prompt_of_two_draws_says_what_it_cannot_tell(run, table, estimator):
     few = pd.DataFrame({"prompt": ["p", "p"], "good": [1.0, 0.2], "correct": [1.0, 0.0]})
