@@ -65,8 +65,8 @@ def page(data: xr.Dataset, rollouts: Rollouts) -> str:
         ("Rewards", _cells(teacher_answer.rewards_table(data))),
         ("Verdicts", _cells(teacher_answer.verdicts_table(data))),
     ]
-    if (worst := teacher_answer.worst_table(data)) is not None:
-        tables.append((str(worst.title), _cells(worst)))
+    if (prompts := teacher_answer.prompts_table(data)) is not None:
+        tables.append((str(prompts.title), _cells(prompts)))
     tables.append(("Groups", _cells(teacher_answer.groups_table(data))))
     libraries = f"<script>{get_plotlyjs()}</script>\n{generate_init_offline_itables_html(dt_bundle)}"
     return (
@@ -224,13 +224,18 @@ def _escaped(text: Any) -> str:
 
 def _methods(data: xr.Dataset) -> list[str]:
     about = data.attrs
-    return [
+    drawn = [
         f"Rewards are on one scale: {about['scale']}. The within-prompt variance has divisor n - 1. Accuracy "
         "is over pairs of draws of one prompt: as defined in arXiv:2503.15477, where a tie is right only if "
         "the truth has one, and over the pairs that the truth tells apart; harm-aware accuracy is that of "
         "arXiv:2604.25872.",
         f"Intervals are of 95 %, by a bootstrap over prompts with {about['resamples']} resamples (BCa); "
         "rewards are compared on the same resamples.",
+    ]
+    if "truth_at_start" not in data:
+        return drawn
+    return [
+        *drawn,
         f"Verdicts follow the {about['estimator']} of a model policy whose outputs are the distinct draws of "
         f"a prompt, with their shares as probabilities. The goal is {about['goal']:g} of the possible "
         "increase of the ground truth; the budget is the time at which rewards are compared.",

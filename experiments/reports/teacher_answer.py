@@ -195,6 +195,8 @@ def limits(data: xr.Dataset) -> list[str]:
                 f"{data.attrs['followed']} prompts drawn at random."
             )
         said.append("Times are of the model policy of what was drawn, not updates of a large network.")
+    else:
+        said.append("Without a ground truth nothing is followed: goal, budget and estimator play no part.")
     guessed = [
         int(g)
         for g, of in zip(data.group.values, data.share_is_extrapolated.values.T, strict=True)
@@ -262,12 +264,12 @@ def _time(value: float) -> str:
 
 
 def verdicts_table(data: xr.Dataset) -> Table:
-    """A row for each verdict, a column for each reward."""
-    names = ranked(data)
+    """A row for each verdict, a column for each reward; without a ground truth there is only one."""
+    names, truth = ranked(data), "truth_at_start" in data
     rows = numbers_table("verdict", *names)
-    for verdict in Verdict:
+    for verdict in Verdict if truth else (Verdict.NO_SIGNAL,):
         counts = [int(data.verdicts.sel(reward=name, verdict=verdict.title)) for name in names]
-        if any(counts) or (verdict not in RARE and "truth_at_start" in data):
+        if any(counts) or verdict not in RARE:
             shares = [f"{count} ({_percent(count / data.sizes['prompt'])})" for count in counts]
             rows.add_row(verdict.title, *shares)
     return rows
@@ -303,10 +305,39 @@ def gains(data: xr.Dataset, name: str) -> np.ndarray:
     return np.nan_to_num(of.truth_at_budget_on_truth.values - of.truth_at_budget.values)
 
 
-def worst_table(data: xr.Dataset) -> Table | None:
-    """The prompts that matter most under the best reward, with the output that holds each up."""
-    if "truth_at_start" not in data:
+def prompts_table(data: xr.Dataset) -> Table | None:
+    """The ten prompts that matter most, or without a ground truth those that teach most; if there are any."""
+    return _most_to_gain(data) if "truth_at_start" in data else _most_signal(data)
+
+
+def _most_signal(data: xr.Dataset) -> Table | None:
+    """By the variance of the first reward: what training on a prompt changes at first."""
+    name = ranked(data)[0]
+    of, group = data.sel(reward=name), int(data.group[0])
+    variance = of.reward_variance.values
+    first = np.argsort(-variance, kind="stable")[:_WORST]
+    first = first[variance[first] > 0]
+    if not first.size:
         return None
+    rows = numbers_table(
+        "prompt", "draws", "mean of the scaled reward", "its variance", f"flat groups of {group}"
+    )
+    rows.title, rows.title_justify = f"Prompts worth training on with {name}", "left"
+    for prompt in first:
+        its = of.isel(prompt=prompt)
+        spread = float(its.spread.sel(group=group))
+        rows.add_row(
+            str(its.prompt.item()),
+            f"{int(its.draws)}",
+            digits(float(its.mean_reward), 3),
+            digits(float(its.reward_variance), 3),
+            "-" if np.isnan(spread) else _percent(1.0 - spread),
+        )
+    return rows
+
+
+def _most_to_gain(data: xr.Dataset) -> Table | None:
+    """Under the best reward, with the output that holds each prompt up."""
     name = ranked(data)[0]
     of, gain = data.sel(reward=name), gains(data, name)
     worst = np.argsort(-gain, kind="stable")[:_WORST]

@@ -78,6 +78,22 @@ def test_one_reward_without_a_truth(run, table):
     assert [good[name] for name in ("accuracy", "covariance", "rank", "peak", "median_time")] == [None] * 5
     assert "Without a ground truth" in printed.splitlines()[0]
     assert "have a signal" in printed
+    assert "no truth" not in printed
+    assert "Without a ground truth nothing is followed: goal, budget and estimator play no part." in printed
+
+
+def test_without_a_truth_the_prompts_of_the_largest_variance_are_listed(run, table):
+    _, prompts, printed = run("--reward", "good", frame=table.drop(columns="correct").assign(flat=1.0))
+    lines = printed.splitlines()
+    first = lines.index(
+        next(line for line in lines if line.startswith("Prompts worth training on with good"))
+    )
+    listed = [line.split()[0] for line in lines[first + 4 : first + 14]]
+    largest = prompts.sort_values("reward_variance", ascending=False).prompt.head(10)
+    assert listed == [str(name) for name in largest]
+    assert not lines[first + 14].strip()
+    _, _, printed = run("--reward", "flat", frame=table.drop(columns="correct").assign(flat=1.0))
+    assert "worth training on" not in printed
 
 
 def test_the_report_is_a_page(run, tmp_path):
