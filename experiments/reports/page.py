@@ -158,18 +158,20 @@ def _charts(data: xr.Dataset) -> list[_Chart]:
         charts.append(_chart(figure, "time", "ground truth", said, log=True))
         figure = _lines(data, "kl_along", "truth_along", markers=True)
         for i, name in enumerate(teacher_answer.ranked(data)):
-            of = data.sel(reward=name)
-            at = int(of.truth_along.values.argmax())
+            if (peak := teacher_answer.peak(data.sel(reward=name))) is None:
+                continue
             mark = {"symbol": "star", "size": 13, "color": _COLORS[i % len(_COLORS)]}
             figure.add_scatter(
-                x=of.kl_along.values[[at]],
-                y=of.truth_along.values[[at]],
+                x=[peak["kl"]],
+                y=[peak["truth"]],
                 mode="markers",
                 marker=mark,
                 name=f"peak of {_escaped(name)}",
                 showlegend=False,
             )
-        said = "The same against the divergence from the initial policy; stars mark the peaks."
+        said = (
+            "The same against the divergence from the initial policy; stars mark peaks, after which it falls."
+        )
         charts.append(_chart(figure, "KL (nat)", "ground truth", said))
         figure = _lines(data, "kl_tilted", "truth_tilted")
         said = (

@@ -16,6 +16,7 @@ from goodteacher.experiments.text import digits, numbers_table
 from goodteacher.theory.closed_forms import one_good_output_time
 
 _WORST, _SLIGHT = 10, 1e-3  # prompts that are listed, and the least that one of them gains
+_ROUNDING = 1e-9  # of the way that the ground truth goes: a fall that is none
 _GOOD, _PARTLY = 0.5, 0.2  # shares of the prompts that can be learned
 _INTERVALS = (
     *("within_variance", "between_variance", "covariance", "accuracy", "accuracy_where_truth_differs"),
@@ -51,7 +52,7 @@ def _of_reward(of: xr.Dataset) -> dict[str, Any]:
         "verdicts": _counts(of),
         "median_time": _plain(_median(of, "hitting_time")),
         "median_time_on_truth": _plain(_median(of, "hitting_time_on_truth")),
-        "peak": _peak(of),
+        "peak": peak(of),
         "rank": None if rank is None else int(rank),
         "beats_next": _plain(of["beats_next"]),
     }
@@ -79,15 +80,18 @@ def _median(of: xr.Dataset, name: str) -> float:
     return float(np.median(np.where(np.isnan(times), np.inf, times))) if times.size else np.nan
 
 
-def _peak(of: xr.Dataset) -> dict[str, float] | None:
-    """Where the ground truth of the data set is largest up to the budget."""
+def peak(of: xr.Dataset) -> dict[str, float] | None:
+    """Where the ground truth of the data set is largest, if it falls from there by the budget."""
     if "truth_along" not in of:
         return None
-    at = int(of.truth_along.values.argmax())
+    along = of.truth_along.values
+    at = int(along.argmax())
+    if along[at] - along[-1] <= _ROUNDING * np.ptp(along):
+        return None
     return {
         "time": float(of.time.values[at]) * float(of.attrs["budget"]),
         "kl": float(of.kl_along.values[at]),
-        "truth": float(of.truth_along.values[at]),
+        "truth": float(along[at]),
     }
 
 
@@ -236,7 +240,7 @@ def rewards_table(data: xr.Dataset) -> Table:
         flat = "-" if np.isnan(spread) else f"{_percent(1.0 - spread)}{mark}"
         cells = [_with_interval(of, "within_variance"), _with_interval(of, "between_variance"), flat]
         if truth:
-            beats, peak = _plain(of["beats_next"]), _peak(of)
+            beats, highest = _plain(of["beats_next"]), peak(of)
             cells = [
                 f"{int(of['rank'])}",
                 "-" if beats is None else f"{beats:.2f}",
@@ -245,7 +249,7 @@ def rewards_table(data: xr.Dataset) -> Table:
                 *(_with_interval(of, each) for each in _INTERVALS[2:]),
                 _time(_median(of, "hitting_time")),
                 _time(_median(of, "hitting_time_on_truth")),
-                "-" if peak is None else digits(peak["kl"], 3),
+                "-" if highest is None else digits(highest["kl"], 3),
             ]
         rows.add_row(name, *cells)
     return rows

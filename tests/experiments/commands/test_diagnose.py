@@ -54,7 +54,6 @@ def test_answer_tables_and_files_in_their_order(run):
     assert list(good["share_with_spread"]) == ["2", "8"]
     assert list(good["verdicts"]) == [verdict.title for verdict in Verdict if verdict not in RARE]
     assert sum(good["verdicts"].values()) == 30
-    assert list(good["peak"]) == ["time", "kl", "truth"]
     assert (good["rank"], result["rewards"]["noise"]["rank"]) == (1, 2)
     assert good["beats_next"] > 0.9
     assert result["rewards"]["noise"]["beats_next"] is None
@@ -69,6 +68,23 @@ def test_answer_tables_and_files_in_their_order(run):
     assert {"prompt", "reward", "verdict", "reward_variance", "hitting_time"} <= set(prompts.columns)
     counts = prompts[prompts.reward == "good"].verdict.value_counts().to_dict()
     assert counts == {name: n for name, n in good["verdicts"].items() if n}
+
+
+def test_there_is_a_peak_only_where_the_truth_falls_again(run):
+    """The second reward puts the best draw above all, so that the truth still rises at the budget."""
+    frame = pd.DataFrame(
+        {"prompt": "p", "correct": [1, 0, 0, 0], "hacked": [1, 1.2, -3, -3], "sound": [1, 0, 0, 0]}
+    )
+    result, _, printed = run("--scale", "none", "--budget", 20, frame=frame)
+    peak = result["rewards"]["hacked"]["peak"]
+    assert list(peak) == ["time", "kl", "truth"]
+    assert 0 < peak["time"] < 20
+    assert peak["truth"] > 0.4
+    assert result["rewards"]["sound"]["peak"] is None
+    header, rows = next((line, i) for i, line in enumerate(printed.splitlines()) if "peak at KL" in line)
+    at = header.index("peak at KL") + len("peak at KL")
+    cells = {line.split()[0]: line[:at].split()[-1] for line in printed.splitlines()[rows + 2 : rows + 4]}
+    assert cells == {"sound": "-", "hacked": f"{peak['kl']:.3g}"}
 
 
 def test_one_reward_without_a_truth(run, table):
