@@ -51,7 +51,8 @@ class Asked:
     Attributes:
         scale: that all rewards are put on: ``none``, ``policy``, ``within`` or ``group``, or a value of
             :mod:`goodteacher.experiments.rollouts.scales`.
-        estimator: what the policy follows: ``gradient`` or ``natural``, or a value as
+        estimator: what the policy follows: a name of :data:`goodteacher.experiments.followed.ESTIMATORS`; a
+            clock, such as ``Grpo(8)``; or a value as
             :class:`goodteacher.experiments.rollouts.teaching.Estimator`.
         goal: the share of the possible increase of the ground truth that is to be reached.
         budget: the time that there is; ten times the median time on the ground truth if not given.
@@ -82,6 +83,8 @@ class Asked:
         for group in self.groups:
             if group != int(group) or group < 2:
                 raise ValueError(f"a group has size {group}; give whole numbers of at least 2")
+            if list(self.groups).count(group) > 1:
+                raise ValueError(f"groups has the size {group} twice; give each once")
         if self.resamples < 1:
             raise ValueError(f"resamples is {self.resamples}; give at least 1")
         if self.seed < 0:
@@ -106,9 +109,10 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
         that it brings the ground truth higher by the budget. Every variable has ``long_name`` and ``units``.
 
     Raises:
-        ValueError: as :class:`Asked`.
+        ValueError: as :class:`Asked`, or for a reward whose square is too large a number.
     """
     wish = Asked(**asked)
+    _check_sizes(rollouts)
     scale, estimator = find_scale(wish.scale), find_estimator(wish.estimator)
     scaled = replace(rollouts, rewards=np.stack([scale.apply(row, rollouts) for row in rollouts.rewards]))
     tell("what the draws tell")
@@ -149,6 +153,20 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
         "seed": wish.seed,
     }
     return data
+
+
+_LARGEST = 1e140  # of which the squares of many can be added
+
+
+def _check_sizes(rollouts: Rollouts) -> None:
+    truth = {} if rollouts.truth is None else {"the ground truth": rollouts.truth}
+    for name, values in {**dict(zip(rollouts.names, rollouts.rewards, strict=True)), **truth}.items():
+        largest = float(np.nanmax(np.abs(values)))
+        if largest > _LARGEST:
+            raise ValueError(
+                f"{name} has a value of size {largest:g}, whose square is too large a number; give values of "
+                f"at most {_LARGEST:g}"
+            )
 
 
 def _without(scaled: Rollouts, unknown: Mapping[int, str]) -> Rollouts:

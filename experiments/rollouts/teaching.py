@@ -7,7 +7,6 @@ Every prompt is a problem by itself, of weight one.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import equinox as eqx
@@ -16,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from goodteacher.experiments.followed import Followed
 from goodteacher.sim import natural
 from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
 from goodteacher.sim.flow import hitting_times_only, policies
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
-from goodteacher.sim.names import unknown
 
 BLOCK = 1024  # problems at a time
 
@@ -164,21 +163,14 @@ class NaturalFlow:
         return natural.policies(log_p, rewards, times)
 
 
-ESTIMATORS = MappingProxyType({"gradient": GradientFlow(), "natural": NaturalFlow()})
-
-
 def find_estimator(estimator: Any) -> Estimator:
     """An estimator by its name, or itself; a clock is followed.
 
     Raises:
-        ValueError: for a name that is not known.
+        ValueError: for a name that is not one of :data:`goodteacher.experiments.followed.ESTIMATORS`, or that
+            needs a number beside it.
     """
-    if isinstance(estimator, Natural):
+    clock = Followed(estimator).clock() if isinstance(estimator, str) else estimator
+    if isinstance(clock, Natural):
         return NaturalFlow()
-    if isinstance(estimator, Clock):
-        return GradientFlow(estimator)
-    if not isinstance(estimator, str):
-        return estimator
-    if estimator not in ESTIMATORS:
-        raise unknown("estimator", estimator, ESTIMATORS)
-    return ESTIMATORS[estimator]
+    return GradientFlow(clock) if isinstance(clock, Clock) else clock
