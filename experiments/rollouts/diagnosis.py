@@ -13,7 +13,16 @@ from jaxtyping import Float, Int
 from goodteacher.experiments.datasets import TIME, variable
 from goodteacher.experiments.rollouts.collection import Rollouts
 from goodteacher.experiments.rollouts.drawn import Drawn, best_of_numbers, drawn
-from goodteacher.experiments.rollouts.fates import TAUS, TIMES, Taught, Tell, objections, teach
+from goodteacher.experiments.rollouts.fates import (
+    TAUS,
+    TIMES,
+    Objections,
+    Taught,
+    Tell,
+    objections,
+    teach,
+    with_others,
+)
 from goodteacher.experiments.rollouts.groups import extrapolated_spread
 from goodteacher.experiments.rollouts.resampling import (
     Interval,
@@ -118,19 +127,24 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
     tell("what the draws tell")
     numbers = best_of_numbers(rollouts)
     told = drawn(rollouts, scaled, wish.groups, numbers)
-    taught, unknown = None, {}
+    taught, lost = None, Objections({}, {})
     if _has_truth(rollouts):
-        unknown = objections(scaled, scale, estimator)
-        known = _without(scaled, unknown)
+        lost = objections(scaled, scale, estimator)
+        kept = [i for i, name in enumerate(rollouts.names) if name not in lost.rewards]
+        known = _without(scaled, lost).choose([rollouts.names[i] for i in kept])
         taught = teach(known, scale, estimator, wish.goal, wish.budget, wish.groups, wish.seed, tell)
+        taught = with_others(taught, kept, len(rollouts.names))
     tell("intervals")
     sums = resample(columns(told, taught), wish.resamples, wish.seed)
     names = rollouts.names
     parts = [_of_prompts(rollouts, told, taught), _of_rewards(names, scale, told, taught, sums)]
     parts += [_of_groups(rollouts, told, wish), _along(told, taught)]
     data = xr.Dataset({name: of for part in parts for name, of in part.items()})
-    if unknown:
-        _mark(data, unknown)
+    if lost.prompts:
+        _mark(data, lost.prompts)
+    if lost.rewards:
+        why = [lost.rewards.get(name, "") for name in names]
+        data["reward_not_followed"] = variable("reward", why, "why a reward cannot be followed on any prompt")
     codes = data.prompt_verdict.values[..., None] == np.asarray([int(verdict) for verdict in Verdict])
     data["verdicts"] = variable(("reward", "verdict"), codes.sum(1), "number of prompts with a verdict")
     data = data.assign_coords(
@@ -169,19 +183,23 @@ def _check_sizes(rollouts: Rollouts) -> None:
             )
 
 
-def _without(scaled: Rollouts, unknown: Mapping[int, str]) -> Rollouts:
+def _without(scaled: Rollouts, lost: Objections) -> Rollouts:
     """Without the ground truth of prompts that cannot be followed.
 
     Raises:
-        ValueError: if none can.
+        ValueError: if none can, or no reward.
     """
-    if not unknown:
+    if len(lost.rewards) == len(scaled.names):
+        name, why = next(iter(lost.rewards.items()))
+        raise ValueError(f"no reward can be followed: the rewards of {name} {why}")
+    if not lost.prompts:
         return scaled
     assert scaled.truth is not None
-    lost = np.isin(scaled.prompt_of, list(unknown))
-    known = replace(scaled, truth=np.where(lost, np.nan, scaled.truth))
+    known = replace(
+        scaled, truth=np.where(np.isin(scaled.prompt_of, list(lost.prompts)), np.nan, scaled.truth)
+    )
     if not _has_truth(known):
-        prompt, why = next(iter(unknown.items()))
+        prompt, why = next(iter(lost.prompts.items()))
         raise ValueError(f"no prompt can be followed: the rewards of {scaled.prompts[prompt]} {why}")
     return known
 
@@ -298,8 +316,9 @@ def _of_rewards(
             made[name + end] = variable("reward", list(values), _ENDS[end] + _SAID[name])
     rank, beats = np.full(len(names), np.nan), np.full(len(names), np.nan)
     if taught is not None:
-        order = np.argsort([-interval.value for interval in found["ground_truth_at_budget"]], kind="stable")
-        rank[order] = 1 + np.arange(len(names))
+        values = np.array([interval.value for interval in found["ground_truth_at_budget"]])
+        order = np.argsort(-values, kind="stable")[: np.isfinite(values).sum()]  # nan last
+        rank[order] = 1 + np.arange(len(order))
         for above, below in itertools.pairwise(order):
             beats[above] = sums.exceeds(scores[above], scores[below])
     made["rank"] = variable("reward", rank, "rank by the expected ground truth at the budget")

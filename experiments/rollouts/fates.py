@@ -20,6 +20,7 @@ TAUS = np.concatenate([[0.0], np.geomspace(1e-2, 1e2, 33)])
 _LOOKS = np.append(TIMES[1:-1:2], 1.0)  # at which prompts are seen; so many at once, by one program
 _PATIENCE = 10.0  # median times on the truth, that the budget is if none is given
 _LATE = 1e300
+_ZOOMS = 3  # after which times of peaks are known to a twentieth
 _SIDE_BY_SIDE = 8192  # prompts, each with each reward, that are followed at a time
 
 Tell = Callable[[str], None]
@@ -87,6 +88,26 @@ class Taught(NamedTuple):
     curves: Curves
 
 
+def with_others(taught: Taught, kept: Sequence[int], count: int) -> Taught:
+    """What becomes of all of ``count`` rewards, of which only those were followed that were kept."""
+
+    def filled(of: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        every = np.full((count, *of.shape[1:]), fill, of.dtype)
+        every[list(kept)] = of
+        return every
+
+    fates = taught.on_rewards
+    nothing = np.where(np.isfinite(taught.start), int(Verdict.NOT_KNOWN), int(Verdict.NO_TRUTH))
+    verdicts = np.tile(nothing, (count, 1))
+    verdicts[list(kept)] = fates.verdict
+    others = {name: filled(of) for name, of in fates._asdict().items() if of.dtype == float}
+    curves = {name: filled(of) for name, of in taught.curves._asdict().items() if name != "prompts"}
+    return taught._replace(
+        on_rewards=Fate(**others, verdict=verdicts, held_by=filled(fates.held_by, -1)),
+        curves=taught.curves._replace(**curves),
+    )
+
+
 class _Prompts(NamedTuple):
     """Prompts of one number of outputs with one reward."""
 
@@ -127,15 +148,37 @@ def _divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     return np.maximum((np.exp(log_p) * change).sum(-1), 0.0)
 
 
-def objections(scaled: Rollouts, scale: Unscaled, estimator: Estimator) -> dict[int, str]:
-    """Why prompts cannot be followed, under one of the rewards or the ground truth; by prompt."""
-    found: dict[int, str] = {}
-    for part in outputs(_with_truth(scaled, scale)):
+class Objections(NamedTuple):
+    """What cannot be followed, and why: sentences that begin after "the rewards".
+
+    Attributes:
+        rewards: those that cannot on any prompt, by name.
+        prompts: those that cannot under another reward, or the ground truth, by number.
+    """
+
+    rewards: dict[str, str]
+    prompts: dict[int, str]
+
+
+def objections(scaled: Rollouts, scale: Unscaled, estimator: Estimator) -> Objections:
+    """What the estimator objects to."""
+    plain = type(scale) is Unscaled
+    remark = "" if plain else f" (rewards are on a scale: {scale.title}; scale none leaves them as they are)"
+    found: list[dict[int, str]] = [{} for _ in range(len(scaled.names) + 1)]
+    count = 0
+    for part in outputs(_with_truth(scaled, scale), estimator.sizes):
+        count += len(part.prompts)
         exists = np.isfinite(part.log_probabilities)
-        for rewards in part.rewards:
+        for of_reward, rewards in zip(found, part.rewards, strict=True):
             why = estimator.objections(exists, rewards)
-            found |= {int(part.prompts[row]): reason for row, reason in why.items()}
-    return dict(sorted(found.items()))
+            of_reward |= {int(part.prompts[row]): f"{reason}{remark}" for row, reason in why.items()}
+    never = {
+        name: next(iter(of.values()))
+        for name, of in zip(scaled.names, found, strict=False)
+        if len(of) == count
+    }
+    others = [of for name, of in zip((*scaled.names, ""), found, strict=True) if name not in never]
+    return Objections(never, dict(sorted(item for of in others for item in of.items())))
 
 
 def _with_truth(scaled: Rollouts, scale: Unscaled) -> Rollouts:
@@ -169,7 +212,7 @@ def teach(
     """
     both = _with_truth(scaled, scale)
     assert scaled.truth is not None
-    parts, count = list(outputs(both)), len(scaled.prompts)
+    parts, count = list(outputs(both, estimator.sizes)), len(scaled.prompts)
     start, best = np.full(count, np.nan), np.full(count, np.nan)
     for part in parts:
         its = _with_reward(part, -1)
@@ -273,9 +316,16 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
         late = its.of(lost)
         (last,) = _at_times(estimator, [late], np.array([_LATE]))[0]
         at_last[lost] = _expected(last, late.truth) - late.start
-    best = truths.argmax(0)
-    highest = then[best, np.arange(len(best))]
-    peak = np.stack([budget * _LOOKS[best], _divergence(highest, its.log_p), truths.max(0)])
+    peak = np.stack([np.full(time.shape, budget), kl, truth])
+    best = np.vstack([its.start, truths]).argmax(0)
+    # Unless it falls from the start, and what becomes of it was seen while it had not moved by much.
+    ever = (best > 0) | estimator.rises(its.log_p, its.rewards, its.truth)
+    ever |= budget * _LOOKS[0] * _spread_of_rewards(its) > 0.1
+    falls = ever & (best < len(_LOOKS)) & (truth < its.start + increase)
+    if falls.any():
+        ends = budget * np.concatenate([[0.0], _LOOKS])
+        before, after = ends[np.maximum(best - 1, 0)][falls], ends[np.minimum(best + 1, len(_LOOKS))][falls]
+        peak[:, falls] = _peak(its, np.flatnonzero(falls), before, after, estimator)
     verdict = moving(
         time,
         budget,
@@ -289,6 +339,38 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
     worse = np.where(its.truth < its.best[:, None], policy, -np.inf).argmax(1)[:, None]
     holding = np.take_along_axis(its.first, worse, 1)[:, 0]
     return Fate(verdict, time, truth, kl, *peak, held_by=np.where(verdict == Verdict.LEARNS, -1, holding))
+
+
+def _spread_of_rewards(its: _Prompts) -> np.ndarray:
+    """Of the outputs that exist: no logit moves faster than that."""
+    return np.ptp(np.where(np.isfinite(its.log_p), its.rewards, its.rewards[:, :1]), axis=1)
+
+
+def _peak(
+    its: _Prompts, rows: np.ndarray, before: np.ndarray, after: np.ndarray, estimator: Estimator
+) -> np.ndarray:
+    """Times, divergences and values of the largest ground truth of some prompts, between two times."""
+    # As many as there is a program for.
+    filled = np.resize(rows, -(-len(rows) // BLOCK) * BLOCK if len(its.at) > BLOCK else len(its.at))
+    some, count = its.of(filled), len(rows)
+    low, high = np.resize(before, len(filled)), np.resize(after, len(filled))
+    unmoved = 1e-2 / np.maximum(_spread_of_rewards(some), 1.0)
+    low = np.maximum(low, np.minimum(unmoved, 1e-2 * high))
+    each = np.arange(len(filled))
+
+    def looked(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Times between two, the policies at all but these, and which of them is best."""
+        grid = np.geomspace(low, high, len(_LOOKS) + 2, axis=1)
+        then = estimator.policies(some.log_p, some.rewards, grid[:, 1:-1])
+        return grid, then, _expected(then, some.truth[:, None]).argmax(1)
+
+    for _ in range(_ZOOMS - 1):
+        grid, _, best = looked(low, high)
+        low, high = grid[each, best], grid[each, best + 2]
+    grid, then, best = looked(low, high)
+    highest = then[each, best]
+    found = np.stack([grid[each, best + 1], _divergence(highest, some.log_p), _expected(highest, some.truth)])
+    return found[:, :count]
 
 
 def _curves(

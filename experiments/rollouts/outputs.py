@@ -4,7 +4,7 @@ Draws with equal answers are one output where answers are known. Elsewhere those
 the ground truth tells apart, so that every reward is followed on the same policy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from goodteacher.experiments.rollouts.collection import Rollouts
 
-_SIZES = (4, 16, 64, 256, 1024)  # outputs; few, because each size is compiled for itself
+SIZES = (4, 16, 64, 256, 1024)  # outputs; few, because each size is compiled for itself
 
 
 class Outputs(NamedTuple):
@@ -35,10 +35,14 @@ class Outputs(NamedTuple):
     first: Int[np.ndarray, "p outputs"]
 
 
-def outputs(rollouts: Rollouts) -> Iterator[Outputs]:
+def outputs(rollouts: Rollouts, upto: Sequence[int] = SIZES) -> Iterator[Outputs]:
     """The outputs of all prompts that have at least two draws with a ground truth (of all, if there is none).
 
     Draws without a ground truth are left out.
+
+    Args:
+        rollouts: the draws.
+        upto: numbers of outputs that arrays are filled up to.
     """
     prompt, place = rollouts.prompt_of, np.arange(rollouts.rewards.shape[1])
     truth = np.zeros(len(prompt)) if rollouts.truth is None else rollouts.truth
@@ -60,7 +64,7 @@ def outputs(rollouts: Rollouts) -> Iterator[Outputs]:
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     sizes = np.diff(np.append(starts, len(owner)))
     first_draw = place[first] - rollouts.starts[owner]
-    limits = np.array([*_SIZES, max(int(sizes.max(initial=0)), _SIZES[-1] + 1)])
+    limits = np.array([*upto, max(int(sizes.max(initial=0)), upto[-1] + 1)])
     of_size = np.searchsorted(limits, sizes)
     for each in np.unique(of_size):
         chosen = np.flatnonzero(of_size == each)

@@ -4,7 +4,9 @@ An estimator knows when an expectation has risen by an increase, and where the p
 Every prompt is a problem by itself, of weight one.
 """
 
+import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -16,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from goodteacher.experiments.followed import Followed
+from goodteacher.experiments.rollouts.outputs import SIZES
 from goodteacher.sim import natural
 from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
 from goodteacher.sim.flow import hitting_times_only, policies
@@ -36,6 +39,11 @@ class Estimator(Protocol):
         ...
 
     paths: ClassVar[int]  # policies that are looked at along training, all together
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of outputs that problems are filled up to."""
+        ...
 
     def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
         """Why it cannot be followed with the rewards of some problems."""
@@ -60,6 +68,10 @@ class Estimator(Protocol):
         """Log-probabilities of every problem, at times of its own."""
         ...
 
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """Whether the expected ground truth rises at first."""
+        ...
+
 
 @dataclass(frozen=True)
 class GradientFlow:
@@ -76,6 +88,12 @@ class GradientFlow:
     def title(self) -> str:
         """In words."""
         return "gradient flow" if isinstance(self.clock, Gradient) else self.clock.title
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """All, where groups of outputs may have to be enumerated: of more there are very many more."""
+        group = getattr(getattr(self.clock, "of", self.clock), "group", math.inf)
+        return SIZES if group == math.inf else range(2, SIZES[-1])
 
     def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
         """See :class:`Estimator`."""
@@ -102,6 +120,15 @@ class GradientFlow:
             return policies(instances.following(self.clock), times)[:, :, 0]
 
         return _by_blocks(solve, log_p, rewards, rewards, times)
+
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """See :class:`Estimator`."""
+        p = np.exp(log_p)
+        return (p**2 * _centred(p, rewards) * _centred(p, truth)).sum(1) > 0
+
+
+def _centred(p: Problems, values: Problems) -> Problems:
+    return values - (p * values).sum(1, keepdims=True)
 
 
 @jax.jit
@@ -146,6 +173,11 @@ class NaturalFlow:
         """In words."""
         return "natural gradient flow"
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Few."""
+        return SIZES
+
     def objections(self, exists: Bool[np.ndarray, "n outputs"], rewards: Problems) -> Objections:
         """See :class:`Estimator`."""
         return {}
@@ -161,6 +193,11 @@ class NaturalFlow:
     ) -> Float[np.ndarray, "n times outputs"]:
         """See :class:`Estimator`."""
         return natural.policies(log_p, rewards, times)
+
+    def rises(self, log_p: Problems, rewards: Problems, truth: Problems) -> Bool[np.ndarray, " n"]:
+        """See :class:`Estimator`."""
+        p = np.exp(log_p)
+        return (p * _centred(p, rewards) * _centred(p, truth)).sum(1) > 0
 
 
 def find_estimator(estimator: Any) -> Estimator:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.goals import probability_level
 from goodteacher.sim.instance import Instance, Parameters
+from goodteacher.theory.draw_estimates import Counted, Population
 from goodteacher.theory.draws import without
 from goodteacher.theory.exact_flows import Elapsed, Hitting
 from goodteacher.theory.statements import (
@@ -100,11 +101,32 @@ def hitting_numbers(padded, fewest):
     )
 
 
+LEVELS = st.lists(st.integers(-2, 2), min_size=3, max_size=3).map(lambda of: np.array(of) / 2)
+COUNTS = st.lists(st.integers(1, 3), min_size=3, max_size=3).map(np.array)
+
+
+def counted(fields):
+    rewards, truth, counts, tau = fields
+    instance = Instance(rewards, truth, start=counts / counts.sum())
+    return Counted(instance, jnp.asarray(counts), jnp.asarray(tau))
+
+
+def population(fields):
+    rewards, truth, counts, draws = fields
+    return Population(Instance(rewards, truth, start=counts / counts.sum()), jnp.asarray(draws))
+
+
 UNSHRUNK = settings(phases=[Phase.generate])
 IDENTITIES = {
     "two_output_flow": (one_good_output, hitting_numbers(2, 2)),
     "one_good_output_flow": (one_good_output, hitting_numbers(16, 3)),
     "natural_gradient_flow": (
+        elapsed,
+        st.tuples(numbers(-1, 1, 2, 3), numbers(-4, 4, 2, 3), st.floats(0.125, 64)),
+    ),
+    "draws_unbiased": (population, st.tuples(LEVELS, LEVELS, COUNTS, st.integers(2, 4))),
+    "draws_whole_population": (counted, st.tuples(LEVELS, LEVELS, COUNTS, st.floats(0.125, 16))),
+    "tilt_of_draws": (
         elapsed,
         st.tuples(numbers(-1, 1, 2, 3), numbers(-4, 4, 2, 3), st.floats(0.125, 64)),
     ),

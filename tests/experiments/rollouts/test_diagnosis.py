@@ -17,7 +17,7 @@ from goodteacher.experiments.rollouts.resampling import Share, ratio, resample
 from goodteacher.experiments.rollouts.scales import SCALES
 from goodteacher.experiments.rollouts.teaching import GradientFlow, NaturalFlow, find_estimator
 from goodteacher.experiments.rollouts.verdicts import Verdict
-from goodteacher.sim.clocks import Gradient, Grpo, Natural
+from goodteacher.sim.clocks import Gradient, Grpo, MaxRl, Natural, PassAtK
 from goodteacher.sim.estimates import tilt
 
 # One prompt for each verdict, by reward and truth of its four draws.
@@ -68,8 +68,45 @@ def test_a_prompt_that_cannot_be_followed_is_left_out():
         assert np.isnan(found[name].sel(prompt="b")).all()
     np.testing.assert_array_equal(found.ground_truth_at_budget, both.ground_truth_at_budget)
     assert "not_followed" not in both
-    with pytest.raises(ValueError, match="no prompt can be followed: the rewards of b take more than two"):
+    with pytest.raises(ValueError, match="no reward can be followed: the rewards of r take more than two"):
         diagnose(Rollouts.from_arrays({"r": [many]}, truth[:1], prompts=["b"]), **asked)
+    with pytest.raises(ValueError, match="no prompt can be followed: the rewards of b take more than two"):
+        diagnose(Rollouts.from_arrays({"r": truth[:1]}, [many], prompts=["b"]), **asked)
+
+
+def test_a_reward_that_cannot_be_followed_stops_no_other():
+    rng = np.random.default_rng(0)
+    truth = (rng.random((12, 6)) < 0.4).astype(float)
+    rewards = {"judge": truth + 0.3 * rng.normal(size=truth.shape), "verifier": truth}
+    asked: dict[str, Any] = {"estimator": PassAtK(4), "scale": "none", "resamples": 20, "budget": 50.0}
+    found = diagnose(Rollouts.from_arrays(rewards, truth), **asked)
+    alone = diagnose(Rollouts.from_arrays({"verifier": truth}, truth), **asked)
+    assert set(titles(found)) - {"no signal"} == {"not known"}
+    assert str(found.reward_not_followed.values[0]).startswith("take more than two values")
+    assert found.reward_not_followed.values[1] == ""
+    for name in ("hitting_time", "truth_at_budget", "truth_along", "kl_tilted", "ground_truth_at_budget"):
+        np.testing.assert_array_equal(found[name].sel(reward="verifier"), alone[name].sel(reward="verifier"))
+        assert np.isnan(found[name].sel(reward="judge")).all()
+    assert found["rank"].sel(reward="verifier") == 1
+    assert np.isnan(found["rank"].sel(reward="judge"))
+    assert np.isfinite(found.covariance).all()
+    scaled = {**asked, "estimator": MaxRl(), "scale": "policy"}
+    with pytest.raises(ValueError, match=r"not negative \(rewards are on a scale: mean 0.*scale none leaves"):
+        diagnose(Rollouts.from_arrays({"verifier": truth}, truth), **scaled)
+
+
+def test_groups_of_all_values_are_enumerated_of_the_outputs_that_there_are():
+    """Six outputs make 126 groups of four; of sixteen, to which others are filled up, there are 3,876."""
+    rng = np.random.default_rng(0)
+    rewards, truth = rng.normal(size=(2, 6)), np.eye(6)[:2]
+    rewards[[0, 1], [0, 1]] = 3.0
+    found = diagnose(
+        Rollouts.from_arrays(rewards, truth), estimator=Grpo(4), scale="none", resamples=5, budget=5.0
+    )
+    for i in range(2):
+        problem = Instance(rewards[i], truth[i], start=np.full(6, 1 / 6)).following(Grpo(4))
+        expected = hitting_time(problem, reward_increase(problem, 0.9 * 5 / 6)).time[0]
+        assert found.hitting_time.values[0, i] == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_times_are_those_of_the_exact_flow(judged):
@@ -117,6 +154,29 @@ def test_the_natural_gradient_is_the_tilt_and_its_times_are_exact():
     np.testing.assert_allclose((there * truth).sum(1) - (np.exp(log_p) * truth).sum(1), increase, rtol=1e-9)
     before = np.exp(tilt(log_p, rewards, 0.999 * times).log_probabilities)
     assert ((before * truth).sum(1) < (there * truth).sum(1)).all()
+
+
+def test_peaks_are_found_wherever_they_are_within_the_budget():
+    """Those of a dense grid of times; by looks at fixed shares of the budget some would be missed."""
+    rng = np.random.default_rng(0)
+    rewards, truth = rng.normal(size=(200, 6)), rng.random((200, 6))
+    rollouts = Rollouts.from_arrays(rewards, truth)
+    way = np.geomspace(1e-3, 1e4, 4000)
+    weights = np.exp(way[:, None, None] * (rewards - rewards.max(1, keepdims=True)))
+    along = (weights * truth).sum(2) / weights.sum(2)
+    for budget in (30.0, 1e4):
+        data = diagnose(rollouts, estimator="natural", scale="none", budget=budget, resamples=5)
+        over = data.prompt_verdict.values[0] == Verdict.OVER_OPTIMISED
+        highest = along[way <= budget].max(0)
+        assert over.sum() > 5
+        np.testing.assert_allclose(data.peak_truth.values[0, over], highest[over], atol=1e-3)
+        times = way[along[way <= budget].argmax(0)]
+        np.testing.assert_allclose(data.peak_time.values[0, over], times[over], rtol=0.06)
+    by_gradient = [diagnose(rollouts, scale="none", budget=of, resamples=5) for of in (300.0, 3e7)]
+    early, late = (titles(data) for data in by_gradient)
+    assert early.count("over-optimised") > 5
+    # What has risen and fallen by an early budget has by a later one, too.
+    assert all(late[i] == "over-optimised" for i, title in enumerate(early) if title == "over-optimised")
 
 
 def test_both_flows_leave_outputs_alone_that_do_not_exist():
