@@ -26,9 +26,9 @@ from goodteacher.sim.status import Status
 _OF_A_PROMPT = {
     "reward_variance": "proxy_reward_variance",
     "on_policy_accuracy": "on_policy_accuracy",
-    "on_policy_decided_accuracy": "on_policy_decided_accuracy",
+    "on_policy_accuracy_where_truth_differs": "on_policy_accuracy_where_truth_differs",
     "uniform_accuracy": "uniform_accuracy",
-    "uniform_decided_accuracy": "uniform_decided_accuracy",
+    "uniform_accuracy_where_truth_differs": "uniform_accuracy_where_truth_differs",
 }
 _RANKINGS = {"pairwise": pairwise_accuracy, "one_vs_many": one_vs_many_accuracy}
 
@@ -102,8 +102,8 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
     columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
     columns.add_column("prompt", no_wrap=True)
     rankings = ("Acc", "Acc-W", "HAcc", "HAcc-W")
-    decided = "on decided pairs"
-    accuracies = ("on-policy accuracy", decided, "uniform accuracy", decided)
+    differing = "where truth differs"
+    accuracies = ("on-policy accuracy", differing, "uniform accuracy", differing)
     for name in ("reward variance", *accuracies, *rankings, *(f"1-vs-all {name}" for name in rankings)):
         columns.add_column(name, justify="right")
 

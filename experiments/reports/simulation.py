@@ -21,7 +21,7 @@ from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time, i
 from goodteacher.sim.goals import Goal, check_reachable, is_possible, largest_value, reward_increase
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.itineraries import itineraries
-from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_variance
+from goodteacher.sim.metrics import accuracy_where_truth_differs, product_accuracy, reward_variance
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.status import Status
 from goodteacher.theory.hitting_time_bound import goal_time_lower_bound
@@ -46,9 +46,13 @@ _MEASURES = (
     "expected_ground_truth_reward",
     "reward_variance",
     "on_policy_accuracy",
-    "on_policy_decided_accuracy",
+    "on_policy_accuracy_where_truth_differs",
 )
-_OF_THE_TRUTH = ("expected_ground_truth_reward", "on_policy_accuracy", "on_policy_decided_accuracy")
+_OF_THE_TRUTH = (
+    "expected_ground_truth_reward",
+    "on_policy_accuracy",
+    "on_policy_accuracy_where_truth_differs",
+)
 _ROUNDING = 1e-12  # relative change of a probability that is none
 
 
@@ -320,7 +324,7 @@ def _measured(instance: Instance, probabilities: Float[Array, "prompts outputs"]
         expected_reward(probabilities, truth),
         reward_variance(probabilities, proxy),
         product_accuracy(proxy, truth, probabilities),
-        decided_accuracy(proxy, truth, probabilities),
+        accuracy_where_truth_differs(proxy, truth, probabilities),
     )
 
 
@@ -337,7 +341,7 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
         columns.add_column(name, no_wrap=True)
     names = (
         *("proxy reward", "ground truth reward", "reward variance"),
-        *("on-policy accuracy", "on decided pairs", "gained most", "lost most"),
+        *("on-policy accuracy", "where truth differs", "gained most", "lost most"),
     )
     for name in names:
         columns.add_column(name, justify="right")

@@ -342,11 +342,11 @@ def _of_prompts(rollouts: Rollouts, told: Drawn, taught: Taught | None) -> dict[
         "mean_reward": variable(both, told.mean, "mean of the scaled reward over the draws"),
         "reward_variance": variable(both, told.variance, "variance of the scaled reward"),
         "reward_covariance": variable(both, told.covariance, "covariance of scaled reward and ground truth"),
-        "pair_accuracy": variable(both, told.right, _SAID["accuracy"]),
-        "decided_accuracy": variable(
+        "prompt_accuracy": variable(both, told.right, _SAID["accuracy"]),
+        "prompt_accuracy_where_truth_differs": variable(
             both, divided(told.right_decided, told.decided), _SAID["accuracy_where_truth_differs"]
         ),
-        "harm_aware_pair_accuracy": variable(
+        "prompt_harm_aware_accuracy": variable(
             both, divided(told.harmless, told.decided), _SAID["harm_aware_accuracy"]
         ),
         "spread": variable((*both, "group"), told.spread, "share of groups that have two rewards"),

@@ -20,7 +20,7 @@ from goodteacher.experiments.sweeps.axes import scalar
 from goodteacher.experiments.sweeps.dynamics import Dynamics, Policies, Times
 from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_variance
+from goodteacher.sim.metrics import accuracy_where_truth_differs, product_accuracy, reward_variance
 from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import entropy as policy_entropy
 from goodteacher.sim.objective import expected_reward as expectation
@@ -245,12 +245,20 @@ expected_reward = Kind("expected_reward", _proxy, False, "expected proxy reward"
 ground_truth = Kind("ground_truth", _truth, False, "expected ground truth reward", of_truth=True)
 variance = Kind("variance", _variance, False, "variance of the proxy reward")
 uniform_accuracy = Kind("uniform_accuracy", _uniform(product_accuracy), False, _UNIFORM, of_truth=True)
-uniform_decided_accuracy = Kind(
-    "uniform_decided_accuracy", _uniform(decided_accuracy), False, _UNIFORM + _DECIDED, of_truth=True
+uniform_accuracy_where_truth_differs = Kind(
+    "uniform_accuracy_where_truth_differs",
+    _uniform(accuracy_where_truth_differs),
+    False,
+    _UNIFORM + _DECIDED,
+    of_truth=True,
 )
 on_policy_accuracy = Kind("on_policy_accuracy", _on_policy(product_accuracy), False, _SAMPLED, of_truth=True)
-on_policy_decided_accuracy = Kind(
-    "on_policy_decided_accuracy", _on_policy(decided_accuracy), False, _SAMPLED + _DECIDED, of_truth=True
+on_policy_accuracy_where_truth_differs = Kind(
+    "on_policy_accuracy_where_truth_differs",
+    _on_policy(accuracy_where_truth_differs),
+    False,
+    _SAMPLED + _DECIDED,
+    of_truth=True,
 )
 kl = Kind("kl", _kl, False, "KL divergence from the policy to its reference", "nats")
 entropy = Kind("entropy", _entropy, False, "entropy of the policy", "nats")
@@ -268,9 +276,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ground_truth,
             variance,
             uniform_accuracy,
-            uniform_decided_accuracy,
+            uniform_accuracy_where_truth_differs,
             on_policy_accuracy,
-            on_policy_decided_accuracy,
+            on_policy_accuracy_where_truth_differs,
             kl,
             entropy,
         )

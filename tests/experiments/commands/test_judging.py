@@ -171,8 +171,8 @@ def test_degenerate_prompts_stop_nothing(write, tmp_path, capsys):
     assert found["prompts"]["pairwise"]["acc"] == [1.0, None, 0.0]
     assert found["mean"]["pairwise"]["acc"] == 0.5
     assert found["mean"]["one_vs_many"]["acc"] == 0.5
-    assert found["prompts"]["on_policy_decided_accuracy"] == [1.0, None, 0.0]
-    assert found["mean"]["on_policy_decided_accuracy"] == pytest.approx(0.5)
+    assert found["prompts"]["on_policy_accuracy_where_truth_differs"] == [1.0, None, 0.0]
+    assert found["mean"]["on_policy_accuracy_where_truth_differs"] == pytest.approx(0.5)
 
 
 def test_a_relative_goal_is_a_share_of_what_is_possible(write, tmp_path):
@@ -243,7 +243,7 @@ def test_rollouts_are_taken_by_every_command(rollouts, tmp_path, capsys):
     other = outcome("run", rollouts, tmp_path, "--goal", "0.9", "--reward", "other")
     assert other["prompt_status"][0] == "never: at rest at an optimum"
     found = outcome("metrics", rollouts, tmp_path)
-    assert found["prompts"]["on_policy_decided_accuracy"][:3] == [1.0, 0.0, None]
+    assert found["prompts"]["on_policy_accuracy_where_truth_differs"][:3] == [1.0, 0.0, None]
     found = outcome("errors", rollouts, tmp_path)
     assert found["status"][2] == "never: nothing to gain"
     given = np.array([value for row in found["rewards"] for value in row if value is not None])
