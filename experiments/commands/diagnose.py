@@ -93,8 +93,8 @@ def diagnose(
     out = console()
     out.print(teacher_answer.rewards_table(data))
     out.print(teacher_answer.verdicts_table(data))
-    if (worst := teacher_answer.worst_table(data, read)) is not None:
-        out.print(worst)
+    if (prompts := teacher_answer.prompts_table(data)) is not None:
+        out.print(prompts)
     out.print(teacher_answer.groups_table(data))
     for line in teacher_answer.limits(data):
         print(line)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -80,10 +81,13 @@ class Rollouts:
         answers: ``[draws]``, equal codes for equal outputs; ``None`` if it is not known which are equal.
         starts: ``[prompts + 1]``: the first draw of each prompt, and the number of draws.
         prompts: what the prompts are called.
+        draw_numbers: ``[draws]``, the number of each among all draws of its prompt, from 0, those that were
+            left out included.
         skipped: what was left out: reasons with counts.
         recognised: the format they were read from, and which column was taken for what.
         places: where the first that were left out stand, with the reason.
         notes: sentences on what else is not as it might be expected.
+        answer_texts: ``[draws]``, the answers in words, shortened; ``None`` if they are not known.
     """
 
     names: tuple[str, ...]
@@ -92,10 +96,12 @@ class Rollouts:
     answers: Int[np.ndarray, " draws"] | None
     starts: Int[np.ndarray, " starts"]
     prompts: tuple[str, ...]
+    draw_numbers: Int[np.ndarray, " draws"]
     skipped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     recognised: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"format": "arrays"}))
     places: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    answer_texts: np.ndarray | None = None
 
     @classmethod
     def from_arrays(
@@ -145,6 +151,7 @@ class Rollouts:
             None if answers is None else pd.factorize(fixed["answers"][exists])[0],
             prompts=names,
             place=lambda i: f"prompt {names[number[i]]}",
+            answer_texts=None if answers is None else in_words(pd.Series(fixed["answers"][exists])),
         )
 
     @classmethod
@@ -184,6 +191,7 @@ class Rollouts:
             None if answer is None else texts(frame[answer])[0],
             prompts=[label(", ".join(level)) for level in levels],
             place=lambda i: f"row {frame.index[i]}",
+            answer_texts=None if answer is None else in_words(frame[answer]),
         )
 
     @classmethod
@@ -196,6 +204,8 @@ class Rollouts:
         *,
         prompts: Sequence[str],
         place: Callable[[int], str],
+        draw_numbers: Int[np.ndarray, " draws"] | None = None,
+        answer_texts: np.ndarray | None = None,
         losses: Losses | None = None,
         recognised: Mapping[str, Any] = MappingProxyType({"format": "arrays"}),
         notes: tuple[str, ...] = (),
@@ -209,8 +219,9 @@ class Rollouts:
             answers: equal codes for equal outputs.
             prompts: what they are called.
             place: where a draw stands.
+            draw_numbers: of the draws of each prompt; in their order if not given.
             losses: what is left out already; what is left out here is added.
-            recognised, notes: as of the value.
+            answer_texts, recognised, notes: as of the value.
 
         Raises:
             ValueError: if nothing is left.
@@ -230,6 +241,7 @@ class Rollouts:
         leave_out(TOO_FEW, np.bincount(number[keep], minlength=len(prompts) + 1)[number] < 2)
         if not keep.any():
             raise ValueError(f"nothing usable: {losses.said()}; give at least two draws of a prompt")
+        own = within_prompts(number) if draw_numbers is None else draw_numbers
         order = np.flatnonzero(keep)[np.argsort(number[keep], kind="stable")]
         _, first = np.unique(number[order], return_index=True)
         if truth is not None and np.isfinite(truth[order]).any():
@@ -250,10 +262,12 @@ class Rollouts:
             None if answers is None else answers[order],
             np.append(first, len(order)),
             tuple(str(prompts[i]) for i in number[order][first]),
+            own[order],
             MappingProxyType(losses.counts),
             recognised,
             tuple(f"{where}: {reason}" for reason, each in losses.places.items() for where in each),
             notes,
+            None if answer_texts is None else answer_texts[order],
         )
 
     @property
@@ -366,7 +380,17 @@ def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], 
     return number, list(zip(*([levels[i] for i in part] for (_, levels), part in parts), strict=True))
 
 
-def label(value: Any) -> str:
-    """A prompt's text on one line, shortened."""
+def within_prompts(number: Int[np.ndarray, " draws"]) -> Int[np.ndarray, " draws"]:
+    """The number of each draw among those of its prompt, in their order, given the numbers of the prompts."""
+    return np.asarray(pd.Series(number).groupby(number).cumcount())
+
+
+def label(value: Any, most: int = 80) -> str:
+    """A text on one line, shortened."""
     text = " ".join(str(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def in_words(answers: Column) -> np.ndarray:
+    """What is shown of answers; nothing of those that are missing."""
+    return answers.map(partial(label, most=40), na_action="ignore").fillna("").to_numpy(object)

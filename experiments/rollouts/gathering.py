@@ -170,7 +170,9 @@ class Gathered:
             if file.seen[name].finite:
                 kept[f"r {name}"] = values
         if answer := self._columns.answer or its.answer:
-            kept["answer"] = _digests(frame.reindex(columns=[answer])[answer])
+            code, levels = texts(frame.reindex(columns=[answer])[answer])
+            kept["answer"] = _digests(levels)[code]
+            kept["answer text"] = np.array([*(label(level, 40) for level in levels), ""], object)[code]
         if its.by_file:
             kept["draw"] = frame["draw"].to_numpy(int)
         file.parts.append(pd.DataFrame(kept))
@@ -219,6 +221,8 @@ class Gathered:
             None if its.truth is None else table["truth"].to_numpy(),
             None if its.answer is None else table["answer"].to_numpy(),
             prompts=self._labels,
+            draw_numbers=table["draw"].to_numpy(int) if its.format.by_file else None,
+            answer_texts=None if its.answer is None else table["answer text"].to_numpy(object),
             recognised=its.described(names),
             losses=self._losses,
             place=lambda i: f"{paths[at[i]]}, row {place[i]}",
@@ -320,11 +324,10 @@ def _of_one_variant(frame: Frame, file: _File) -> Frame:
     return frame[~other]
 
 
-def _digests(column: Column) -> np.ndarray:
-    """A whole number for each value, the same for equal ones."""
-    code, levels = texts(column)
-    each = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in (*levels, ""))
-    return np.frombuffer(b"".join(each), np.int64)[code]
+def _digests(values: Sequence[str]) -> np.ndarray:
+    """A whole number for each text, the same for equal ones; and the last for no text."""
+    each = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in (*values, ""))
+    return np.frombuffer(b"".join(each), np.int64)
 
 
 def _chosen(file: _File, its: Layout, number: int) -> Frame:
@@ -333,7 +336,7 @@ def _chosen(file: _File, its: Layout, number: int) -> Frame:
         columns=[
             *("prompt", "place"),
             *(["draw"] if its.format.by_file else []),
-            *(["answer"] if its.answer is not None else []),
+            *(["answer", "answer text"] if its.answer is not None else []),
             *(f"r {name}" for name in dict.fromkeys((*its.rewards, *filter(None, [its.truth])))),
         ]
     )

@@ -676,3 +676,15 @@ def test_prompts_of_very_different_numbers_of_draws_waste_no_memory():
     assert cells < 2 * 7000 + 8192
     seen = np.concatenate([batch.prompts for batch in found.batches()])
     assert sorted(seen) == list(range(1001))
+
+
+def test_draws_are_numbered_as_they_stand_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("goodteacher.experiments.rollouts.intake._ROWS", 3)
+    rows = ["a,1", "b,1", "a,?", "a,3", ",7", "b,2", "a,4"]
+    path = tmp_path / "r.csv"
+    path.write_text("\n".join(["prompt,score", *rows]))
+    found = read_rollouts([path])
+    assert found.draw_numbers.tolist() == [0, 2, 3, 0, 1]
+    assert found.rewards[0].tolist() == [1, 3, 4, 1, 2]
+    some = Rollouts.from_arrays([[np.nan, 1.0, 2.0, 3.0]], mask=[[True, True, False, True]])
+    assert some.draw_numbers.tolist() == [1, 2]
