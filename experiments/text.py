@@ -11,8 +11,12 @@ from rich.table import Table
 
 
 def console() -> Console:
-    """Standard output; as wide as need be where it is not a terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    """Standard output; as wide as need be where it is not a terminal.
+
+    Texts stand as they are: in the names of prompts, rewards and files ``[/INST]`` and ``:x:`` mean nothing.
+    """
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def numbers_table(text: str, *numbers: str) -> Table:

@@ -56,7 +56,7 @@ def accuracy(
     return _accuracy(rewards, ground_truth_rewards, lambda output: pair_weights[..., output, :])
 
 
-def decided_accuracy(
+def accuracy_where_truth_differs(
     rewards: Float[Array, "*batch outputs"],
     ground_truth_rewards: Float[Array, "*batch outputs"],
     output_weights: Float[Array, "*batch outputs"],
@@ -337,18 +337,20 @@ def on_policy_accuracy(instance: Instance, parameters: Float[Array, "..."]) -> F
     return product_accuracy(instance.rewards, instance.ground_truth_rewards, probabilities)
 
 
-def uniform_decided_accuracy(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
+def uniform_accuracy_where_truth_differs(
+    instance: Instance, parameters: Float[Array, "..."]
+) -> Float[Array, " prompts"]:
     """Accuracy of the proxy over uniform pairs of outputs that the ground truth tells apart."""
     exists = jnp.isfinite(instance.logits(parameters)).astype(float)
-    return decided_accuracy(instance.rewards, instance.ground_truth_rewards, exists)
+    return accuracy_where_truth_differs(instance.rewards, instance.ground_truth_rewards, exists)
 
 
-def on_policy_decided_accuracy(
+def on_policy_accuracy_where_truth_differs(
     instance: Instance, parameters: Float[Array, "..."]
 ) -> Float[Array, " prompts"]:
     """Accuracy of the proxy over pairs drawn from the policy that the ground truth tells apart."""
     probabilities = instance.probabilities(parameters)
-    return decided_accuracy(instance.rewards, instance.ground_truth_rewards, probabilities)
+    return accuracy_where_truth_differs(instance.rewards, instance.ground_truth_rewards, probabilities)
 
 
 def kl_to_reference(instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, " prompts"]:
@@ -376,8 +378,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             proxy_reward_variance,
             uniform_accuracy,
             on_policy_accuracy,
-            uniform_decided_accuracy,
-            on_policy_decided_accuracy,
+            uniform_accuracy_where_truth_differs,
+            on_policy_accuracy_where_truth_differs,
             kl_to_reference,
             policy_entropy,
             gradient_norm,

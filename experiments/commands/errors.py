@@ -5,11 +5,9 @@ from typing import Annotated
 from goodteacher.experiments.commands.options import (
     GRADIENT,
     NOWHERE,
-    SCREENFUL,
     Estimator,
     InstanceFile,
     Result,
-    Rows,
     at_most_one,
     given,
     optional,
@@ -27,7 +25,7 @@ def errors(
     high: Annotated[float | None, optional("X")] = None,
     negligible: Annotated[float | None, optional("P")] = None,
     followed: Estimator = GRADIENT,
-    rows: Rows = SCREENFUL,
+    rows: Annotated[int | None, optional("N")] = None,
     result: Result = NOWHERE,
 ) -> int:
     """Say of every error of a proxy reward whether it is harmful, benign or beneficial.
@@ -45,7 +43,7 @@ def errors(
         low: Ground truth reward from 0 (worst) to 1 (y*) below which an output is low (default: 0.25).
         high: Proxy reward from 0 (initial mean) to 1 (y*) from which on it is high (default: 0.95).
         negligible: Initial probability over that of y* up to which an error does not matter (default: 0.3).
-        rows: Prompts to print at most, the most harmful first (default: 20).
+        rows: Prompts to print, the most harmful first (default: as many as fit a screen).
     """
     from goodteacher.experiments.compilation import compile_quickly, keep_compiled
     from goodteacher.experiments.followed import follow, told
@@ -60,7 +58,9 @@ def errors(
     at_most_one(gamma=gamma, goal=goal)
     thresholds = Thresholds(**given(low=low, high=high, negligible=negligible))
     clock = followed.clock()
-    problem = source.read(like_truth=True)
+    problem, has_truth = source.read(like_truth=True)
+    if not has_truth:
+        raise source.without_truth("errors are what differs from it")
     followable = follow(problem, clock, also=problem.ground_truth_rewards)
     with Progress("errors", 100) as progress:
 
@@ -73,11 +73,13 @@ def errors(
     result.write(report)
     if followed != GRADIENT:
         print(f"under {clock.title}:")
-    order = error_table.most_harmful_first(report)
-    console().print(error_table.table(report, order[:rows]))
-    if way := on_the_way(report, order[:rows]):
+    chosen = error_table.shown(report, rows)
+    console().print(error_table.table(report, chosen))
+    if way := on_the_way(report, list(chosen)):
         print(way)
-    print_rest(len(order), rows)
+    if more := error_table.unprinted(report, chosen):
+        print(f"{more} more outputs: --rows {len(chosen)} prints them too")
+    print_rest(len(report["status"]), len(chosen))
     print(error_table.summary(report))
     for line in told(followable.unknown):
         print(line)

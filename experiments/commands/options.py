@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -37,6 +37,21 @@ Names = Annotated[Positional[tuple[str, ...]], optional("[NAME ...]")]
 Texts = UseAppendAction[tuple[str, ...]]
 
 
+class Problem(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        instance: the problem.
+        has_truth: whether it has a ground truth; in its place the instance has the reward itself if not.
+    """
+
+    instance: "Instance"
+    has_truth: bool
+
+
+NO_TRUTH = "There is no ground truth: what needs one is not known (--truth names its column)."
+
+
 @dataclass(frozen=True)
 class InstanceFile:
     """Where the problem comes from."""
@@ -54,8 +69,8 @@ class InstanceFile:
     answer: Annotated[str | None, optional("NAME")] = None
     """Of rollouts: the column that is equal for equal outputs."""
 
-    def read(self, *, like_truth: bool = False) -> "Instance":
-        """The instance.
+    def read(self, *, like_truth: bool = False) -> Problem:
+        """The problem.
 
         Args:
             like_truth: put the reward of rollouts on the scale of their ground truth.
@@ -66,7 +81,7 @@ class InstanceFile:
         from goodteacher.sim.files import is_instance_file, read_instance
 
         if is_instance_file(self.file):
-            return read_instance(self.file, nearest=self.nearest)
+            return Problem(read_instance(self.file, nearest=self.nearest), True)
 
         # pandas and what reads with it take long to import, and few need them.
         from goodteacher.experiments.rollouts.formats import Columns
@@ -75,7 +90,13 @@ class InstanceFile:
 
         named = () if self.reward is None else (self.reward,)
         rollouts = read_rollouts([self.file], Columns(named, self.truth, self.prompt, self.answer))
-        return as_instance(rollouts, self.reward, like_truth=like_truth)
+        return Problem(as_instance(rollouts, self.reward, like_truth=like_truth), rollouts.truth is not None)
+
+    def without_truth(self, what: str) -> ValueError:
+        """Says that there is no ground truth for something that needs one."""
+        return ValueError(
+            f"{self.file} has no ground truth, and {what}; name a column that has it with --truth"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """``goodteacher metrics``."""
 
 from goodteacher.experiments.commands.options import (
+    NO_TRUTH,
     NOWHERE,
     SCREENFUL,
     InstanceFile,
@@ -26,10 +27,11 @@ def metrics(source: InstanceFile, *, rows: Rows = SCREENFUL, result: Result = NO
     compile_quickly()
     keep_compiled()
     result.check()
-    report = reward_quality.report(source.read())
+    instance, has_truth = source.read()
+    report = reward_quality.report(instance, has_truth=has_truth)
     result.write(report)
     console().print(reward_quality.table(report, rows))
-    print_rest(len(report["best_outputs"]), rows)
-    if note := reward_quality.note(report):
+    print_rest(len(report["status"]), rows)
+    if note := reward_quality.note(report) if has_truth else NO_TRUTH:
         print(note)
     return 0

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from goodteacher.experiments.commands.options import (
     GRADIENT,
+    NO_TRUTH,
     NOWHERE,
     SCREENFUL,
     Estimator,
@@ -67,7 +68,10 @@ def run(
     at_most_one(gamma=gamma, goal=goal)
     way = simulation.DYNAMICS[dynamics](**own)
     clock = followed.clock()
-    problem = source.read()
+    problem, has_truth = source.read()
+    for name in given(gamma=gamma, goal=goal):
+        if not has_truth:
+            raise source.without_truth(f"--{name} is of it")
     instance, unknown = follow(problem, clock)
     if kl is not None:
         instance = simulation.with_kl_coefficient(instance, kl)
@@ -82,7 +86,7 @@ def run(
         title = f"{clock.title}: {way.title.removeprefix('gradient ')}"
     with Progress(title, way.parts) as progress:
         outcome = interruptible(lambda: way.follow(instance, wanted, progress))
-    report = simulation.report(problem, outcome, unknown)
+    report = simulation.report(problem, outcome, unknown, has_truth=has_truth)
     result.write(report)
     print(f"{source.file}: {title}{aim}: {report['status']}")
     console().print(simulation.table(report, rows))
@@ -94,4 +98,6 @@ def run(
         print(note)
     for line in told(unknown):
         print(line)
+    if not has_truth:
+        print(NO_TRUTH)
     return 0

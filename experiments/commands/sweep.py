@@ -41,9 +41,9 @@ def sweep(
         axis: Values of a parameter: linspace:FIRST:LAST:COUNT, logspace:EXPONENT:EXPONENT:COUNT,
             range:FIRST:END, or a,b,c; once for each axis.
         measure: hitting_time:LEVEL, increase_time:GAMMA, probability_time:OUTPUT:LEVEL; probability:OUTPUT,
-            expected_reward, ground_truth, variance, uniform_accuracy, on_policy_accuracy (over pairs that the
-            truth tells apart: uniform_decided_accuracy, on_policy_decided_accuracy), kl or entropy, of the
-            initial policy, or with :TIME or :final of the one then; once for each.
+            expected_reward, ground_truth, variance, uniform_accuracy, on_policy_accuracy (both also with
+            _where_truth_differs behind), kl or entropy, of the initial policy, or with :TIME or :final of the
+            one then; once for each.
         zip: Axes that vary together.
         set: Value of a parameter that is no axis.
         dynamics: flow (default), ascent, or an estimator: reinforce, baseline, rloo, grpo, grpo_unscaled.
@@ -99,4 +99,6 @@ def sweep(
     if processes.is_first():
         print(f"{store}: {reports.completeness(outcome)}, {chosen.points:,} points")
         console().print(reports.status_table(outcome.statuses))
+        if not chosen.builder.has_truth:
+            print(f"There is no ground truth in {chosen.builder.name.removeprefix('rollouts:')}.")
     return 0 if outcome.complete(chosen) else 1

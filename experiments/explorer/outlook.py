@@ -37,8 +37,8 @@ _STIFF = Control(solver=diffrax.Kvaerno5(), tolerance=1e-6, max_steps=_MOST_STEP
 _MEASURES = (
     "proxy_reward_variance",
     "on_policy_accuracy",
-    "on_policy_decided_accuracy",
-    "uniform_decided_accuracy",
+    "on_policy_accuracy_where_truth_differs",
+    "uniform_accuracy_where_truth_differs",
 )
 
 

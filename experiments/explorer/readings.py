@@ -72,10 +72,14 @@ def readings(of: Outlook) -> tuple[Reading, ...]:
         Reading("HAcc", measures["hacc"], "the same, harm-aware (arXiv:2604.25872)"),
         Reading("on-policy accuracy", measures["on_policy_accuracy"], "over pairs drawn from the policy"),
         Reading(
-            "on decided pairs", measures["on_policy_decided_accuracy"], "of these, where the truth differs"
+            "where truth differs",
+            measures["on_policy_accuracy_where_truth_differs"],
+            "of these, where the truth differs",
         ),
         Reading(
-            "uniform accuracy", measures["uniform_decided_accuracy"], "over all pairs where the truth differs"
+            "uniform accuracy",
+            measures["uniform_accuracy_where_truth_differs"],
+            "over all pairs where the truth differs",
         ),
     )
 

@@ -25,7 +25,7 @@ from goodteacher.experiments.miniature.training import problem, train
 from goodteacher.experiments.miniature.worlds import HELD_OUT_FAMILIES, TRAIN, TUNED, Family
 from goodteacher.experiments.rollouts.teaching import GradientFlow, NaturalFlow
 from goodteacher.sim import estimates
-from goodteacher.sim.metrics import decided_accuracy
+from goodteacher.sim.metrics import accuracy_where_truth_differs
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.sampling import inverse_cdf
 
@@ -151,7 +151,7 @@ def _plain(
 @jax.jit
 def _uniform_accuracy(rewards: Array, truth: Array) -> Array:
     truth = jnp.broadcast_to(truth, rewards.shape)
-    return decided_accuracy(rewards, truth, jnp.ones(rewards.shape)).mean(-1)
+    return accuracy_where_truth_differs(rewards, truth, jnp.ones(rewards.shape)).mean(-1)
 
 
 @cache

@@ -14,8 +14,8 @@ _BLOCK = 4  # worlds at a time
 
 MEASURES = {
     "variance": "proxy_reward_variance",
-    "on-policy accuracy": "on_policy_decided_accuracy",
-    "off-policy accuracy": "uniform_decided_accuracy",
+    "on-policy accuracy": "on_policy_accuracy_where_truth_differs",
+    "off-policy accuracy": "uniform_accuracy_where_truth_differs",
 }
 
 

@@ -31,7 +31,7 @@ RECORDED = (
     "policy_entropy",
     "proxy_reward_variance",
 )
-ACCURACIES = ("uniform_decided_accuracy", "on_policy_decided_accuracy")
+ACCURACIES = ("uniform_accuracy_where_truth_differs", "on_policy_accuracy_where_truth_differs")
 
 
 def exact(instance: Instance, parameters: Float[Array, "..."], update: Any) -> Float[Array, "..."]:

@@ -146,19 +146,56 @@ def most_harmful_first(result: Mapping[str, Any]) -> list[int]:
     return sorted(range(len(result["category"])), key=lambda prompt: -harm(prompt))
 
 
+def shown(result: Mapping[str, Any], rows: int | None = None) -> dict[int, list[int]]:
+    """Prompts with those of their outputs that are printed, the most harmful prompts first.
+
+    Args:
+        result: the report.
+        rows: how many prompts; if not given, as many as fit a screen. Of one that alone does not, y* and the
+            most harmful outputs are taken.
+    """
+    order = most_harmful_first(result)
+    if rows is not None:
+        return {prompt: _existing(result, prompt) for prompt in order[:rows]}
+    found: dict[int, list[int]] = {}
+    left = _SCREENFUL
+    for prompt in order:
+        outputs = _existing(result, prompt)
+        lines = len(outputs) + 2  # with one between it and the next, and its itinerary
+        if found and lines > left:
+            break
+        found[prompt] = sorted(sorted(outputs, key=partial(_importance, result, prompt))[: left - 2])
+        left -= lines
+    return found
+
+
+_SCREENFUL = 36  # lines of prompts
+
+
+def _existing(result: Mapping[str, Any], prompt: int) -> list[int]:
+    return [output for output, reward in enumerate(result["rewards"][prompt]) if reward is not None]
+
+
+def _importance(result: Mapping[str, Any], prompt: int, output: int) -> tuple[bool, float, float]:
+    """Ascending: y* first, then by harm; where that is the same, by what the proxy gives."""
+    worse = output not in result["best_outputs"][prompt][:1]
+    ratio = result["log10_time_ratio"][prompt][output] or 0.0
+    return worse, -float(ratio), -result["rewards"][prompt][output]
+
+
+def unprinted(result: Mapping[str, Any], chosen: Mapping[int, Sequence[int]]) -> int:
+    """How many outputs of chosen prompts are not."""
+    return sum(len(_existing(result, prompt)) - len(outputs) for prompt, outputs in chosen.items())
+
+
 @partial(jax.jit, static_argnames="thresholds")
 def _judged(instance: Instance, thresholds: Thresholds) -> tuple[Array, Array]:
     """Categories and initial probabilities, ``[prompts, outputs]`` each."""
     return categories(instance, thresholds), instance.probabilities(instance.initial_parameters)
 
 
-def table(result: Mapping[str, Any], prompts: Sequence[int] | None = None) -> Table:
-    """A row for every output of some prompts, in their order.
-
-    Args:
-        result: the report.
-        prompts: which; all, the most harmful first, if not given.
-    """
+def table(result: Mapping[str, Any], chosen: Mapping[int, Sequence[int]]) -> Table:
+    """A row for each of some outputs, prompt by prompt; as :func:`shown` chooses them."""
     columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for name in ("prompt", "output"):
         columns.add_column(name, no_wrap=True)
@@ -167,13 +204,11 @@ def table(result: Mapping[str, Any], prompts: Sequence[int] | None = None) -> Ta
     columns.add_column("by rule")
     for name in ("time with error", "corrected", "factor on time", "final r_G", "Shapley"):
         columns.add_column(name, justify="right")
-    for prompt in most_harmful_first(result) if prompts is None else prompts:
-        kinds = result["category"][prompt]
+    for prompt, outputs in chosen.items():
         values, lost = result["shapley"][prompt], result["status"][prompt] == Status.NOT_KNOWN.title
         shapley = {} if values is None else dict(zip(values["outputs"], values["values"], strict=True))
-        for output, kind in enumerate(kinds):
-            if result["rewards"][prompt][output] is None:
-                continue
+        for output in outputs:
+            kind = result["category"][prompt][output]
             star = "*" if output in result["best_outputs"][prompt] else ""
             given = [
                 reward_text(result[name][prompt][output]) for name in ("rewards", "ground_truth_rewards")
@@ -198,7 +233,12 @@ def table(result: Mapping[str, Any], prompts: Sequence[int] | None = None) -> Ta
                     f"{shapley[output]:+.3g}" if output in shapley else "",
                 ]
             columns.add_row(
-                str(prompt) if output == 0 else "", f"{output}{star}", *given, probability, kind, *cells
+                str(prompt) if output == outputs[0] else "",
+                f"{output}{star}",
+                *given,
+                probability,
+                kind,
+                *cells,
             )
         columns.add_section()
     return columns

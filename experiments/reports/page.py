@@ -65,8 +65,8 @@ def page(data: xr.Dataset, rollouts: Rollouts) -> str:
         ("Rewards", _cells(teacher_answer.rewards_table(data))),
         ("Verdicts", _cells(teacher_answer.verdicts_table(data))),
     ]
-    if (worst := teacher_answer.worst_table(data, rollouts)) is not None:
-        tables.append((str(worst.title), _cells(worst)))
+    if (prompts := teacher_answer.prompts_table(data)) is not None:
+        tables.append((str(prompts.title), _cells(prompts)))
     tables.append(("Groups", _cells(teacher_answer.groups_table(data))))
     libraries = f"<script>{get_plotlyjs()}</script>\n{generate_init_offline_itables_html(dt_bundle)}"
     return (
@@ -143,7 +143,7 @@ def _lines(data: xr.Dataset, x: Any, y: str, *, markers: bool = False) -> go.Fig
         across = of[x].values if isinstance(x, str) else x
         style = {"color": _COLORS[i % len(_COLORS)], "dash": ("solid", "dash", "dot")[i // len(_COLORS) % 3]}
         mode = "lines+markers" if markers else "lines"
-        figure.add_scatter(x=across, y=of[y].values, name=name, mode=mode, line=style)
+        figure.add_scatter(x=across, y=of[y].values, name=_escaped(name), mode=mode, line=style)
     return figure
 
 
@@ -158,18 +158,20 @@ def _charts(data: xr.Dataset) -> list[_Chart]:
         charts.append(_chart(figure, "time", "ground truth", said, log=True))
         figure = _lines(data, "kl_along", "truth_along", markers=True)
         for i, name in enumerate(teacher_answer.ranked(data)):
-            of = data.sel(reward=name)
-            at = int(of.truth_along.values.argmax())
+            if (peak := teacher_answer.peak(data.sel(reward=name))) is None:
+                continue
             mark = {"symbol": "star", "size": 13, "color": _COLORS[i % len(_COLORS)]}
             figure.add_scatter(
-                x=of.kl_along.values[[at]],
-                y=of.truth_along.values[[at]],
+                x=[peak["kl"]],
+                y=[peak["truth"]],
                 mode="markers",
                 marker=mark,
-                name=f"peak of {name}",
+                name=f"peak of {_escaped(name)}",
                 showlegend=False,
             )
-        said = "The same against the divergence from the initial policy; stars mark the peaks."
+        said = (
+            "The same against the divergence from the initial policy; stars mark peaks, after which it falls."
+        )
         charts.append(_chart(figure, "KL (nat)", "ground truth", said))
         figure = _lines(data, "kl_tilted", "truth_tilted")
         said = (
@@ -224,13 +226,18 @@ def _escaped(text: Any) -> str:
 
 def _methods(data: xr.Dataset) -> list[str]:
     about = data.attrs
-    return [
+    drawn = [
         f"Rewards are on one scale: {about['scale']}. The within-prompt variance has divisor n - 1. Accuracy "
         "is over pairs of draws of one prompt: as defined in arXiv:2503.15477, where a tie is right only if "
         "the truth has one, and over the pairs that the truth tells apart; harm-aware accuracy is that of "
         "arXiv:2604.25872.",
         f"Intervals are of 95 %, by a bootstrap over prompts with {about['resamples']} resamples (BCa); "
         "rewards are compared on the same resamples.",
+    ]
+    if "truth_at_start" not in data:
+        return drawn
+    return [
+        *drawn,
         f"Verdicts follow the {about['estimator']} of a model policy whose outputs are the distinct draws of "
         f"a prompt, with their shares as probabilities. The goal is {about['goal']:g} of the possible "
         "increase of the ground truth; the budget is the time at which rewards are compared.",

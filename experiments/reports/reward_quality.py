@@ -26,33 +26,45 @@ from goodteacher.sim.status import Status
 _OF_A_PROMPT = {
     "reward_variance": "proxy_reward_variance",
     "on_policy_accuracy": "on_policy_accuracy",
-    "on_policy_decided_accuracy": "on_policy_decided_accuracy",
+    "on_policy_accuracy_where_truth_differs": "on_policy_accuracy_where_truth_differs",
     "uniform_accuracy": "uniform_accuracy",
-    "uniform_decided_accuracy": "uniform_decided_accuracy",
+    "uniform_accuracy_where_truth_differs": "uniform_accuracy_where_truth_differs",
 }
 _RANKINGS = {"pairwise": pairwise_accuracy, "one_vs_many": one_vs_many_accuracy}
 
 
-def report(instance: Instance) -> dict[str, Any]:
+def report(instance: Instance, *, has_truth: bool = True) -> dict[str, Any]:
     """What the output file holds: lists per prompt, and for all prompts together.
 
     Reward variance and accuracies of the mean are averages with the prompts' weights. Ranking accuracies of
     the data set are over all its comparisons, weighted ones with weights normalised over all of them. What
     needs a preferred output is ``None`` of a prompt on which the ground truth is constant, and without it in
-    the means.
+    the means. Without a ground truth all is ``None`` but the variance.
 
     Raises:
         ValueError: if the ground truth is constant on every prompt.
     """
-    best = best_outputs(instance)
+    best, status = None, ["no ground truth"] * len(instance.rewards)
+    if has_truth:
+        which = best_outputs(instance)
+        best = [np.flatnonzero(row).tolist() for row in which]
+        status = ["measured" if row.any() else Status.NOTHING_TO_GAIN.title for row in which]
     measured = jax.device_get(_measured(instance))
+    if not has_truth:
+        measured = {of: _of_the_reward_alone(values) for of, values in measured.items()}
     names = (*_OF_A_PROMPT, *_RANKINGS)
     return {
-        "best_outputs": [np.flatnonzero(row).tolist() for row in best],
-        "status": ["measured" if row.any() else Status.NOTHING_TO_GAIN.title for row in best],
+        "best_outputs": best,
+        "status": status,
         "prompts": {name: _plain(measured["prompts"][name]) for name in names},
         "mean": {name: _plain(measured["mean"][name]) for name in names},
     }
+
+
+def _of_the_reward_alone(values: dict[str, Any]) -> dict[str, Any]:
+    """With ``nan`` for what needs a ground truth."""
+    unknown = jax.tree.map(lambda of: np.full(of.shape, np.nan), values)
+    return unknown | {"reward_variance": values["reward_variance"]}
 
 
 @jax.jit
@@ -90,8 +102,8 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
     columns = Table(box=box.SIMPLE_HEAD, header_style="bold")
     columns.add_column("prompt", no_wrap=True)
     rankings = ("Acc", "Acc-W", "HAcc", "HAcc-W")
-    decided = "on decided pairs"
-    accuracies = ("on-policy accuracy", decided, "uniform accuracy", decided)
+    differing = "where truth differs"
+    accuracies = ("on-policy accuracy", differing, "uniform accuracy", differing)
     for name in ("reward variance", *accuracies, *rankings, *(f"1-vs-all {name}" for name in rankings)):
         columns.add_column(name, justify="right")
 
@@ -100,7 +112,7 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
         numbers += [pick(value) for kind in _RANKINGS for value in values[kind].values()]
         columns.add_row(title, digits(numbers[0]), *[digits(value, 3) for value in numbers[1:]])
 
-    for prompt in range(len(result["best_outputs"]))[:rows]:
+    for prompt in range(len(result["status"]))[:rows]:
         row(str(prompt), result["prompts"], lambda value, prompt=prompt: value[prompt])
     columns.add_section()
     row("all", result["mean"], lambda value: value)

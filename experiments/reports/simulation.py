@@ -21,7 +21,7 @@ from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time, i
 from goodteacher.sim.goals import Goal, check_reachable, is_possible, largest_value, reward_increase
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.itineraries import itineraries
-from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_variance
+from goodteacher.sim.metrics import accuracy_where_truth_differs, product_accuracy, reward_variance
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.status import Status
 from goodteacher.theory.hitting_time_bound import goal_time_lower_bound
@@ -46,7 +46,12 @@ _MEASURES = (
     "expected_ground_truth_reward",
     "reward_variance",
     "on_policy_accuracy",
-    "on_policy_decided_accuracy",
+    "on_policy_accuracy_where_truth_differs",
+)
+_OF_THE_TRUTH = (
+    "expected_ground_truth_reward",
+    "on_policy_accuracy",
+    "on_policy_accuracy_where_truth_differs",
 )
 _ROUNDING = 1e-12  # relative change of a probability that is none
 
@@ -230,13 +235,16 @@ class ThroughAscent:
 DYNAMICS = MappingProxyType({"flow": AlongFlow, "ascent": ThroughAscent})
 
 
-def report(instance: Instance, outcome: Outcome, unknown: Collection[int] = ()) -> dict[str, Any]:
+def report(
+    instance: Instance, outcome: Outcome, unknown: Collection[int] = (), *, has_truth: bool = True
+) -> dict[str, Any]:
     """What the output file holds: lists per prompt, ``None`` for what is not finite or not known.
 
     Args:
         instance: the problem.
         outcome: how it ended.
         unknown: prompts of which that is not known.
+        has_truth: whether there is a ground truth.
     """
     if unknown:
         outcome = _without(outcome, unknown)
@@ -247,8 +255,8 @@ def report(instance: Instance, outcome: Outcome, unknown: Collection[int] = ()) 
         "prompt_status": [status.title for status in outcome.status],
         "hitting_time": plain(outcome.hitting_time),
         "hitting_time_lower_bound": plain(outcome.lower_bound),
-        "initial": _state(instance, initial),
-        "final": _state(instance, outcome.probabilities),
+        "initial": _state(instance, initial, has_truth),
+        "final": _state(instance, outcome.probabilities, has_truth),
         "itinerary": stops(instance, unknown),
     }
 
@@ -299,9 +307,11 @@ def on_the_way(result: Mapping[str, Any], prompts: Sequence[int] | None = None) 
     return "\n".join(lines)
 
 
-def _state(instance: Instance, probabilities: ArrayLike) -> dict[str, list[Any]]:
+def _state(instance: Instance, probabilities: ArrayLike, has_truth: bool) -> dict[str, list[Any]]:
     measured = jax.device_get(_measured(instance, probabilities))
     values = dict(zip(_MEASURES, measured, strict=True))
+    if not has_truth:
+        values |= {name: np.full_like(values[name], np.nan) for name in _OF_THE_TRUTH}
     return {name: plain(value) for name, value in {"probabilities": probabilities, **values}.items()}
 
 
@@ -314,7 +324,7 @@ def _measured(instance: Instance, probabilities: Float[Array, "prompts outputs"]
         expected_reward(probabilities, truth),
         reward_variance(probabilities, proxy),
         product_accuracy(proxy, truth, probabilities),
-        decided_accuracy(proxy, truth, probabilities),
+        accuracy_where_truth_differs(proxy, truth, probabilities),
     )
 
 
@@ -331,7 +341,7 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
         columns.add_column(name, no_wrap=True)
     names = (
         *("proxy reward", "ground truth reward", "reward variance"),
-        *("on-policy accuracy", "on decided pairs", "gained most", "lost most"),
+        *("on-policy accuracy", "where truth differs", "gained most", "lost most"),
     )
     for name in names:
         columns.add_column(name, justify="right")

@@ -16,6 +16,7 @@ from goodteacher.experiments.text import digits, numbers_table
 from goodteacher.theory.closed_forms import one_good_output_time
 
 _WORST, _SLIGHT = 10, 1e-3  # prompts that are listed, and the least that one of them gains
+_ROUNDING = 1e-9  # of the way that the ground truth goes: a fall that is none
 _GOOD, _PARTLY = 0.5, 0.2  # shares of the prompts that can be learned
 _INTERVALS = (
     *("within_variance", "between_variance", "covariance", "accuracy", "accuracy_where_truth_differs"),
@@ -33,7 +34,7 @@ def report(data: xr.Dataset, rollouts: Rollouts) -> dict[str, Any]:
         "prompts": len(rollouts.prompts),
         "draws": int(data.attrs["draws"]),
         "skipped": dict(rollouts.skipped),
-        "recognised": dict(rollouts.recognised),
+        "recognised": {**rollouts.recognised, "notes": list(rollouts.notes)},
         "answer": answer(data),
         "rewards": {name: _of_reward(data.sel(reward=name)) for name in data.reward.values.tolist()},
     }
@@ -51,7 +52,7 @@ def _of_reward(of: xr.Dataset) -> dict[str, Any]:
         "verdicts": _counts(of),
         "median_time": _plain(_median(of, "hitting_time")),
         "median_time_on_truth": _plain(_median(of, "hitting_time_on_truth")),
-        "peak": _peak(of),
+        "peak": peak(of),
         "rank": None if rank is None else int(rank),
         "beats_next": _plain(of["beats_next"]),
     }
@@ -79,15 +80,18 @@ def _median(of: xr.Dataset, name: str) -> float:
     return float(np.median(np.where(np.isnan(times), np.inf, times))) if times.size else np.nan
 
 
-def _peak(of: xr.Dataset) -> dict[str, float] | None:
-    """Where the ground truth of the data set is largest up to the budget."""
+def peak(of: xr.Dataset) -> dict[str, float] | None:
+    """Where the ground truth of the data set is largest, if it falls from there by the budget."""
     if "truth_along" not in of:
         return None
-    at = int(of.truth_along.values.argmax())
+    along = of.truth_along.values
+    at = int(along.argmax())
+    if along[at] - along[-1] <= _ROUNDING * np.ptp(along):
+        return None
     return {
         "time": float(of.time.values[at]) * float(of.attrs["budget"]),
         "kl": float(of.kl_along.values[at]),
-        "truth": float(of.truth_along.values[at]),
+        "truth": float(along[at]),
     }
 
 
@@ -154,6 +158,7 @@ def recognised(rollouts: Rollouts) -> str:
         said = "; ".join(f"{count} {reason}" for reason, count in rollouts.skipped.items())
         lines.append(f"Rows left out: {said}.")
         lines += [f"  {place}" for place in rollouts.places]
+    lines += rollouts.notes
     return "\n".join(lines)
 
 
@@ -195,6 +200,8 @@ def limits(data: xr.Dataset) -> list[str]:
                 f"{data.attrs['followed']} prompts drawn at random."
             )
         said.append("Times are of the model policy of what was drawn, not updates of a large network.")
+    else:
+        said.append("Without a ground truth nothing is followed: goal, budget and estimator play no part.")
     guessed = [
         int(g)
         for g, of in zip(data.group.values, data.share_is_extrapolated.values.T, strict=True)
@@ -234,7 +241,7 @@ def rewards_table(data: xr.Dataset) -> Table:
         flat = "-" if np.isnan(spread) else f"{_percent(1.0 - spread)}{mark}"
         cells = [_with_interval(of, "within_variance"), _with_interval(of, "between_variance"), flat]
         if truth:
-            beats, peak = _plain(of["beats_next"]), _peak(of)
+            beats, highest = _plain(of["beats_next"]), peak(of)
             cells = [
                 f"{int(of['rank'])}",
                 "-" if beats is None else f"{beats:.2f}",
@@ -243,7 +250,7 @@ def rewards_table(data: xr.Dataset) -> Table:
                 *(_with_interval(of, each) for each in _INTERVALS[2:]),
                 _time(_median(of, "hitting_time")),
                 _time(_median(of, "hitting_time_on_truth")),
-                "-" if peak is None else digits(peak["kl"], 3),
+                "-" if highest is None else digits(highest["kl"], 3),
             ]
         rows.add_row(name, *cells)
     return rows
@@ -262,12 +269,12 @@ def _time(value: float) -> str:
 
 
 def verdicts_table(data: xr.Dataset) -> Table:
-    """A row for each verdict, a column for each reward."""
-    names = ranked(data)
+    """A row for each verdict, a column for each reward; without a ground truth there is only one."""
+    names, truth = ranked(data), "truth_at_start" in data
     rows = numbers_table("verdict", *names)
-    for verdict in Verdict:
+    for verdict in Verdict if truth else (Verdict.NO_SIGNAL,):
         counts = [int(data.verdicts.sel(reward=name, verdict=verdict.title)) for name in names]
-        if any(counts) or (verdict not in RARE and "truth_at_start" in data):
+        if any(counts) or verdict not in RARE:
             shares = [f"{count} ({_percent(count / data.sizes['prompt'])})" for count in counts]
             rows.add_row(verdict.title, *shares)
     return rows
@@ -303,10 +310,39 @@ def gains(data: xr.Dataset, name: str) -> np.ndarray:
     return np.nan_to_num(of.truth_at_budget_on_truth.values - of.truth_at_budget.values)
 
 
-def worst_table(data: xr.Dataset, rollouts: Rollouts) -> Table | None:
-    """The prompts that matter most under the best reward, with the output that holds each up."""
-    if "truth_at_start" not in data:
+def prompts_table(data: xr.Dataset) -> Table | None:
+    """The ten prompts that matter most, or without a ground truth those that teach most; if there are any."""
+    return _most_to_gain(data) if "truth_at_start" in data else _most_signal(data)
+
+
+def _most_signal(data: xr.Dataset) -> Table | None:
+    """By the variance of the first reward: what training on a prompt changes at first."""
+    name = ranked(data)[0]
+    of, group = data.sel(reward=name), int(data.group[0])
+    variance = of.reward_variance.values
+    first = np.argsort(-variance, kind="stable")[:_WORST]
+    first = first[variance[first] > 0]
+    if not first.size:
         return None
+    rows = numbers_table(
+        "prompt", "draws", "mean of the scaled reward", "its variance", f"flat groups of {group}"
+    )
+    rows.title, rows.title_justify = f"Prompts worth training on with {name}", "left"
+    for prompt in first:
+        its = of.isel(prompt=prompt)
+        spread = float(its.spread.sel(group=group))
+        rows.add_row(
+            str(its.prompt.item()),
+            f"{int(its.draws)}",
+            digits(float(its.mean_reward), 3),
+            digits(float(its.reward_variance), 3),
+            "-" if np.isnan(spread) else _percent(1.0 - spread),
+        )
+    return rows
+
+
+def _most_to_gain(data: xr.Dataset) -> Table | None:
+    """Under the best reward, with the output that holds each prompt up."""
     name = ranked(data)[0]
     of, gain = data.sel(reward=name), gains(data, name)
     worst = np.argsort(-gain, kind="stable")[:_WORST]
@@ -316,19 +352,24 @@ def worst_table(data: xr.Dataset, rollouts: Rollouts) -> Table | None:
     rows = Table(box=box.SIMPLE_HEAD, title=f"Prompts that matter most under {name}", title_justify="left")
     for header in ("prompt", "verdict"):
         rows.add_column(header)
-    for header in ("fixing it gains", "held by draw", "its reward", "its truth", "time", "on truth"):
+    answers = "held_by_answer" in of
+    holding = ["held by draw", *(["its answer"] if answers else []), "its reward", "its truth"]
+    for header in ("fixing it gains", *holding, "time", "on truth"):
         rows.add_column(header, justify="right")
     for prompt in worst:
-        verdict = Verdict(int(of.prompt_verdict.values[prompt])).title
-        held = int(of.held_by.values[prompt])
-        cells = ["-", "-", "-"]
-        if held >= 0:
-            draw = int(rollouts.starts[prompt]) + held
-            reward = rollouts.rewards[rollouts.names.index(name), draw]
-            truth = np.nan if rollouts.truth is None else rollouts.truth[draw]
-            cells = [str(held), digits(float(reward), 3), digits(float(truth), 3)]
-        times = _time(of.hitting_time.values[prompt]), _time(of.hitting_time_on_truth.values[prompt])
-        rows.add_row(rollouts.prompts[prompt], verdict, f"+{digits(float(gain[prompt]), 3)}", *cells, *times)
+        its = of.isel(prompt=prompt)
+        cells = ["-"] * len(holding)
+        if (draw := int(its.held_by)) >= 0:
+            numbers = digits(float(its.held_by_reward), 3), digits(float(its.held_by_truth), 3)
+            cells = [f"{draw}", *([str(its.held_by_answer.item())] if answers else []), *numbers]
+        rows.add_row(
+            str(its.prompt.item()),
+            Verdict(int(its.prompt_verdict)).title,
+            f"+{digits(float(gain[prompt]), 3)}",
+            *cells,
+            _time(float(its.hitting_time)),
+            _time(float(its.hitting_time_on_truth)),
+        )
     return rows
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from jaxtyping import Float, Int
 
 from goodteacher.experiments.datasets import TIME, variable
 from goodteacher.experiments.rollouts.collection import Rollouts
@@ -58,7 +60,8 @@ class Asked:
     Attributes:
         scale: that all rewards are put on: ``none``, ``policy``, ``within`` or ``group``, or a value of
             :mod:`goodteacher.experiments.rollouts.scales`.
-        estimator: what the policy follows: ``gradient`` or ``natural``, or a value as
+        estimator: what the policy follows: a name of :data:`goodteacher.experiments.followed.ESTIMATORS`; a
+            clock, such as ``Grpo(8)``; or a value as
             :class:`goodteacher.experiments.rollouts.teaching.Estimator`.
         goal: the share of the possible increase of the ground truth that is to be reached.
         budget: the time that there is; ten times the median time on the ground truth if not given.
@@ -89,6 +92,8 @@ class Asked:
         for group in self.groups:
             if group != int(group) or group < 2:
                 raise ValueError(f"a group has size {group}; give whole numbers of at least 2")
+            if list(self.groups).count(group) > 1:
+                raise ValueError(f"groups has the size {group} twice; give each once")
         if self.resamples < 1:
             raise ValueError(f"resamples is {self.resamples}; give at least 1")
         if self.seed < 0:
@@ -113,9 +118,10 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
         that it brings the ground truth higher by the budget. Every variable has ``long_name`` and ``units``.
 
     Raises:
-        ValueError: as :class:`Asked`.
+        ValueError: as :class:`Asked`, or for a reward whose square is too large a number.
     """
     wish = Asked(**asked)
+    _check_sizes(rollouts)
     scale, estimator = find_scale(wish.scale), find_estimator(wish.estimator)
     scaled = replace(rollouts, rewards=np.stack([scale.apply(row, rollouts) for row in rollouts.rewards]))
     tell("what the draws tell")
@@ -161,6 +167,20 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
         "seed": wish.seed,
     }
     return data
+
+
+_LARGEST = 1e140  # of which the squares of many can be added
+
+
+def _check_sizes(rollouts: Rollouts) -> None:
+    truth = {} if rollouts.truth is None else {"the ground truth": rollouts.truth}
+    for name, values in {**dict(zip(rollouts.names, rollouts.rewards, strict=True)), **truth}.items():
+        largest = float(np.nanmax(np.abs(values)))
+        if largest > _LARGEST:
+            raise ValueError(
+                f"{name} has a value of size {largest:g}, whose square is too large a number; give values of "
+                f"at most {_LARGEST:g}"
+            )
 
 
 def _without(scaled: Rollouts, lost: Objections) -> Rollouts:
@@ -322,11 +342,11 @@ def _of_prompts(rollouts: Rollouts, told: Drawn, taught: Taught | None) -> dict[
         "mean_reward": variable(both, told.mean, "mean of the scaled reward over the draws"),
         "reward_variance": variable(both, told.variance, "variance of the scaled reward"),
         "reward_covariance": variable(both, told.covariance, "covariance of scaled reward and ground truth"),
-        "pair_accuracy": variable(both, told.right, _SAID["accuracy"]),
-        "decided_accuracy": variable(
+        "prompt_accuracy": variable(both, told.right, _SAID["accuracy"]),
+        "prompt_accuracy_where_truth_differs": variable(
             both, divided(told.right_decided, told.decided), _SAID["accuracy_where_truth_differs"]
         ),
-        "harm_aware_pair_accuracy": variable(
+        "prompt_harm_aware_accuracy": variable(
             both, divided(told.harmless, told.decided), _SAID["harm_aware_accuracy"]
         ),
         "spread": variable((*both, "group"), told.spread, "share of groups that have two rewards"),
@@ -354,12 +374,39 @@ def _of_prompts(rollouts: Rollouts, told: Drawn, taught: Taught | None) -> dict[
         ),
         "peak_kl": variable(both, fate.peak_kl, "divergence at that time", "nat"),
         "peak_truth": variable(both, fate.peak_truth, "expected ground truth at that time"),
+        **_holding(rollouts, fate.held_by),
+    }
+
+
+def _holding(rollouts: Rollouts, held: Int[np.ndarray, "rewards prompts"]) -> dict[str, xr.Variable]:
+    """What is known of the outputs that hold prompts up, from a draw of each among those that were kept."""
+    assert rollouts.truth is not None
+    both, none = ("reward", "prompt"), held < 0
+    draw = rollouts.starts[:-1] + np.maximum(held, 0)
+    each = zip(rollouts.rewards, draw, strict=True)
+    reward = np.stack([_means_of_outputs(rollouts, row)[at] for row, at in each])
+    truth = _means_of_outputs(rollouts, rollouts.truth)[draw]
+    made = {
         "held_by": variable(
             both,
-            fate.held_by,
-            "a draw of the output that holds the policy up, -1 if none does",
+            np.where(none, -1, rollouts.draw_numbers[draw]),
+            "number, among all draws of the prompt, of the output that holds the policy up, -1 if none does",
         ),
+        "held_by_reward": variable(both, np.where(none, np.nan, reward), "reward of it, as it was given"),
+        "held_by_truth": variable(both, np.where(none, np.nan, truth), "ground truth of it"),
     }
+    if rollouts.answer_texts is not None:
+        texts = np.where(none, "", rollouts.answer_texts[draw])
+        made["held_by_answer"] = variable(both, texts, "answer of it")
+    return made
+
+
+def _means_of_outputs(rollouts: Rollouts, values: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
+    """Each value, or the mean over equal answers, of those draws that have a ground truth."""
+    if rollouts.answers is None or rollouts.truth is None:
+        return values
+    known = pd.Series(np.where(np.isfinite(rollouts.truth), values, np.nan))
+    return known.groupby([rollouts.prompt_of, rollouts.answers]).transform("mean").to_numpy()
 
 
 # Over the data set, along groups and time ------------------------------------------------

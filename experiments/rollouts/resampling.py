@@ -87,9 +87,11 @@ def _influence(without: np.ndarray) -> tuple[float, float]:
     known = without[np.isfinite(without)]
     n = len(known)
     change = known.mean() - known if n else known
-    square = (change**2).sum()
-    if n < 2 or square <= 0:
+    size = np.abs(change).max(initial=0.0)
+    if n < 2 or size <= 0:
         return 0.0, max(n - 1.0, 1.0)
+    change = change / size  # whose powers are numbers, on whatever scale
+    square = (change**2).sum()
     excess = n * (change**4).sum() / square**2 - 3.0
     # What jumps without one prompt has no acceleration to speak of.
     skewness = np.clip((change**3).sum() / (6.0 * square**1.5), -0.2, 0.2)

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import equinox as eqx
@@ -18,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from goodteacher.experiments.followed import Followed
 from goodteacher.experiments.rollouts.outputs import SIZES
 from goodteacher.sim import natural
 from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
 from goodteacher.sim.flow import hitting_times_only, policies
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
-from goodteacher.sim.names import unknown
 
 BLOCK = 1024  # problems at a time
 
@@ -201,21 +200,14 @@ class NaturalFlow:
         return (p * _centred(p, rewards) * _centred(p, truth)).sum(1) > 0
 
 
-ESTIMATORS = MappingProxyType({"gradient": GradientFlow(), "natural": NaturalFlow()})
-
-
 def find_estimator(estimator: Any) -> Estimator:
     """An estimator by its name, or itself; a clock is followed.
 
     Raises:
-        ValueError: for a name that is not known.
+        ValueError: for a name that is not one of :data:`goodteacher.experiments.followed.ESTIMATORS`, or that
+            needs a number beside it.
     """
-    if isinstance(estimator, Natural):
+    clock = Followed(estimator).clock() if isinstance(estimator, str) else estimator
+    if isinstance(clock, Natural):
         return NaturalFlow()
-    if isinstance(estimator, Clock):
-        return GradientFlow(estimator)
-    if not isinstance(estimator, str):
-        return estimator
-    if estimator not in ESTIMATORS:
-        raise unknown("estimator", estimator, ESTIMATORS)
-    return ESTIMATORS[estimator]
+    return GradientFlow(clock) if isinstance(clock, Clock) else clock

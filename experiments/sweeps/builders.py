@@ -57,11 +57,13 @@ class Builder:
         name: on the command line and in specifications.
         build: from keyword scalars to an instance; traceable in those that are not static.
         parameters: what they may be, by name.
+        has_truth: whether the instances have a ground truth.
     """
 
     name: str
     build: Callable[..., Instance]
     parameters: Mapping[str, Domain]
+    has_truth: bool = True
 
     def program(
         self, fixed: Mapping[str, Any], varying: Mapping[str, Any]
@@ -235,6 +237,8 @@ def find_builder(source: str | Callable[..., Instance]) -> Builder:
     if callable(source):
         name = f"{source.__module__}.{source.__qualname__}"
         return Builder(name, source, _parameters(source))
+    if source in ("file:", "rollouts:"):
+        raise ValueError(f"builder is {source!r} and names no file; give {source}FILE")
     if source.startswith("file:"):
         return _of_file(source, Path(source.removeprefix("file:")))
     if source.startswith("rollouts:"):
@@ -303,7 +307,7 @@ def _of_rollouts(name: str, path: str) -> Builder:
         "reward_scale": Number(0),
         "kl_coefficient": Number(0, open=False),
     }
-    return Builder(name, partial(_prompt_of_rollouts, each), parameters)
+    return Builder(name, partial(_prompt_of_rollouts, each), parameters, rollouts.truth is not None)
 
 
 def _prompt_of_rollouts(

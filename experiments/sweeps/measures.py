@@ -20,7 +20,7 @@ from goodteacher.experiments.sweeps.axes import scalar
 from goodteacher.experiments.sweeps.dynamics import Dynamics, Policies, Times
 from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.metrics import decided_accuracy, product_accuracy, reward_variance
+from goodteacher.sim.metrics import accuracy_where_truth_differs, product_accuracy, reward_variance
 from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import entropy as policy_entropy
 from goodteacher.sim.objective import expected_reward as expectation
@@ -51,6 +51,7 @@ class Kind:
         waits: whether it gives a goal.
         long_name: what is measured, with the arguments in braces.
         units: of a function of the policy.
+        of_truth: whether it needs a ground truth.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Kind:
     waits: bool
     long_name: str
     units: str = "1"
+    of_truth: bool = False
 
     @cached_property
     def arguments(self) -> Mapping[str, Domain]:
@@ -186,9 +188,9 @@ def _rare(instance: Instance, output: Output, level: Probability) -> Goal:
 
 
 _RISE = "time at which the expected ground truth reward"
-hitting_time = Kind("hitting_time", _level, True, _RISE + " reaches {level}")
-increase_time = Kind("increase_time", _increase, True, _RISE + " has risen by {gamma}")
-share_time = Kind("share_time", _share, True, _RISE + " has risen by {share} of what it can")
+hitting_time = Kind("hitting_time", _level, True, _RISE + " reaches {level}", of_truth=True)
+increase_time = Kind("increase_time", _increase, True, _RISE + " has risen by {gamma}", of_truth=True)
+share_time = Kind("share_time", _share, True, _RISE + " has risen by {share} of what it can", of_truth=True)
 probability_time = Kind(
     "probability_time", _rare, True, "time at which the probability of output {output} reaches {level}"
 )
@@ -240,15 +242,23 @@ _SAMPLED = "accuracy of the proxy over pairs that the policy samples"
 _DECIDED = " that the ground truth tells apart"
 probability = Kind("probability", _probability, False, "probability of output {output}")
 expected_reward = Kind("expected_reward", _proxy, False, "expected proxy reward")
-ground_truth = Kind("ground_truth", _truth, False, "expected ground truth reward")
+ground_truth = Kind("ground_truth", _truth, False, "expected ground truth reward", of_truth=True)
 variance = Kind("variance", _variance, False, "variance of the proxy reward")
-uniform_accuracy = Kind("uniform_accuracy", _uniform(product_accuracy), False, _UNIFORM)
-uniform_decided_accuracy = Kind(
-    "uniform_decided_accuracy", _uniform(decided_accuracy), False, _UNIFORM + _DECIDED
+uniform_accuracy = Kind("uniform_accuracy", _uniform(product_accuracy), False, _UNIFORM, of_truth=True)
+uniform_accuracy_where_truth_differs = Kind(
+    "uniform_accuracy_where_truth_differs",
+    _uniform(accuracy_where_truth_differs),
+    False,
+    _UNIFORM + _DECIDED,
+    of_truth=True,
 )
-on_policy_accuracy = Kind("on_policy_accuracy", _on_policy(product_accuracy), False, _SAMPLED)
-on_policy_decided_accuracy = Kind(
-    "on_policy_decided_accuracy", _on_policy(decided_accuracy), False, _SAMPLED + _DECIDED
+on_policy_accuracy = Kind("on_policy_accuracy", _on_policy(product_accuracy), False, _SAMPLED, of_truth=True)
+on_policy_accuracy_where_truth_differs = Kind(
+    "on_policy_accuracy_where_truth_differs",
+    _on_policy(accuracy_where_truth_differs),
+    False,
+    _SAMPLED + _DECIDED,
+    of_truth=True,
 )
 kl = Kind("kl", _kl, False, "KL divergence from the policy to its reference", "nats")
 entropy = Kind("entropy", _entropy, False, "entropy of the policy", "nats")
@@ -266,9 +276,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ground_truth,
             variance,
             uniform_accuracy,
-            uniform_decided_accuracy,
+            uniform_accuracy_where_truth_differs,
             on_policy_accuracy,
-            on_policy_decided_accuracy,
+            on_policy_accuracy_where_truth_differs,
             kl,
             entropy,
         )

@@ -127,6 +127,11 @@ def specify(
     program, shapes = _programs(found, fixed, every)
     chosen = _measures(measures)
     for one in chosen:
+        if one.kind.of_truth and not found.has_truth:
+            raise ValueError(
+                f"measure {one.text!r} is of the ground truth, and {found.name} has none; leave it out, or "
+                "add a column truth to the file"
+            )
         one.check(dynamics, min(outputs for _, outputs in shapes))
     return Specification(
         found,

@@ -82,8 +82,9 @@ def summary(path: Path) -> list[Table]:
     with open_store(path) as dataset:
         about, damaged = store.plan["specification"], store.damaged()
         sizes = [dataset.sizes[_dimension(dataset, name)] for name in about["axes"]]
-        grid_shape = [dataset.sizes[name] for name in dataset.sizes if name != "prompt"]
-        parts = zip(grid_shape, store.plan["chunk"], strict=True)
+        # The axes come first in every array; the prompts of an instance, if it has several, are not cut.
+        shape = next(iter(dataset.data_vars.values())).shape
+        parts = zip(shape, store.plan["chunk"], strict=False)
         outcome = Outcome(len(store.done()), int(np.prod([-(-n // c) for n, c in parts])), {})
         axes = Table(box=box.SIMPLE_HEAD)
         for name in ("axis", "values", "first", "last", "along"):

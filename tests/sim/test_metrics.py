@@ -15,7 +15,7 @@ from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import (
     METRICS,
     accuracy,
-    decided_accuracy,
+    accuracy_where_truth_differs,
     measure,
     pairwise_reward_variance,
     product_accuracy,
@@ -96,11 +96,11 @@ def test_a_tie_is_right_only_against_a_tie(rewards, expected):
     assert found == expected
 
 
-def test_decided_accuracy_is_its_definition():
+def test_accuracy_where_truth_differs_is_its_definition():
     rng = np.random.default_rng(1)
     rewards, truth = rng.integers(0, 3, (2, 8, 6)).astype(float)  # many ties of either kind
     weights = rng.uniform(size=(8, 6))
-    found = decided_accuracy(*map(jnp.asarray, (rewards, truth, weights)))
+    found = accuracy_where_truth_differs(*map(jnp.asarray, (rewards, truth, weights)))
     for value, r, g, w in zip(found, rewards, truth, weights, strict=True):
         expected = accuracy_by_definition(r, g, lambda i, j, w=w: w[i] * w[j], decided=True)
         np.testing.assert_allclose(value, expected, rtol=1e-14)
@@ -111,8 +111,8 @@ def test_a_perfect_model_of_one_right_output_in_ten():
     truth = jnp.zeros(10).at[3].set(1.0)
     model = truth + 0.01 * jnp.arange(10)
     np.testing.assert_allclose(product_accuracy(model, truth, jnp.ones(10)), 0.2, rtol=1e-15)
-    assert decided_accuracy(model, truth, jnp.ones(10)) == 1
-    assert np.isnan(decided_accuracy(model, jnp.ones(10), jnp.ones(10)))
+    assert accuracy_where_truth_differs(model, truth, jnp.ones(10)) == 1
+    assert np.isnan(accuracy_where_truth_differs(model, jnp.ones(10), jnp.ones(10)))
 
 
 def test_accuracy_is_precise_where_pairs_are_rare():
@@ -148,8 +148,8 @@ def test_metrics_are_their_definitions():
         "proxy_reward_variance": (p * (proxy - mean[:, None]) ** 2).sum(-1),
         "uniform_accuracy": accuracies(lambda p, i, j: 1.0),
         "on_policy_accuracy": accuracies(lambda p, i, j: p[i] * p[j]),
-        "uniform_decided_accuracy": accuracies(lambda p, i, j: 1.0, decided=True),
-        "on_policy_decided_accuracy": accuracies(lambda p, i, j: p[i] * p[j], decided=True),
+        "uniform_accuracy_where_truth_differs": accuracies(lambda p, i, j: 1.0, decided=True),
+        "on_policy_accuracy_where_truth_differs": accuracies(lambda p, i, j: p[i] * p[j], decided=True),
         "kl_to_reference": (p * np.log(p / q)).sum(-1),
         "policy_entropy": -(p * np.log(p)).sum(-1),
         "gradient_norm": np.linalg.norm(jax.grad(objective, 1)(instance, parameters)),

@@ -54,7 +54,6 @@ def test_answer_tables_and_files_in_their_order(run):
     assert list(good["share_with_spread"]) == ["2", "8"]
     assert list(good["verdicts"]) == [verdict.title for verdict in Verdict if verdict not in RARE]
     assert sum(good["verdicts"].values()) == 30
-    assert list(good["peak"]) == ["time", "kl", "truth"]
     assert (good["rank"], result["rewards"]["noise"]["rank"]) == (1, 2)
     assert good["beats_next"] > 0.9
     assert result["rewards"]["noise"]["beats_next"] is None
@@ -71,6 +70,23 @@ def test_answer_tables_and_files_in_their_order(run):
     assert counts == {name: n for name, n in good["verdicts"].items() if n}
 
 
+def test_there_is_a_peak_only_where_the_truth_falls_again(run):
+    """The second reward puts the best draw above all, so that the truth still rises at the budget."""
+    frame = pd.DataFrame(
+        {"prompt": "p", "correct": [1, 0, 0, 0], "hacked": [1, 1.2, -3, -3], "sound": [1, 0, 0, 0]}
+    )
+    result, _, printed = run("--scale", "none", "--budget", 20, frame=frame)
+    peak = result["rewards"]["hacked"]["peak"]
+    assert list(peak) == ["time", "kl", "truth"]
+    assert 0 < peak["time"] < 20
+    assert peak["truth"] > 0.4
+    assert result["rewards"]["sound"]["peak"] is None
+    header, rows = next((line, i) for i, line in enumerate(printed.splitlines()) if "peak at KL" in line)
+    at = header.index("peak at KL") + len("peak at KL")
+    cells = {line.split()[0]: line[:at].split()[-1] for line in printed.splitlines()[rows + 2 : rows + 4]}
+    assert cells == {"sound": "-", "hacked": f"{peak['kl']:.3g}"}
+
+
 def test_one_reward_without_a_truth(run, table):
     result, _, printed = run("--reward", "good", frame=table.drop(columns="correct"))
     good = result["rewards"]["good"]
@@ -78,6 +94,22 @@ def test_one_reward_without_a_truth(run, table):
     assert [good[name] for name in ("accuracy", "covariance", "rank", "peak", "median_time")] == [None] * 5
     assert "Without a ground truth" in printed.splitlines()[0]
     assert "have a signal" in printed
+    assert "no truth" not in printed
+    assert "Without a ground truth nothing is followed: goal, budget and estimator play no part." in printed
+
+
+def test_without_a_truth_the_prompts_of_the_largest_variance_are_listed(run, table):
+    _, prompts, printed = run("--reward", "good", frame=table.drop(columns="correct").assign(flat=1.0))
+    lines = printed.splitlines()
+    first = lines.index(
+        next(line for line in lines if line.startswith("Prompts worth training on with good"))
+    )
+    listed = [line.split()[0] for line in lines[first + 4 : first + 14]]
+    largest = prompts.sort_values("reward_variance", ascending=False).prompt.head(10)
+    assert listed == [str(name) for name in largest]
+    assert not lines[first + 14].strip()
+    _, _, printed = run("--reward", "flat", frame=table.drop(columns="correct").assign(flat=1.0))
+    assert "worth training on" not in printed
 
 
 def test_the_report_is_a_page(run, tmp_path):
@@ -89,6 +121,8 @@ def test_the_report_is_a_page(run, tmp_path):
 def test_weighted_sums_stand_beside_each_alone(run):
     result, _, _ = run("--weights", "good=2", "other=0.1")
     assert list(result["rewards"]) == ["good", "other", "2 good + 0.1 other"]
+    result, _, _ = run("--reward", "noise", "--weights", "good=2", "noise=-1")
+    assert list(result["rewards"]) == ["noise", "2 good + -1 noise"]
 
 
 def test_what_is_left_out_is_said(run, table):
@@ -98,6 +132,15 @@ def test_what_is_left_out_is_said(run, table):
     assert result["skipped"] == {"good is not a number": 1}
     assert "Rows left out: 1 good is not a number." in printed
     assert "row 5" in printed
+
+
+def test_missing_truths_are_said(run, table):
+    result, _, printed = run(
+        "--reward", "good", frame=table.assign(correct=table.correct.where(table.index > 2))
+    )
+    note = "3 of 240 draws have no ground truth"
+    assert result["recognised"]["notes"][0].startswith(note)
+    assert note in printed
 
 
 def test_under_grpo_all_times_are_those_of_its_clock(run):
@@ -110,6 +153,27 @@ def test_under_grpo_all_times_are_those_of_its_clock(run):
     assert "G = 8" in printed
     assert clocked["within_variance"] == plain["within_variance"]
     assert clocked["median_time"] < plain["median_time"]
+
+
+def test_what_holds_a_prompt_up_is_told_as_it_stands_in_the_file(run):
+    """By the number that the draw has there, although one before it is left out, and by its answer."""
+    rows = [
+        ("p", "?", 0, "none"),
+        ("p", 1.0, 1, "42"),
+        ("p", 3.0, 0, "a [wrong] answer, and no short one at all"),
+    ]
+    rows += [("p", 3.0, 0.5, rows[2][3]), ("q", 2.0, 1, "1"), ("q", 1.0, 0, "2")]
+    frame = pd.DataFrame(rows, columns=["prompt", "good", "correct", "answer"])
+    _, prompts, printed = run("--answer", "answer", "--scale", "none", frame=frame)
+    (line,) = (line for line in printed.splitlines() if line.startswith("  p "))
+    short = "a [wrong] answer, and no short one at..."
+    assert f" 2 {short} 3 0.25 never " in " ".join(line.split())
+    assert "its answer" in printed
+    held = prompts[prompts.prompt == "p"].iloc[0]
+    assert (held.held_by, held.held_by_answer, held.held_by_truth) == (2, short, 0.25)
+    _, prompts, printed = run("--scale", "none", frame=frame.drop(columns="answer"))
+    assert "its answer" not in printed
+    assert prompts[prompts.prompt == "p"].iloc[0].held_by == 2
 
 
 @pytest.mark.parametrize("estimator", ["natural", "gradient"])
@@ -133,6 +197,7 @@ def test_one_prompt_of_two_draws_says_what_it_cannot_tell(run, table, estimator)
         (["--group", "2", "8", "--estimator", "grpo"], "--group is 2 8; give the one that grpo has"),
         (["--estimator", "grop"], "did you mean grpo"),
         (["--weights", "good"], "--weights has 'good'; give NAME=NUMBER"),
+        (["--weights", "good=1", "good=2"], "--weights has good twice; give it one weight"),
         (["--budget", "0"], "budget is 0.0"),
     ],
 )
@@ -150,4 +215,4 @@ def test_bad_files(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
     (tmp_path / "x.csv").write_text("prompt,score\na,1\n")
     assert main(["diagnose", str(tmp_path / "x.csv")]) == 2
-    assert "nothing usable: 1 rows alone in its group" in capsys.readouterr().err
+    assert "nothing usable: 1 x alone in its group" in capsys.readouterr().err

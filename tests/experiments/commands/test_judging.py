@@ -171,8 +171,8 @@ def test_degenerate_prompts_stop_nothing(write, tmp_path, capsys):
     assert found["prompts"]["pairwise"]["acc"] == [1.0, None, 0.0]
     assert found["mean"]["pairwise"]["acc"] == 0.5
     assert found["mean"]["one_vs_many"]["acc"] == 0.5
-    assert found["prompts"]["on_policy_decided_accuracy"] == [1.0, None, 0.0]
-    assert found["mean"]["on_policy_decided_accuracy"] == pytest.approx(0.5)
+    assert found["prompts"]["on_policy_accuracy_where_truth_differs"] == [1.0, None, 0.0]
+    assert found["mean"]["on_policy_accuracy_where_truth_differs"] == pytest.approx(0.5)
 
 
 def test_a_relative_goal_is_a_share_of_what_is_possible(write, tmp_path):
@@ -194,12 +194,29 @@ def test_a_screenful_the_most_harmful_first(write, tmp_path, capsys):
     assert len(found["category"]) == 30
     first = next(line for line in printed.splitlines() if "0*" in line)
     assert int(first.split()[0]) >= 10  # where the second output is above the best
-    assert "10 more prompts: --rows 30 prints them too" in printed
+    assert len(printed.splitlines()) <= 41
+    assert "23 more prompts: --rows 30 prints them too" in printed
     outcome("errors", file, tmp_path, "--rows", "30")
     assert "more prompts" not in capsys.readouterr().out
     for command in ("run", "metrics"):
         outcome(command, file, tmp_path, "--rows", "7")
         assert "23 more prompts" in capsys.readouterr().out
+
+
+def test_a_screenful_of_a_prompt_with_many_outputs(write, tmp_path, capsys):
+    many, best, worst = 200, 150, 170
+    truth, rewards = np.zeros(many), np.linspace(-1.0, 0.0, many)
+    truth[best], rewards[best], rewards[worst] = 1.0, 1.0, 0.9
+    policy = np.full(many, 1.0 / many)
+    contents = {"rewards": [rewards.tolist()], "ground_truth_rewards": [truth.tolist()]}
+    file = write(**contents, initial_policy_probabilities=[policy.tolist()])
+    outcome("errors", file, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 43
+    assert {f"{best}*", f"{worst}"} <= {word for line in lines for word in line.split()}
+    assert "166 more outputs: --rows 1 prints them too" in lines
+    outcome("errors", file, tmp_path, "--rows", "1")
+    assert len(capsys.readouterr().out.splitlines()) > many
 
 
 @pytest.fixture
@@ -226,7 +243,7 @@ def test_rollouts_are_taken_by_every_command(rollouts, tmp_path, capsys):
     other = outcome("run", rollouts, tmp_path, "--goal", "0.9", "--reward", "other")
     assert other["prompt_status"][0] == "never: at rest at an optimum"
     found = outcome("metrics", rollouts, tmp_path)
-    assert found["prompts"]["on_policy_decided_accuracy"][:3] == [1.0, 0.0, None]
+    assert found["prompts"]["on_policy_accuracy_where_truth_differs"][:3] == [1.0, 0.0, None]
     found = outcome("errors", rollouts, tmp_path)
     assert found["status"][2] == "never: nothing to gain"
     given = np.array([value for row in found["rewards"] for value in row if value is not None])
@@ -238,3 +255,53 @@ def test_rollouts_are_taken_by_every_command(rollouts, tmp_path, capsys):
     data = xr.open_zarr(store)
     np.testing.assert_allclose(data.variance.sel(prompt=0, reward="rm"), 0.75 * 0.25 * 49)
     np.testing.assert_allclose(data.variance.sel(prompt=3), 0.0)
+    assert main(["show", str(store)]) == 0
+    assert "2 of 2 chunks" in capsys.readouterr().out
+
+
+@pytest.fixture
+def without_truth(tmp_path):
+    path = tmp_path / "without.csv"
+    path.write_text("prompt,rm,other\na,9,1\na,2,1\nb,5,1\nb,1,4\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["errors"], "errors are what differs from it"),
+        (["run", "--goal", "0.5"], "--goal is of it"),
+        (["run", "--gamma", "0.5"], "--gamma is of it"),
+    ],
+)
+def test_without_a_truth_the_reward_is_not_its_own(without_truth, capsys, arguments, what):
+    command, *options = arguments
+    assert main([command, str(without_truth), *options]) == 2
+    captured = capsys.readouterr()
+    assert f"has no ground truth, and {what}; name a column that has it with --truth" in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_without_a_truth_what_needs_none_goes_on(without_truth, tmp_path, capsys):
+    found = outcome("run", without_truth, tmp_path, "--horizon", "10")
+    assert "There is no ground truth" in capsys.readouterr().out
+    for state in ("initial", "final"):
+        assert found[state]["expected_ground_truth_reward"] == [None, None]
+        assert found[state]["on_policy_accuracy"] == [None, None]
+    assert found["final"]["expected_proxy_reward"][0] > found["initial"]["expected_proxy_reward"][0] == 5.5
+
+    found = outcome("metrics", without_truth, tmp_path)
+    assert "There is no ground truth" in capsys.readouterr().out
+    assert found["status"] == ["no ground truth"] * 2
+    assert found["best_outputs"] is None
+    assert found["prompts"]["reward_variance"] == [3.5**2, 4.0]
+    assert found["mean"]["reward_variance"] == (3.5**2 + 4.0) / 2
+    assert found["mean"]["uniform_accuracy"] is None
+    assert found["prompts"]["pairwise"]["acc"] == [None, None]
+
+    sweep = ["sweep", f"rollouts:{without_truth}", "--axis", "prompt=0,1", "--measure", "variance"]
+    assert main([*sweep, "--store", str(tmp_path / "store")]) == 0
+    assert "There is no ground truth" in capsys.readouterr().out
+    np.testing.assert_allclose(xr.open_zarr(tmp_path / "store").variance, [3.5**2, 4.0])
+    assert main([*sweep, "--measure", "uniform_accuracy", "--store", str(tmp_path / "other")]) == 2
+    assert "measure 'uniform_accuracy' is of the ground truth" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def test_output_file(output):
         "expected_ground_truth_reward",
         "reward_variance",
         "on_policy_accuracy",
-        "on_policy_decided_accuracy",
+        "on_policy_accuracy_where_truth_differs",
     ]
     assert list(result["initial"]) == list(result["final"]) == measures
     given = json.loads(TWO_PROMPTS.read_text())
@@ -213,12 +213,12 @@ def test_accuracies_say_their_distribution(reward, told_apart, output, tmp_path)
     file.write_text(json.dumps(contents))
     result = run(file, "--horizon", 1, output=output)["initial"]
     assert result["on_policy_accuracy"] == [pytest.approx(0.2 * told_apart)]
-    assert result["on_policy_decided_accuracy"] == [told_apart]
+    assert result["on_policy_accuracy_where_truth_differs"] == [told_apart]
     assert main(["metrics", str(file), "--output", str(output), "--overwrite"]) == 0
     measured = json.loads(output.read_text())["prompts"]
     for distribution in ("on_policy", "uniform"):
         assert measured[f"{distribution}_accuracy"] == [pytest.approx(0.2 * told_apart)]
-        assert measured[f"{distribution}_decided_accuracy"] == [told_apart]
+        assert measured[f"{distribution}_accuracy_where_truth_differs"] == [told_apart]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ def test_without_a_truth_there_is_a_page_too():
     without = page(diagnose(rollouts, resamples=5), rollouts)
     assert without.count('class="plotly-graph-div"') == 1
     assert "Without a ground truth" in without
+    assert "<h2>Prompts worth training on with" in without
+    assert "Verdicts follow" not in without
 
 
 # In a browser ---------------------------------------------------------------------------------

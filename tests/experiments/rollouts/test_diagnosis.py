@@ -1,5 +1,6 @@
 """Verdicts, ranks, intervals and scales of rollouts whose answer is known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from goodteacher.experiments.rollouts.groups import extrapolated_spread
 from goodteacher.experiments.rollouts.outputs import outputs
 from goodteacher.experiments.rollouts.resampling import Share, ratio, resample
 from goodteacher.experiments.rollouts.scales import SCALES
-from goodteacher.experiments.rollouts.teaching import ESTIMATORS, GradientFlow, NaturalFlow
+from goodteacher.experiments.rollouts.teaching import GradientFlow, NaturalFlow, find_estimator
 from goodteacher.experiments.rollouts.verdicts import Verdict
-from goodteacher.sim.clocks import Grpo, MaxRl, PassAtK
+from goodteacher.sim.clocks import Gradient, Grpo, MaxRl, Natural, PassAtK
 from goodteacher.sim.estimates import tilt
 
 # One prompt for each verdict, by reward and truth of its four draws.
@@ -182,7 +183,7 @@ def test_both_flows_leave_outputs_alone_that_do_not_exist():
     log_p = np.log([[0.5, 0.5, 1.0, 1.0]])
     log_p[0, 2:] = -np.inf
     rewards = np.array([[0.0, 1.0, 9.0, 9.0]])
-    for flow in ESTIMATORS.values():
+    for flow in (GradientFlow(), NaturalFlow()):
         policy = np.exp(flow.policies(log_p, rewards, np.array([[2.0]])))[:, 0]
         assert policy[0, 2:].tolist() == [0, 0]
         assert policy.sum() == pytest.approx(1.0)
@@ -307,6 +308,8 @@ def test_the_seed_decides():
         ({"budget": -1.0}, "budget is -1.0"),
         ({"groups": (1,)}, "a group has size 1"),
         ({"groups": ()}, "names no size"),
+        ({"groups": (4, 2, 4)}, "groups has the size 4 twice"),
+        ({"estimator": "pass_at_k"}, "k is missing"),
         ({"resamples": 0}, "resamples is 0"),
         ({"scale": "polcy"}, "did you mean policy"),
         ({"estimator": "gradeint"}, "did you mean gradient"),
@@ -316,6 +319,33 @@ def test_the_seed_decides():
 def test_bad_wishes(asked, message):
     with pytest.raises(ValueError, match=message):
         diagnose(made(4), **asked)
+
+
+def test_an_estimator_has_the_name_that_it_has_on_the_command_line():
+    assert find_estimator("gradient") == find_estimator(Gradient()) == GradientFlow()
+    assert find_estimator("natural") == find_estimator(Natural()) == NaturalFlow()
+    assert find_estimator("grpo") == find_estimator(Grpo()) == GradientFlow(Grpo())
+    clocked, given = (diagnose(made(4), estimator=of, resamples=5) for of in ("grpo", Grpo()))
+    assert clocked.equals(given)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1e-80, 1e139])
+def test_rewards_of_any_size_have_intervals(size):
+    asked = {"scale": "none", "estimator": "natural", "resamples": 50}
+    draws = made(20)
+    plain, sized = (diagnose(replace(draws, rewards=of * draws.rewards), **asked) for of in (1.0, size))
+    for name in ("within_variance", "within_variance_low", "within_variance_high"):
+        np.testing.assert_allclose(sized[name], size**2 * plain[name], rtol=1e-6)
+
+
+def test_rewards_without_a_square_are_refused():
+    with pytest.raises(
+        ValueError, match=r"r has a value of size 1e\+200, whose square is too large a number"
+    ):
+        diagnose(Rollouts.from_arrays({"r": [[1.0, -1e200]]}))
+    with pytest.raises(ValueError, match="the ground truth has a value of size"):
+        diagnose(Rollouts.from_arrays({"r": [[1.0, 0.0]]}, [[0.0, 1e200]]))
 
 
 # Parts ------------------------------------------------------------------------------------

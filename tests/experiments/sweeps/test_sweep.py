@@ -200,6 +200,8 @@ def test_values_of_axes_are_those_of_numpy():
     [
         ({"builder": "benefical_errors"}, "'benefical_errors' is unknown; did you mean beneficial_errors"),
         ({"builder": "file:no.json"}, "cannot read no.json"),
+        ({"builder": "file:"}, "names no file; give file:FILE"),
+        ({"builder": "rollouts:"}, "names no file; give rollouts:FILE"),
         ({"axes": {"outpts": [3]}}, "parameter of random 'outpts' is unknown; did you mean outputs"),
         ({"parameters": {"eror": 1}}, "'eror' is unknown; did you mean error"),
         ({"measures": ["hiting_time:1"]}, "measure 'hiting_time' is unknown; did you mean hitting_time"),
@@ -316,18 +318,18 @@ def test_accuracies_name_their_pairs(tmp_path):
     names = (
         "uniform_accuracy",
         "on_policy_accuracy",
-        "uniform_decided_accuracy",
-        "on_policy_decided_accuracy",
+        "uniform_accuracy_where_truth_differs",
+        "on_policy_accuracy_where_truth_differs",
     )
     data = sweep(ranked, {"probability": [0.5, 0.9]}, names, store=tmp_path / "s")
     # Pairs of the truth (1, 0, 0) under rewards (2, 1, 3): the first pair is right, the tie is not.
     assert np.allclose(data.uniform_accuracy, 1 / 3)
-    assert np.allclose(data.uniform_decided_accuracy, 1 / 2)
+    assert np.allclose(data.uniform_accuracy_where_truth_differs, 1 / 2)
     for p in (0.5, 0.9):
         point, rest = data.sel(probability=p), (1 - p) / 2
         pairs = np.array([p * rest, p * rest, rest * rest])
         assert float(point.on_policy_accuracy) == pytest.approx(pairs[0] / pairs.sum())
-        assert float(point.on_policy_decided_accuracy) == pytest.approx(1 / 2)
+        assert float(point.on_policy_accuracy_where_truth_differs) == pytest.approx(1 / 2)
 
 
 def ranked(probability: float = 0.5) -> Instance:
