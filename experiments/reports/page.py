@@ -96,9 +96,10 @@ def _cells(table: Table) -> _Cells:
 
 def _prompts(data: xr.Dataset) -> str:
     """The table of prompts under the best reward, which sorts and searches."""
-    frame = teacher_answer.frame(data.sel(reward=[teacher_answer.ranked(data)[0]])).drop(columns="reward")
+    best = teacher_answer.ranked(data)[0]
+    frame = teacher_answer.under(data, best).reset_index()
     if "truth_at_start" in data:
-        frame["fixing_gains"] = teacher_answer.gains(data, teacher_answer.ranked(data)[0])
+        frame["fixing_gains"] = teacher_answer.gains(data, best)
         frame = frame.sort_values("fixing_gains", ascending=False)
     first = [name for name in ("prompt", "verdict", "fixing_gains", "hitting_time") if name in frame]
     frame = frame[[*first, *(name for name in frame.columns if name not in first)]][:_MOST_ROWS]

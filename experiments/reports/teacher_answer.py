@@ -374,14 +374,19 @@ def _most_to_gain(data: xr.Dataset) -> Table | None:
 
 
 def frame(data: xr.Dataset) -> pd.DataFrame:
-    """A row for each prompt and reward, with everything that is known of it."""
-    chosen = data[
-        [name for name, of in data.data_vars.items() if "prompt" in of.dims and "group" not in of.dims]
-    ]
-    flat = chosen.to_dataframe(dim_order=["prompt", "reward"]).reset_index()
-    flat["verdict"] = [Verdict(int(code)).title for code in flat.pop("prompt_verdict")]
-    spread = data.spread
-    for group in spread.group.values:
-        of = spread.sel(group=group).transpose("prompt", "reward").values.ravel()
-        flat[f"share_with_spread_{int(group)}"] = of
+    """A row for each prompt: what is known of it, and under each reward, as in ``hitting_time:judge``."""
+    each = {str(name): under(data, name) for name in data.reward.values}
+    shared = [name for name, of in data.data_vars.items() if of.dims == ("prompt",)]
+    parts = [of.drop(columns=shared).add_suffix(f":{name}") for name, of in each.items()]
+    return pd.concat([next(iter(each.values()))[shared], *parts], axis=1).reset_index()
+
+
+def under(data: xr.Dataset, name: str) -> pd.DataFrame:
+    """By prompt, everything that is known of it under a reward."""
+    of = data.sel(reward=name)
+    chosen = of[[name for name, its in of.data_vars.items() if its.dims == ("prompt",)]]
+    flat = chosen.drop_vars("reward").to_dataframe().rename(columns=lambda name: name.removeprefix("prompt_"))
+    flat["verdict"] = [Verdict(int(code)).title for code in flat["verdict"]]
+    for group in of.group.values:
+        flat[f"share_with_spread_{int(group)}"] = of.spread.sel(group=group).values
     return flat

@@ -64,10 +64,15 @@ def test_answer_tables_and_files_in_their_order(run):
     ]
     assert places == sorted(places)
     assert "Read as table: prompt as prompt; good, noise as rewards; correct as truth" in printed
-    assert len(prompts) == 60
-    assert {"prompt", "reward", "verdict", "reward_variance", "hitting_time"} <= set(prompts.columns)
-    counts = prompts[prompts.reward == "good"].verdict.value_counts().to_dict()
-    assert counts == {name: n for name, n in good["verdicts"].items() if n}
+    assert prompts.prompt.tolist() == list(range(30))
+    of_prompts, of_rewards = {"draws", "truth_at_start"}, {"verdict", "reward_variance", "hitting_time"}
+    of_rewards |= {"accuracy", "accuracy_where_truth_differs", "harm_aware_accuracy", "share_with_spread_8"}
+    assert of_prompts | {f"{of}:{name}" for of in of_rewards for name in ("good", "noise")} <= set(prompts)
+    assert not of_rewards & set(prompts)
+    for name in ("good", "noise"):
+        counts = prompts[f"verdict:{name}"].value_counts().to_dict()
+        assert counts == {of: n for of, n in result["rewards"][name]["verdicts"].items() if n}
+    assert prompts["accuracy:good"].mean() == pytest.approx(good["accuracy"]["value"])
 
 
 def test_there_is_a_peak_only_where_the_truth_falls_again(run):
@@ -105,7 +110,7 @@ def test_without_a_truth_the_prompts_of_the_largest_variance_are_listed(run, tab
         next(line for line in lines if line.startswith("Prompts worth training on with good"))
     )
     listed = [line.split()[0] for line in lines[first + 4 : first + 14]]
-    largest = prompts.sort_values("reward_variance", ascending=False).prompt.head(10)
+    largest = prompts.sort_values("reward_variance:good", ascending=False).prompt.head(10)
     assert listed == [str(name) for name in largest]
     assert not lines[first + 14].strip()
     _, _, printed = run("--reward", "flat", frame=table.drop(columns="correct").assign(flat=1.0))
@@ -170,10 +175,10 @@ def test_what_holds_a_prompt_up_is_told_as_it_stands_in_the_file(run):
     assert f" 2 {short} 3 0.25 never " in " ".join(line.split())
     assert "its answer" in printed
     held = prompts[prompts.prompt == "p"].iloc[0]
-    assert (held.held_by, held.held_by_answer, held.held_by_truth) == (2, short, 0.25)
+    assert held[["held_by:good", "held_by_answer:good", "held_by_truth:good"]].tolist() == [2, short, 0.25]
     _, prompts, printed = run("--scale", "none", frame=frame.drop(columns="answer"))
     assert "its answer" not in printed
-    assert prompts[prompts.prompt == "p"].iloc[0].held_by == 2
+    assert prompts[prompts.prompt == "p"].iloc[0]["held_by:good"] == 2
 
 
 @pytest.mark.parametrize("estimator", ["natural", "gradient"])
