@@ -677,7 +677,7 @@ HEAVY = ["diffrax", "matplotlib", "optax", "pandas", "scipy", "xarray", "zarr"]
         (["--version"], []),
         (["run", str(EXAMPLES / "ground_truth.json"), "--horizon", "1"], []),
         (["errors", str(EXAMPLES / "proxy.json")], []),
-        (["run", str(EXAMPLES / "two_prompts.json"), "--horizon", "1"], ["diffrax"]),
+        (["run", str(EXAMPLES / "two_prompts.json"), "--horizon", "1"], ["diffrax", "scipy"]),
         (["metrics", str(EXAMPLES / "proxy.json")], []),
     ],
     ids=lambda value: value[0] if value else "",
