@@ -74,7 +74,7 @@ def _learnable(of: xr.Dataset) -> np.ndarray:
 
 def _median(of: xr.Dataset, name: str) -> float:
     """Over the prompts on which the ground truth can rise; ``inf`` if half of them never get there."""
-    if name not in of:
+    if name not in of or not np.isfinite(of["rank"]):
         return np.nan
     times = of[name].values[_learnable(of)]
     return float(np.median(np.where(np.isnan(times), np.inf, times))) if times.size else np.nan
@@ -85,6 +85,8 @@ def peak(of: xr.Dataset) -> dict[str, float] | None:
     if "truth_along" not in of:
         return None
     along = of.truth_along.values
+    if np.isnan(along).any():
+        return None
     at = int(along.argmax())
     if along[at] - along[-1] <= _ROUNDING * np.ptp(along):
         return None
@@ -96,8 +98,8 @@ def peak(of: xr.Dataset) -> dict[str, float] | None:
 
 
 def ranked(data: xr.Dataset) -> list[str]:
-    """Names of the rewards, the best teacher first; as they stand without a ground truth."""
-    order = np.argsort(np.nan_to_num(data["rank"].values), kind="stable")
+    """Names of the rewards, the best teacher first, then those without a rank as they stand."""
+    order = np.argsort(data["rank"].values, kind="stable")  # nan last
     return [str(name) for name in data.reward.values[order]]
 
 
@@ -130,11 +132,12 @@ def answer(data: xr.Dataset) -> str:
     )
     if not can.any():
         return "Nothing can be learned from these prompts: the ground truth is the same on all draws of each."
-    if len(names) == 1:
+    followed = int(np.isfinite(data["rank"].values).sum())
+    if followed == 1:
         return f"{names[0]} is {verdict} teacher for this policy: it {said}."
     beats = _percent(float(best["beats_next"]))
     return (
-        f"Of {len(names)} rewards {names[0]} teaches this policy best (better than {names[1]} with a "
+        f"Of {followed} rewards {names[0]} teaches this policy best (better than {names[1]} with a "
         f"probability of {beats}), and is {verdict} teacher: it {said}."
     )
 
@@ -216,10 +219,14 @@ def limits(data: xr.Dataset) -> list[str]:
 
 
 def _not_followed(data: xr.Dataset) -> list[str]:
-    if "not_followed" not in data:
-        return []
-    unknown = {x: str(why) for x, why in enumerate(data.not_followed.values) if why}
-    return told(unknown, [str(name) for name in data.prompt.values])
+    said = []
+    if "reward_not_followed" in data:
+        reasons = zip(data.reward.values, data.reward_not_followed.values, strict=True)
+        said += [f"the flow of {name} is not known: its rewards {why}." for name, why in reasons if why]
+    if "not_followed" in data:
+        unknown = {x: str(why) for x, why in enumerate(data.not_followed.values) if why}
+        said += told(unknown, [str(name) for name in data.prompt.values])
+    return said
 
 
 # Tables -------------------------------------------------------------------------------------
@@ -241,9 +248,9 @@ def rewards_table(data: xr.Dataset) -> Table:
         flat = "-" if np.isnan(spread) else f"{_percent(1.0 - spread)}{mark}"
         cells = [_with_interval(of, "within_variance"), _with_interval(of, "between_variance"), flat]
         if truth:
-            beats, highest = _plain(of["beats_next"]), peak(of)
+            place, beats, highest = _plain(of["rank"]), _plain(of["beats_next"]), peak(of)
             cells = [
-                f"{int(of['rank'])}",
+                "-" if place is None else f"{place:.0f}",
                 "-" if beats is None else f"{beats:.2f}",
                 _with_interval(of, "ground_truth_at_budget"),
                 *cells,
