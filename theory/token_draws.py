@@ -11,10 +11,8 @@ from goodteacher.sim.autoregressive import Autoregressive, Sequences, TokenFunct
 from goodteacher.theory.draws import Source, random_logits, random_rewards
 
 SEQUENCES = Sequences(prompts=2, vocabulary=2, length=3)
-"""All sequences of which these problems are: of three tokens, after two prompts."""
+"""All sequences of which most of these problems are: of three tokens, after two prompts."""
 SHAPE = (SEQUENCES.prompts, SEQUENCES.outputs)
-_TOKENS = (SEQUENCES.prompts, SEQUENCES.prefixes, SEQUENCES.vocabulary)
-_SIZE = int(np.prod(_TOKENS))
 _FEW = 3  # features of a policy that is not a table
 
 
@@ -25,21 +23,26 @@ def mlp_policy() -> TokenFunction:
         return token_mlp(SEQUENCES, width=3, depth=1, key=jax.random.key(0))[0]
 
 
-def random_linear_policy(source: Source) -> TokenLinear:
+def random_linear_policy(source: Source, sequences: Sequences = SEQUENCES) -> TokenLinear:
     """A table in a third of the draws; in another few features, shared by all prefixes and prompts; in the
     last one feature, opposite for the two tokens, with which the bounds are tightest."""
-    few = jnp.pad(source.normal((*_TOKENS, _FEW)), ((0, 0),) * 3 + ((0, _SIZE - _FEW),))
-    table = jnp.eye(_SIZE).reshape(*_TOKENS, _SIZE)
-    opposite = jnp.zeros((*_TOKENS, _SIZE)).at[..., 0].set(jnp.array([1.0, -1.0]))
+    tokens = (sequences.prompts, sequences.prefixes, sequences.vocabulary)
+    size = int(np.prod(tokens))
+    few = jnp.pad(source.normal((*tokens, _FEW)), ((0, 0),) * 3 + ((0, size - _FEW),))
+    table = jnp.eye(size).reshape(*tokens, size)
+    opposite = jnp.zeros((*tokens, size)).at[..., 0].set(jnp.array([1.0, -1.0]))
     scale = source.log_uniform(1e-2, 1e2)
-    return TokenLinear(SEQUENCES, scale * jnp.stack([table, few, opposite])[source.integer(0, 2)])
+    return TokenLinear(sequences, scale * jnp.stack([table, few, opposite])[source.integer(0, 2)])
 
 
-def random_scaled_rewards(source: Source) -> Float[Array, "prompts outputs"]:
+def random_scaled_rewards(
+    source: Source, sequences: Sequences = SEQUENCES
+) -> Float[Array, "prompts outputs"]:
     """Of any scale up to one; in a third of the draws by how many tokens are the first one."""
-    count = (SEQUENCES.tokens() == 0).sum(-1) / SEQUENCES.length
-    counted = jnp.broadcast_to(2.0 * count - 1.0, SHAPE)
-    rewards = random_rewards(source, SHAPE)
+    shape = (sequences.prompts, sequences.outputs)
+    count = (sequences.tokens() == 0).sum(-1) / sequences.length
+    counted = jnp.broadcast_to(2.0 * count - 1.0, shape)
+    rewards = random_rewards(source, shape)
     return source.log_uniform(1e-4, 1.0) * jnp.where(source.bernoulli(1 / 3), counted, rewards)
 
 

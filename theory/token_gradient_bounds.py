@@ -35,7 +35,6 @@ from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
 from goodteacher.theory.statements import Judge, Sides, Statement, all_of
 from goodteacher.theory.token_draws import (
     SEQUENCES,
-    SHAPE,
     mlp_policy,
     random_linear_policy,
     random_parameters,
@@ -171,15 +170,17 @@ def sharp_gradient_upper_bound(
 
 
 _ONE_TOKEN = Sequences(SEQUENCES.prompts, SEQUENCES.outputs, 1)
+_TWO_TOKENS, _FOUR_TOKENS = (Sequences(SEQUENCES.prompts, SEQUENCES.vocabulary, length) for length in (2, 4))
 
 
 def _instance(source: Source, policy: Autoregressive) -> Instance:
     """With a policy that need not be the reference."""
+    of = policy.sequences
     return Instance(
-        random_scaled_rewards(source),
+        random_scaled_rewards(source, of),
         policy=policy,
         start=Parameters(random_parameters(source, policy)),
-        reference_policy_logits=random_logits(source, SHAPE, low=1e-3),
+        reference_policy_logits=random_logits(source, (of.prompts, of.outputs), low=1e-3),
         regularizer=Regularizer(kl=random_kl_coefficient(source, high=1e3)),
     )
 
@@ -303,14 +304,21 @@ def _bound_judge(bound: _Bound) -> Judge:
 
 
 class Lengths(NamedTuple):
-    """Policies that write several tokens per output, and one."""
+    """Policies that write three tokens per output, one, two and four."""
 
     instance: Instance
     single: Instance
+    two: Instance
+    four: Instance
 
 
 def _lengths(source: Source) -> Lengths:
-    return Lengths(_instance(source, random_linear_policy(source)), _instance(source, TokenTable(_ONE_TOKEN)))
+    return Lengths(
+        _instance(source, random_linear_policy(source)),
+        _instance(source, TokenTable(_ONE_TOKEN)),
+        _instance(source, random_linear_policy(source, _TWO_TOKENS)),
+        _instance(source, random_linear_policy(source, _FOUR_TOKENS)),
+    )
 
 
 def _variance_elsewhere(instance: Instance, parameters: Array) -> Array:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from goodteacher.sim.autoregressive import Autoregressive, TokenFunction
+from goodteacher.sim.autoregressive import Autoregressive, TokenFunction, TokenLinear
 from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
@@ -30,6 +30,7 @@ from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.rises import paths
 from goodteacher.theory.statements import Judge, Sides, Statement
 from goodteacher.theory.token_draws import (
+    SEQUENCES,
     SHAPE,
     mlp_policy,
     random_linear_policy,
@@ -42,6 +43,7 @@ def hitting_time_lower_bound(
     instance: Instance,
     gamma: ArrayLike,
     jacobian_norm: ArrayLike,
+    tokens: ArrayLike | None = None,
     *,
     constant: Number = 1 / 8,
     rate: Number = 1 / 9,
@@ -62,19 +64,22 @@ def hitting_time_lower_bound(
         gamma: in ``(0, 2)``.
         jacobian_norm: ``J``, the largest of :meth:`goodteacher.sim.policies.Policy.jacobian_norms` over
             prompts and prefixes and up to the hitting time.
+        tokens: ``L``, by whose choice outputs differ; the policy's if not given.
         constant: 1/8.
         rate, kl: 1/9 and 7/3, in the two exponentials.
         length, jacobian, variance: exponents of ``L``, ``J`` and the mean variance.
     """
     strength = 0.0 if instance.regularizer is None else instance.regularizer.kl
     rise = jnp.minimum(-jnp.expm1(-rate * jnp.asarray(gamma)), -jnp.expm1(-kl / jnp.asarray(strength)))
-    return constant * rise * _scale(instance, jacobian_norm, length, jacobian, variance)
+    written = _tokens(instance, tokens) ** length
+    return constant * rise * written * _scale(instance, jacobian_norm, jacobian, variance)
 
 
 def sharp_lower_bound(
     instance: Instance,
     gamma: ArrayLike,
     jacobian_norm: ArrayLike,
+    tokens: ArrayLike | None = None,
     *,
     constant: Number = 2.0,
     rate: Number = 1 / 2,
@@ -98,32 +103,57 @@ def sharp_lower_bound(
        most ``-ln(1 - a sigma_0 t) / sqrt L``. Solve for ``t``.
 
     Args:
-        instance, gamma, jacobian_norm: as for :func:`hitting_time_lower_bound`.
+        instance, gamma, jacobian_norm, tokens: as for :func:`hitting_time_lower_bound`.
         constant: 2.
         rate: 1/2, the exponent of ``L`` in the exponential.
         length, jacobian, variance: exponents of ``L``, ``J`` and the mean variance.
     """
-    tokens = jnp.asarray(instance.policy.length, float)
-    rise = -jnp.expm1(-jnp.asarray(gamma) * tokens**rate)
-    return constant * rise * _scale(instance, jacobian_norm, length, jacobian, variance)
+    written = _tokens(instance, tokens)
+    rise = -jnp.expm1(-jnp.asarray(gamma) * written**rate)
+    return constant * rise * written**length * _scale(instance, jacobian_norm, jacobian, variance)
 
 
-def _scale(
-    instance: Instance, norm: ArrayLike, length: ArrayLike, jacobian: ArrayLike, variance: ArrayLike
-) -> Array:
+def _tokens(instance: Instance, tokens: ArrayLike | None) -> Array:
+    return jnp.asarray(instance.policy.length if tokens is None else tokens, float)
+
+
+def _scale(instance: Instance, norm: ArrayLike, jacobian: ArrayLike, variance: ArrayLike) -> Array:
     probabilities = instance.probabilities(instance.initial_parameters)
     mean = (instance.prompt_weights * reward_variance(probabilities, instance.rewards)).sum()
-    tokens = jnp.asarray(instance.policy.length, float)
-    return tokens**length * jnp.asarray(norm) ** jacobian * mean**variance
+    return jnp.asarray(norm) ** jacobian * mean**variance
 
 
 # Statements -------------------------------------------------------------------
 
 
-def _task(policy: Autoregressive, source: Source, regularized: bool) -> Task:
-    """For the time of the proxy itself, of what it praises, or of a reward unrelated to it."""
+class Written(NamedTuple):
+    """A task, and by how many of their first tokens its outputs differ."""
+
+    task: Task
+    tokens: Int[Array, ""]
+
+
+def _of_any_length(source: Source, regularized: bool) -> Written:
+    """Of a linear policy whose outputs differ by one, two or three tokens: later ones have no features."""
+    tokens = source.integer(1, SEQUENCES.length)
+    lengths = SEQUENCES.prefix_tokens()[1]
+    features = random_linear_policy(source).features
+    policy = TokenLinear(SEQUENCES, jnp.where((lengths < tokens)[:, None, None], features, 0.0))
+    return Written(_task(policy, tokens, source, regularized), tokens)
+
+
+def _of_a_network(source: Source) -> Written:
+    tokens = jnp.asarray(SEQUENCES.length)
+    return Written(_task(mlp_policy(), tokens, source, regularized=False), tokens)
+
+
+def _task(policy: Autoregressive, tokens: Array, source: Source, regularized: bool) -> Task:
+    """For the time of the proxy itself, of what it praises, or of a reward unrelated to it; outputs that
+    differ by later tokens alone have the same rewards."""
+    later = SEQUENCES.vocabulary ** (SEQUENCES.length - tokens)
+    first = jnp.arange(SEQUENCES.outputs) // later * later
     weights = random_parameters(source, policy, largest=8.0)
-    rewards, unrelated = random_scaled_rewards(source), random_rewards(source, SHAPE)
+    rewards, unrelated = random_scaled_rewards(source)[:, first], random_rewards(source, SHAPE)[:, first]
     start = jax.nn.softmax(policy.logits(weights))
     advantages = advantage(start, rewards)
     praised = jnp.where(advantages > 0, 1.0, -1.0)
@@ -151,33 +181,36 @@ _NEAR = 1e-4  # tolerance of these points
 
 
 class Elapsed(NamedTuple):
-    """A task, what the first prompt's hitting time is at least, and the Jacobian norm on the way to it.
+    """A task with its tokens, what the first prompt's hitting time is at least, and the Jacobian norm then.
 
     Some points are enough: by a smaller norm than the largest on the way the bound is more than the theorem
     claims.
     """
 
     task: Task
+    tokens: Int[Array, ""]
     time: Float[Array, ""]
     reached: Bool[Array, ""]
     jacobian_norm: Float[Array, ""]
 
 
-def _observe(tasks: Task) -> Elapsed:
-    goals, horizon = _prepare(tasks)
+def _observe(written: Written) -> Elapsed:
+    tasks = written.task
+    goals, horizon = _prepare(written)
     flow = hitting_times(tasks.instance, goals, Control(tolerance=_TOLERANCE, horizon=horizon))
     time, reached, on_the_way = _times(flow, horizon)
     way = tasks.instance.initial_parameters[:, None]
     if isinstance(tasks.instance.policy, TokenFunction):  # of the others the Jacobian is constant
         way = paths(tasks.instance, on_the_way, _NEAR)
-    return _elapsed(tasks, time, reached, way)
+    return _elapsed(written, time, reached, way)
 
 
 @jax.jit
 @jax.vmap
-def _prepare(task: Task) -> tuple[Goal, Array]:
+def _prepare(written: Written) -> tuple[Goal, Array]:
+    task, tokens = written
     norm = _norm(task.instance, task.instance.initial_parameters)
-    horizon = jnp.minimum(_FAR * sharp_lower_bound(task.instance, task.gamma, norm), HORIZON)
+    horizon = jnp.minimum(_FAR * sharp_lower_bound(task.instance, task.gamma, norm, tokens), HORIZON)
     return reward_increase(task.instance, task.gamma), horizon
 
 
@@ -199,27 +232,28 @@ def _times(flow: HittingTime, horizon: Array) -> tuple[Array, Array, Array]:
 
 @jax.jit
 @jax.vmap
-def _elapsed(task: Task, time: Array, reached: Array, way: Array) -> Elapsed:
-    return Elapsed(task, time, reached, jax.vmap(partial(_norm, task.instance))(way).max())
+def _elapsed(written: Written, time: Array, reached: Array, way: Array) -> Elapsed:
+    norms = jax.vmap(partial(_norm, written.task.instance))(way)
+    return Elapsed(*written, time, reached, norms.max())
 
 
-_TimeBound = Callable[[Instance, Array, Array], Array]
+_TimeBound = Callable[[Instance, Array, Array, Array], Array]
 
 
 def _of_tenfold(bound: _TimeBound) -> _TimeBound:
     """With the variance of the policy of tenfold parameters."""
 
-    def of(instance: Instance, gamma: Array, jacobian_norm: Array) -> Array:
+    def of(instance: Instance, gamma: Array, jacobian_norm: Array, tokens: Array) -> Array:
         elsewhere = eqx.tree_at(lambda i: i.initial_parameters, instance, 10.0 * instance.initial_parameters)
-        return bound(elsewhere, gamma, jacobian_norm)
+        return bound(elsewhere, gamma, jacobian_norm, tokens)
 
     return of
 
 
 def _judge(bound: _TimeBound) -> Judge:
     def judge(elapsed: Elapsed) -> Sides:
-        task, time, reached, jacobian_norm = elapsed
-        claimed = bound(task.instance, task.gamma, jacobian_norm)
+        task, tokens, time, reached, jacobian_norm = elapsed
+        claimed = bound(task.instance, task.gamma, jacobian_norm, tokens)
         return Sides(jnp.where(claimed < jnp.inf, claimed, 0.0), time, reached)
 
     return judge
@@ -241,7 +275,7 @@ def _time_statement(
     name: str,
     of: str,
     source: tuple[str, str],
-    policy: Callable[[Source], Autoregressive],
+    draw: Callable[[Source], Written],
     judge: Judge,
     sabotages: dict[str, _TimeBound],
     searched: bool = True,
@@ -253,7 +287,7 @@ def _time_statement(
         "in [−1, 1]; any prompt, trained on or not; the reference is the initial policy",
         citation=source[0],
         formula=source[1],
-        draw=lambda source: _task(policy(source), source, searched),
+        draw=draw,
         judge=judge,
         observe=_observe,
         sabotages=MappingProxyType({false: _judge(bound) for false, bound in sabotages.items()}),
@@ -268,7 +302,7 @@ HITTING_TIME = _time_statement(
         "arXiv:2503.15477, Theorem 4 (Theorem 1 in detail)",
         "t_γ ≥ min{1 − exp(−γ/9), 1 − exp(−7/(3λ))} / (8 L² J²) · (mean_x Var r_RM(x,·))^(−1/3)",
     ),
-    random_linear_policy,
+    partial(_of_any_length, regularized=True),
     Formula(hitting_time_lower_bound, _judge, unrefuted=_UNREFUTED),
     {"variance of the policy of tenfold parameters": _of_tenfold(hitting_time_lower_bound)},
 )
@@ -276,7 +310,7 @@ SHARP = _time_statement(
     "hitting_time_autoregressive_sharp",
     "tables and linear next-token logits, by the sharp bound",
     _SHARP,
-    random_linear_policy,
+    partial(_of_any_length, regularized=True),
     Formula(sharp_lower_bound, _judge),
     {"variance of the policy of tenfold parameters": _of_tenfold(sharp_lower_bound)},
 )
@@ -286,7 +320,7 @@ SHARP_MLP = _time_statement(
     "hitting_time_mlp_sharp",
     "next-token logits of a neural network, by the sharp bound",
     _SHARP,
-    lambda source: mlp_policy(),
+    _of_a_network,
     _judge(sharp_lower_bound),
     {
         "variance of the policy of tenfold parameters": _of_tenfold(sharp_lower_bound),

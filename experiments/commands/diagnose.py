@@ -75,10 +75,12 @@ def diagnose(
     asked |= {"scale": scale, "estimator": followed.clock()}
     diagnosis.Asked(**asked)
     sums = _weights(weights)
-    chosen = reward or tuple(sums)
+    needed = tuple(dict.fromkeys((*reward, *sums)))
     with Progress("diagnose:") as progress:
-        read = read_rollouts(rollouts, Columns(chosen, truth, prompt, answer))
-        read = read.with_sum(sums) if sums else read
+        read = read_rollouts(rollouts, Columns(needed, truth, prompt, answer))
+        if sums:
+            summed = read.with_sum(sums)
+            read = summed.choose((*(reward or needed), summed.names[-1]))
         data = interruptible(lambda: diagnosis.diagnose(read, tell=lambda doing: progress(0, doing), **asked))
     result.write(teacher_answer.report(data, read))
     if table is not None:
@@ -104,6 +106,8 @@ def _weights(texts: tuple[str, ...]) -> dict[str, float]:
     found = {}
     for text in texts:
         name, equals, number = text.rpartition("=")
+        if name in found:
+            raise ValueError(f"--weights has {name} twice; give it one weight")
         try:
             found[name] = float(number)
         except ValueError:

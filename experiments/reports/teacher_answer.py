@@ -34,7 +34,7 @@ def report(data: xr.Dataset, rollouts: Rollouts) -> dict[str, Any]:
         "prompts": len(rollouts.prompts),
         "draws": int(data.attrs["draws"]),
         "skipped": dict(rollouts.skipped),
-        "recognised": dict(rollouts.recognised),
+        "recognised": {**rollouts.recognised, "notes": list(rollouts.notes)},
         "answer": answer(data),
         "rewards": {name: _of_reward(data.sel(reward=name)) for name in data.reward.values.tolist()},
     }
@@ -158,6 +158,7 @@ def recognised(rollouts: Rollouts) -> str:
         said = "; ".join(f"{count} {reason}" for reason, count in rollouts.skipped.items())
         lines.append(f"Rows left out: {said}.")
         lines += [f"  {place}" for place in rollouts.places]
+    lines += rollouts.notes
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Rollouts: draws from a policy prompt by prompt, what rewards say of them, and a ground truth for some."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -14,11 +15,40 @@ from goodteacher.sim.names import unknown
 from goodteacher.sim.validation import Numbers, as_array
 
 _MOST_CELLS = 1 << 20  # of a batch
-TOO_FEW = "alone in its group"
+TOO_FEW, NO_PROMPT = "alone in its group", "has no prompt"
 
 # Tables of pandas, whose methods have no types.
 Frame = Any
 Column = Any
+
+
+class Losses:
+    """What is left out, counted by reason; and where the first of each reason stand."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.places: dict[str, list[str]] = {}
+
+    def add(self, reason: str, places: Iterable[str], count: int, most: int = 3) -> None:
+        """Counts some, and names the places of the first; as many as are given at most."""
+        if count:
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            named = self.places.setdefault(reason, [])
+            for place in places:
+                if len(named) == most:
+                    break
+                if place not in named:
+                    named.append(place)
+
+    def join(self, other: "Losses") -> None:
+        """Counts those of another too."""
+        for reason, count in other.counts.items():
+            self.add(reason, other.places[reason], count)
+
+    def said(self) -> str:
+        """All reasons, each with its first place."""
+        each = (f"{count} x {reason} ({self.places[reason][0]})" for reason, count in self.counts.items())
+        return ", ".join(each) or "no rows"
 
 
 class Batch(NamedTuple):
@@ -41,8 +71,8 @@ class Batch(NamedTuple):
 class Rollouts:
     """Draws from a policy, prompt by prompt. Immutable.
 
-    Prompts with a single draw, and draws with a reward that is not a number, are left out and counted in
-    ``skipped``.
+    Draws without a prompt, or with a reward that is not a number, and prompts with a single draw are left out
+    and counted in ``skipped``.
 
     Attributes:
         names: of the rewards.
@@ -55,7 +85,8 @@ class Rollouts:
             left out included.
         skipped: what was left out: reasons with counts.
         recognised: the format they were read from, and which column was taken for what.
-        places: where the first rows that were left out stand.
+        places: where the first that were left out stand, with the reason.
+        notes: sentences on what else is not as it might be expected.
         answer_texts: ``[draws]``, the answers in words, shortened; ``None`` if they are not known.
     """
 
@@ -69,6 +100,7 @@ class Rollouts:
     skipped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     recognised: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"format": "arrays"}))
     places: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     answer_texts: np.ndarray | None = None
 
     @classmethod
@@ -118,6 +150,7 @@ class Rollouts:
             None if truth is None else as_array("truth", truth)[exists],
             None if answers is None else pd.factorize(fixed["answers"][exists])[0],
             prompts=names,
+            place=lambda i: f"prompt {names[number[i]]}",
             answer_texts=None if answers is None else in_words(pd.Series(fixed["answers"][exists])),
         )
 
@@ -127,7 +160,7 @@ class Rollouts:
         frame: Frame,
         *,
         prompt: str | Sequence[str],
-        rewards: Sequence[str],
+        rewards: str | Sequence[str],
         truth: str | None = None,
         answer: str | None = None,
     ) -> "Rollouts":
@@ -136,24 +169,28 @@ class Rollouts:
         Args:
             frame: the table.
             prompt: the column that says which prompt, or several.
-            rewards: columns.
+            rewards: the column, or several.
             truth: column of the ground truth; may have gaps.
             answer: column that is equal for equal outputs.
 
         Raises:
             ValueError: for a column that there is not, or if no prompt has two draws.
         """
-        keys = [prompt] if isinstance(prompt, str) else list(prompt)
-        for name in (*keys, *rewards, *filter(None, (truth, answer))):
+        keys, names = ([given] if isinstance(given, str) else list(given) for given in (prompt, rewards))
+        for what, given in (("prompt", keys), ("rewards", names)):
+            if not given:
+                raise ValueError(f"{what} names no column; give at least one")
+        for name in (*keys, *names, *filter(None, (truth, answer))):
             if name not in frame.columns:
                 raise unknown("column", name, map(str, frame.columns))
-        number, labels = codes(frame, keys)
+        number, levels = codes(frame, keys)
         return cls.from_draws(
             number,
-            {name: numbers(frame[name]) for name in rewards},
+            {name: numbers(frame[name]) for name in names},
             None if truth is None else numbers(frame[truth]),
-            None if answer is None else pd.factorize(frame[answer].map(hashable))[0],
-            prompts=labels,
+            None if answer is None else texts(frame[answer])[0],
+            prompts=[label(", ".join(level)) for level in levels],
+            place=lambda i: f"row {frame.index[i]}",
             answer_texts=None if answer is None else in_words(frame[answer]),
         )
 
@@ -166,39 +203,58 @@ class Rollouts:
         answers: Int[np.ndarray, " draws"] | None,
         *,
         prompts: Sequence[str],
+        place: Callable[[int], str],
         draw_numbers: Int[np.ndarray, " draws"] | None = None,
         answer_texts: np.ndarray | None = None,
-        skipped: Mapping[str, int] = MappingProxyType({}),
+        losses: Losses | None = None,
         recognised: Mapping[str, Any] = MappingProxyType({"format": "arrays"}),
-        places: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> "Rollouts":
         """From flat arrays in any order, with the number of each draw's prompt.
 
-        The draws of a prompt are numbered in their order, unless their numbers are given.
+        Args:
+            number: of the prompt; -1 if it has none.
+            rewards: by their names.
+            truth: ``nan`` where it is missing.
+            answers: equal codes for equal outputs.
+            prompts: what they are called.
+            place: where a draw stands.
+            draw_numbers: of the draws of each prompt; in their order if not given.
+            losses: what is left out already; what is left out here is added.
+            answer_texts, recognised, notes: as of the value.
 
         Raises:
             ValueError: if nothing is left.
         """
-        reasons = dict(skipped)
+        losses = losses or Losses()
         values = np.stack([np.asarray(of, float) for of in rewards.values()])
-        keep = np.isfinite(values).all(0)
+        keep = np.ones(len(number), bool)
+
+        def leave_out(reason: str, bad: Bool[np.ndarray, " draws"]) -> None:
+            rows = np.flatnonzero(keep & bad)
+            losses.add(reason, (place(int(i)) for i in rows), len(rows))
+            keep[rows] = False
+
+        leave_out(NO_PROMPT, number < 0)
         for name, row in zip(rewards, values, strict=True):
-            if bad := int((~np.isfinite(row)).sum()):
-                reasons[f"{name} is not a number"] = reasons.get(f"{name} is not a number", 0) + bad
-        counts = np.bincount(number[keep], minlength=len(prompts))
-        alone = keep & (counts[number] < 2)
-        if alone.any():
-            reasons[TOO_FEW] = reasons.get(TOO_FEW, 0) + int(alone.sum())
-        keep &= ~alone
+            leave_out(f"{name} is not a number", ~np.isfinite(row))
+        leave_out(TOO_FEW, np.bincount(number[keep], minlength=len(prompts) + 1)[number] < 2)
         if not keep.any():
-            said = ", ".join(f"{count} rows {reason}" for reason, count in reasons.items()) or "no rows"
-            raise ValueError(f"nothing usable: {said}; give at least two draws of a prompt")
+            raise ValueError(f"nothing usable: {losses.said()}; give at least two draws of a prompt")
         own = within_prompts(number) if draw_numbers is None else draw_numbers
         order = np.flatnonzero(keep)[np.argsort(number[keep], kind="stable")]
         _, first = np.unique(number[order], return_index=True)
-        if truth is not None:
+        if truth is not None and np.isfinite(truth[order]).any():
+            missing = np.flatnonzero(keep & ~np.isfinite(truth))
             truth = np.where(np.isfinite(truth[order]), truth[order], np.nan)
-            truth = None if np.isnan(truth).all() else truth
+            if len(missing):
+                first_place = place(int(missing[0]))
+                said = (
+                    f"{len(missing)} of {len(order)} draws have no ground truth: the first is {first_place}."
+                )
+                notes = (*notes, said)
+        else:
+            truth = None
         return cls(
             tuple(rewards),
             values[:, order],
@@ -207,9 +263,10 @@ class Rollouts:
             np.append(first, len(order)),
             tuple(str(prompts[i]) for i in number[order][first]),
             own[order],
-            MappingProxyType(reasons),
+            MappingProxyType(losses.counts),
             recognised,
-            places,
+            tuple(f"{where}: {reason}" for reason, each in losses.places.items() for where in each),
+            notes,
             None if answer_texts is None else answer_texts[order],
         )
 
@@ -274,38 +331,53 @@ class Rollouts:
 
 def numbers(column: Column) -> Float[np.ndarray, " rows"]:
     """A column as numbers, ``nan`` for what is none; true and false are 1 and 0."""
-    if column.dtype == object or not pd.api.types.is_numeric_dtype(column):
-        column = pd.to_numeric(column.map(_truth_value), errors="coerce")
-    return column.to_numpy(float, na_value=np.nan)
+    found = np.array(pd.Series(pd.to_numeric(column, errors="coerce")).to_numpy(float, na_value=np.nan))
+    rest = np.flatnonzero(np.isnan(found))
+    if len(rest) and not pd.api.types.is_numeric_dtype(column):
+        found[rest] = [_truth_value(value) for value in column.iloc[rest]]
+    return found
 
 
 _TRUTH_VALUES = MappingProxyType({"true": 1.0, "false": 0.0})
 
 
-def _truth_value(value: Any) -> Any:
-    return _TRUTH_VALUES.get(str(value).strip().lower(), value)
+def _truth_value(value: Any) -> float:
+    return _TRUTH_VALUES.get(value.strip().lower(), np.nan) if isinstance(value, str) else np.nan
 
 
-def comparable(column: Column) -> Column:
-    """A column whose values can be told apart, whatever they are."""
-    return column.map(hashable) if column.dtype == object else column
+def texts(column: Column) -> tuple[Int[np.ndarray, " rows"], list[str]]:
+    """Rows with equal values have one code; and the text of each code. Empty cells are code -1.
+
+    Values are equal if their texts are, so that it does not matter what else stands in a column: pandas makes
+    5 a 5.0 where another row is empty. Numbers are equal however many zeros they end with.
+    """
+    try:
+        local, values = pd.factorize(column)
+    except TypeError:
+        local, values = pd.factorize(column.map(_hashable))
+    each = [_ZEROS.sub(r"\1\2", str(value)) or None for value in values]
+    code, levels = pd.factorize(np.array(each, object))
+    return np.append(code, -1)[local], list(levels)
 
 
-def hashable(value: Any) -> Any:
-    """Something to tell values apart by, whatever they are."""
+def _hashable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     return repr(value) if isinstance(value, list | dict | tuple) else value
 
 
-def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], list[str]]:
-    """Rows that agree in some columns have one code; and a text for each code. Empty cells are code -1."""
-    columns = [comparable(frame[key]) for key in keys]
-    if len(columns) == 1:
-        number, levels = pd.factorize(columns[0])
-        return number, [label(level) for level in levels]
-    number, levels = pd.factorize(pd.Series(list(zip(*columns, strict=True)), dtype=object))
-    return number, [", ".join(map(label, level)) for level in levels]
+_ZEROS = re.compile(r"^(-?\d+)(?:\.0+|(\.\d*[1-9])0+)$")
+
+
+def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], list[tuple[str, ...]]]:
+    """Rows that agree in some columns have one code, -1 with an empty cell; and the texts of each code."""
+    each = [texts(frame[key]) for key in keys]
+    whole = np.logical_and.reduce([code >= 0 for code, _ in each])
+    sizes = tuple(max(len(levels), 1) for _, levels in each)
+    number = np.full(len(frame), -1)
+    number[whole], found = pd.factorize(np.ravel_multi_index([code[whole] for code, _ in each], sizes))
+    parts = zip(each, np.unravel_index(found, sizes), strict=True)
+    return number, list(zip(*([levels[i] for i in part] for (_, levels), part in parts), strict=True))
 
 
 def within_prompts(number: Int[np.ndarray, " draws"]) -> Int[np.ndarray, " draws"]:

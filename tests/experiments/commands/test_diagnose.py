@@ -126,6 +126,8 @@ def test_the_report_is_a_page(run, tmp_path):
 def test_weighted_sums_stand_beside_each_alone(run):
     result, _, _ = run("--weights", "good=2", "other=0.1")
     assert list(result["rewards"]) == ["good", "other", "2 good + 0.1 other"]
+    result, _, _ = run("--reward", "noise", "--weights", "good=2", "noise=-1")
+    assert list(result["rewards"]) == ["noise", "2 good + -1 noise"]
 
 
 def test_what_is_left_out_is_said(run, table):
@@ -135,6 +137,15 @@ def test_what_is_left_out_is_said(run, table):
     assert result["skipped"] == {"good is not a number": 1}
     assert "Rows left out: 1 good is not a number." in printed
     assert "row 5" in printed
+
+
+def test_missing_truths_are_said(run, table):
+    result, _, printed = run(
+        "--reward", "good", frame=table.assign(correct=table.correct.where(table.index > 2))
+    )
+    note = "3 of 240 draws have no ground truth"
+    assert result["recognised"]["notes"][0].startswith(note)
+    assert note in printed
 
 
 def test_under_grpo_all_times_are_those_of_its_clock(run):
@@ -191,6 +202,7 @@ def test_one_prompt_of_two_draws_says_what_it_cannot_tell(run, table, estimator)
         (["--group", "2", "8", "--estimator", "grpo"], "--group is 2 8; give the one that grpo has"),
         (["--estimator", "grop"], "did you mean grpo"),
         (["--weights", "good"], "--weights has 'good'; give NAME=NUMBER"),
+        (["--weights", "good=1", "good=2"], "--weights has good twice; give it one weight"),
         (["--budget", "0"], "budget is 0.0"),
     ],
 )
@@ -208,4 +220,4 @@ def test_bad_files(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
     (tmp_path / "x.csv").write_text("prompt,score\na,1\n")
     assert main(["diagnose", str(tmp_path / "x.csv")]) == 2
-    assert "nothing usable: 1 rows alone in its group" in capsys.readouterr().err
+    assert "nothing usable: 1 x alone in its group" in capsys.readouterr().err

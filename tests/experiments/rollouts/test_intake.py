@@ -11,6 +11,7 @@ import pytest
 
 from goodteacher.experiments.rollouts.collection import TOO_FEW, Rollouts
 from goodteacher.experiments.rollouts.formats import FORMATS, Columns, recognise
+from goodteacher.experiments.rollouts.gathering import LEFT_OUT
 from goodteacher.experiments.rollouts.intake import read_rollouts
 from goodteacher.sim.files import is_instance_file
 
@@ -124,6 +125,10 @@ def test_prime_rl(write):
     found = read_rollouts([write("rollouts/step_3/0/traces.jsonl", rows)])
     assert found.names == ("a", "b")
     assert by_prompt(found, "b") == [[0.2, 0.4]] * 2
+    write("rollouts/step_4/0/traces.jsonl", rows)
+    found = read_rollouts([write("rollouts/step_4/1/traces.jsonl", rows[:1]).parents[2]])
+    assert found.prompts == ("3, 1", "3, 2", "4, 1", "4, 2")  # policies of two steps are two
+    assert found.counts.tolist() == [2, 2, 4, 2]
     rows = [{"traces": [{"rewards": 1.0, "group": {"id": 9}}, {"rewards": 0.0, "group": {"id": 9}}]}]
     assert by_prompt(read_rollouts([write("t.jsonl", rows)])) == [[1, 0]]
 
@@ -139,6 +144,13 @@ def test_reward_bench_2_files_are_reward_models_on_the_same_draws(write):
     assert by_prompt(found, "one") == [[4, 3, 2, 1], [1, 1, 0, 0]]
     assert by_prompt(found, "two") == [[0.5, 0.1, 0.2, 0.3], [5, 6, 7, 8]]
     assert truths(found) == [[1, 0, 0, 0], [1, 1, 0, 0]]
+    twice = {key: [*of, of[0]] for key, of in columns.items()}
+    third = write("b/two.json", {**twice, "scores": [[9] * 4, [None, 1, 1, 1], [8] * 4]})
+    found = read_rollouts([second, third])
+    assert found.names == (f"{second.parent.name}/two", "b/two")
+    assert by_prompt(found, "b/two") == [[9] * 4, [1] * 3]
+    assert found.skipped == {"stands twice": 4, "b/two is not a number": 1}
+    assert found.places[0] == f"{third}, row 3: stands twice"
 
 
 def test_reward_bench(write):
@@ -146,6 +158,12 @@ def test_reward_bench(write):
         [write("m_all.jsonl", [{"chosen": 1.5, "rejected": 0.5}, {"chosen": 0, "rejected": 2}])]
     )
     assert (by_prompt(found), truths(found)) == ([[1.5, 0.5], [0, 2]], [[1, 0]] * 2)
+    write("two/m-1.5_all.jsonl", [{"chosen": 1, "rejected": 2}, {"chosen": 3, "rejected": 4}])
+    folder = write("two/m-1.6_all.jsonl", [{"chosen": 5, "rejected": 6}, {"chosen": 7, "rejected": 8}]).parent
+    found = read_rollouts([folder])
+    assert found.names == ("m-1.5_all", "m-1.6_all")
+    assert by_prompt(found, "m-1.6_all") == [[5, 6], [7, 8]]
+    assert truths(found) == [[1, 0]] * 2
 
 
 def test_best_of_k(write):
@@ -170,6 +188,22 @@ def test_lm_evaluation_harness(write):
     assert "record 3" in found.places[0]
 
 
+def test_of_several_filters_one_is_read(write):
+    """Records of one document with several filters are the same draws."""
+
+    def samples(*filters):
+        record = {"resps": [["a", "b", "c"]], "filtered_resps": ["4", "5", "4"], "exact_match": [1, 0, 1]}
+        return [{"doc_id": i, "target": "4", **record, "filter": name} for i in (0, 1) for name in filters]
+
+    write("s/samples_easy_2025.jsonl", samples("strict", "flexible"))
+    folder = write("s/samples_very_hard_2025.jsonl", samples("none")).parent
+    found = read_rollouts([folder])
+    assert found.prompts == ("easy, 0", "easy, 1", "very_hard, 0", "very_hard, 1")
+    assert by_prompt(found) == [[1, 0, 1]] * 4
+    assert found.skipped == {"of another filter than strict": 6}
+    assert found.places[0].endswith("samples_easy_2025.jsonl, record 2: of another filter than strict")
+
+
 def test_reasoning_gym(write):
     completions = [{"model_answer": a, "score": s} for a, s in [("u", 0.5), ("v", 1.0), ("u", 0.5)]]
     results = [{"question": "q", "expected_answer": "v", "completions": completions}] * 2
@@ -178,6 +212,99 @@ def test_reasoning_gym(write):
     assert by_prompt(found) == [[0.5, 1.0, 0.5]] * 2
     assert answers(found)[0] == answers(found)[2] != answers(found)[1]
     assert not is_instance_file(path)
+
+
+BAD_RECORDS = {
+    "prime-rl": (
+        [
+            {"traces": [None, *({"rewards": {"a": a}, "group": {"id": 1}} for a in (0, 1, 2))]},
+            {"traces": None},
+            {"traces": [{"rewards": None, "group": 7}, {"rewards": [], "group": {"id": 1}}]},
+        ],
+        {
+            "a trace is no object": 1,
+            "traces is no list of values": 1,
+            "has no prompt": 1,
+            "a is not a number": 1,
+        },
+    ),
+    "RewardBench 2": (
+        [
+            {"id": "b", "scores": None, "num_correct": 1},
+            {"id": "c", "scores": [1], "num_correct": None},
+            {"id": "d", "scores": [1], "num_correct": "many"},
+            {"id": "a", "scores": [0, 1, 2], "num_correct": 1},
+        ],
+        {"scores is no list of values": 1, "num_correct is no whole number": 2},
+    ),
+    "reward-bench": (
+        [
+            {"id": 0, "chosen": "u", "rejected": "v"},
+            {"id": 1, "chosen": "u", "rejected": "v", "scores_chosen": 0, "scores_rejected": 1},
+            {"id": 1, "chosen": 2, "rejected": None},
+        ],
+        {"chosen is a text, and no score of it stands under scores_chosen": 1, "score is not a number": 1},
+    ),
+    "PPE best of K": (
+        [
+            {"question_id": "q", "prompt": "p"},
+            {"question_id": None, "response_1": "a", "scores": [True]},
+            {"question_id": "q", "response_1": "a", "scores": None},
+            {"question_id": "q", "response_1": "a", "scores": [True, 0, True], "rm": [0, 1, 2]},
+        ],
+        {"scores is no list of values": 2, "has no question_id": 1},
+    ),
+    "lm-evaluation-harness": (
+        [
+            {"error": "timeout"},
+            {"doc_id": None, "resps": [["a"]], "filtered_resps": ["a"], "acc": 1.0},
+            {"doc_id": 0, "resps": [["a"] * 3], "filtered_resps": ["a"] * 3, "acc": [0, 1, 2]},
+        ],
+        {"resps is no list of values": 1, "has no doc_id": 1},
+    ),
+    "reasoning-gym-eval": (
+        [{"completions": None}, 3, {"completions": [None, *({"score": i} for i in range(3))]}],
+        {"completions is no list of values": 1, "is not an object": 1, "a completion is no object": 1},
+    ),
+    "verl": (
+        [{"error": "timeout"}, *({"input": "p", "output": "", "score": i, "step": 1} for i in range(3))],
+        {"has no prompt": 1},
+    ),
+    "NeMo Gym": (
+        [{"error": "timeout"}, *({"reward": i, "_ng_task_index": 2} for i in range(3))],
+        {"has no prompt": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECORDS)
+def test_one_bad_record_changes_neither_the_format_nor_what_is_read_of_others(write, name):
+    records, skipped = BAD_RECORDS[name]
+    contents = {"results": records} if name == "reasoning-gym-eval" else records
+    found = read_rollouts([write("x.json", json.dumps(contents))])
+    assert (found.recognised["format"], by_prompt(found)) == (name, [[0, 1, 2]])
+    assert found.skipped == skipped
+    if name == "RewardBench 2":
+        columns = {key: [record[key] for record in records] for key in records[0]}
+        assert read_rollouts([write("c.json", columns)]).skipped == skipped
+    if name != "reasoning-gym-eval":
+        assert read_rollouts([write("x.jsonl", records)]).skipped == skipped
+
+
+@pytest.mark.parametrize("name", ["prime-rl", "RewardBench 2", "PPE best of K", "lm-evaluation-harness"])
+def test_a_record_of_something_else_is_left_out(write, name):
+    records = [*BAD_RECORDS[name][0], None, {"results": 3}, {"id": [1], "traces": {}, "scores": [2]}]
+    found = read_rollouts([write("x.json", json.dumps(records))])
+    assert by_prompt(found) == [[0, 1, 2]]
+    assert found.skipped["is not an object"] == 1
+    assert not any("object has no attribute" in reason for reason in found.skipped)
+
+
+def test_records_that_are_none_are_left_out(write):
+    records = [{"prompt": "a", "score": 1}, None, {"prompt": "a", "score": 2}, [3]]
+    found = read_rollouts([write("x.json", json.dumps(records))])
+    assert (by_prompt(found), found.skipped) == ([[1, 2]], {"is not an object": 2})
+    assert "record 2" in found.places[0]
 
 
 LONG = pd.DataFrame(
@@ -221,6 +348,42 @@ def test_any_wide_table(write):
     assert (by_prompt(found), truths(found)) == ([[1, 2, 3], [4, 5]], [[0, 0, 1], [1, 0]])
 
 
+def test_numbered_columns_are_draws_though_a_prompt_stands_twice(write, monkeypatch):
+    monkeypatch.setattr("goodteacher.experiments.rollouts.intake._ROWS", 4)
+    frame = pd.DataFrame(
+        {"prompt": list("abcaa"), "score": 9.0, "score_1": range(5), "score_2": range(5, 10)}
+    )
+    found = read_rollouts([write("w.csv", frame)])
+    assert (found.names, found.prompts) == (("score",), ("a", "b", "c"))
+    assert [sorted(each) for each in by_prompt(found)] == [[0, 3, 4, 5, 8, 9], [1, 6], [2, 7]]
+    judges = frame.drop(columns="score").assign(prompt=list("abbaa"))  # two of one draw
+    assert read_rollouts([write("l.csv", judges)]).names == ("score_1", "score_2")
+    unnamed = frame[["score_1", "score_2"]]
+    found = read_rollouts([write("u.csv", unnamed), write("v.csv", unnamed)])
+    assert by_prompt(found) == [[i, i + 5] for i in range(5)] * 2
+    assert found.prompts[4].startswith("row 6 of ")
+
+
+def test_one_list_that_is_short_or_missing_is_its_prompts_alone(write, monkeypatch):
+    lists = [
+        {"prompt": "a", "judge": [1, 2, 3], "correct": [0, 0, 1], "text": ["u", "v", "w"]},
+        {"prompt": "b", "judge": None, "correct": [1, 0, 1], "text": ["u", "v", "w"]},
+        {"prompt": "c", "judge": [4, 5, 6], "correct": [0, 1], "text": ["u", "v"]},
+        {"prompt": "d", "judge": [7, 8], "correct": None, "text": ["u", "v"]},
+        {"prompt": "e", "judge": [9, 10], "correct": [1, 0], "text": None},
+    ]
+    for rows in (2, 100):
+        monkeypatch.setattr("goodteacher.experiments.rollouts.intake._ROWS", rows)
+        for name, contents in (("w.jsonl", lists), ("w.parquet", pd.DataFrame(lists))):
+            found = read_rollouts([write(name, contents)], Columns(answer="text"))
+            assert (found.names, found.prompts) == (("judge",), ("a", "c", "d", "e"))
+            assert by_prompt(found) == [[1, 2, 3], [4, 5, 6], [7, 8], [9, 10]]
+            np.testing.assert_array_equal(found.truth, [0, 0, 1, *[np.nan] * 5, 1, 0])
+            assert found.skipped == {"judge is not a number": 3}
+            assert "row 2" in found.places[0]
+            assert len(np.unique(answers(found))) == 4
+
+
 @pytest.mark.parametrize("ending", ["gz", "bz2", "zst"])
 def test_compressed(write, tmp_path, ending):
     rows = LONG.to_dict("records")
@@ -246,6 +409,7 @@ def test_bad_rows_are_counted_and_named_and_left_out(write):
     }
     assert any(place.endswith("bad.csv, row 5: score is not a number") for place in found.places)
     assert any("line 9: has too many fields" in place for place in found.places)
+    assert any(place.endswith(f"bad.csv, row 8: {TOO_FEW}") for place in found.places)
     good = [json.dumps({"prompt": "a", "score": score}) for score in (1, None, 2)]
     lines = f"{good[0]}\nnot json\n[1]\n\n{good[1]}\n{good[2]}\n"
     found = read_rollouts([write("bad.jsonl", lines)])
@@ -265,12 +429,35 @@ def test_a_million_rows_are_read_part_by_part(write, monkeypatch):
         assert len(found.prompts[1]) == 80
 
 
+def test_ids_and_answers_do_not_depend_on_what_else_is_in_their_column(write, monkeypatch):
+    """Neither on an empty cell, which makes numbers of a column floats, nor on the kind of file."""
+    monkeypatch.setattr("goodteacher.experiments.rollouts.intake._ROWS", 3)
+    ids, given = [5, 6, 7, 5, 6, 7, 5, 6, 7], [1, 2, 1, 1, 2, 1, 1, 2, 1]
+    whole = pd.DataFrame({"id": ids, "answer": given, "judge": np.arange(9.0)})
+    gaps = whole.astype({"id": "Int64", "answer": "Int64"})
+    gaps.loc[4, "id"] = gaps.loc[3, "answer"] = None
+    floats = gaps.astype({"id": float, "answer": float})
+    texts = whole.astype({"id": str, "answer": str}).to_dict("records")
+    paths = [write("a.csv", whole), write("b.csv", gaps), write("c.csv", floats), write("d.parquet", gaps)]
+    paths += [write("e.parquet", floats), write("f.jsonl", texts)]
+    columns = json.loads(str(gaps.to_json()))
+    rows = [{name: of[str(i)] for name, of in columns.items()} for i in range(len(gaps))]
+    paths += [write("g.jsonl", rows), write("h.json", columns)]
+    found = read_rollouts(paths, Columns(answer="answer"))
+    assert found.prompts == ("5", "6", "7")
+    assert found.counts.tolist() == [24, 18, 24]
+    assert found.skipped == {"has no prompt": 6}
+    assert len(np.unique(answers(found))) == 3  # one of them for what has none
+    both = read_rollouts([write("x.csv", "id,judge\n007,1\n7,2\n007,3\n7,4\n1.50,5\n1.5,6\n")])
+    assert both.prompts == ("007", "7", "1.5")
+
+
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
         ("x.csv", "prompt,score\n", "nothing usable: no rows"),
         ("x.csv", "", "is not a table of comma-separated values"),
-        ("x.csv", "prompt,score\na,1\nb,2\n", "nothing usable: 2 rows alone in its group"),
+        ("x.csv", "prompt,score\na,1\nb,2\n", "nothing usable: 2 x alone in its group"),
         ("x.csv", "prompt,text\na,u\na,v\n", "no column of numbers is left to be a reward"),
         ("x.csv", "u,v\n1,2\n", "no column says which prompt a row is of"),
         ("x.jsonl", "no\n", "nothing usable: 1 x is not a JSON object"),
@@ -284,6 +471,84 @@ def test_a_file_with_nothing_usable_says_why(write, name, contents, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_rollouts([write(name, contents)])
     assert "\n" not in str(caught.value).strip()
+
+
+def test_in_a_folder_what_holds_no_rollouts_is_left_out_and_named(write, tmp_path):
+    verl = [{"input": "p", "output": "", "score": float(i), "step": 1} for i in range(2)]
+    write("f/1.jsonl", verl)
+    write("f/2.jsonl", verl)
+    strays = {
+        "f/0.jsonl": "",
+        "f/a.json": '{"lr": 1}',
+        "f/b.parquet": "torn",
+        "f/c.csv": "",
+        "f/d.csv": "step,loss\n1,2\n",
+        "f/e.csv": "prompt,score\na,1\na,2\n",
+        "f/f.jsonl": "no\n",
+        "f/0/g.json": "{",
+        "f/0/h.jsonl": json.dumps({"input": "p", "output": "", "score": "none", "step": 1}),
+    }
+    for name, text in strays.items():
+        write(name, text)
+    found = read_rollouts([tmp_path / "f"])
+    assert (found.recognised["format"], by_prompt(found)) == ("verl", [[0, 1, 0, 1]])
+    assert found.skipped == {LEFT_OUT: len(strays)}
+    assert len(found.places) == len(strays)
+    assert all(LEFT_OUT in place and "\n" not in place for place in found.places)
+    del strays["f/e.csv"]  # a table of rollouts, but for verl's beside it
+    for name, text in strays.items():
+        only = write(f"only/{name}", text)
+        with pytest.raises(ValueError, match=f"nothing usable.*: 1 x .*{only.name}") as caught:
+            read_rollouts([only.parent])
+        assert "\n" not in str(caught.value)
+        only.unlink()
+    table, folder = write("t.csv", "prompt,score\na,1\na,2\n"), write("v/1.jsonl", verl).parent
+    with pytest.raises(
+        ValueError, match=r"nothing usable in the folder .* is verl, not a table as other files"
+    ):
+        read_rollouts([table, folder])
+    for name in ("f/b.parquet", "f/c.csv", "f/a.json"):  # it is asked for by its name
+        with pytest.raises(ValueError, match=name):
+            read_rollouts([tmp_path / "f/1.jsonl", tmp_path / name])
+
+
+def test_columns_that_appear_late_are_found(write, monkeypatch):
+    monkeypatch.setattr("goodteacher.experiments.rollouts.intake._ROWS", 4)
+    rows = [{"prompt": i // 2, "judge": float(i)} for i in range(12)]
+    late = [row | ({"correct": i % 2, "rare": 1.0} if i >= 8 else {}) for i, row in enumerate(rows)]
+    frame = pd.DataFrame(late)
+    write("folder/1.csv", frame[:8].drop(columns=["correct", "rare"]))
+    folder = write("folder/2.csv", frame[8:]).parent
+    for path in (write("t.jsonl", late), write("t.csv", frame), write("t.parquet", frame), folder):
+        for columns in (Columns(), Columns(truth="correct")):
+            found = read_rollouts([path], columns)
+            assert (found.names, found.recognised["columns"]["truth"]) == (("judge",), "correct")
+            np.testing.assert_array_equal(found.truth, [np.nan] * 8 + [0, 1] * 2)
+            rare, missing = found.notes
+            assert rare == "rare is not taken for a reward: only 4 of 12 rows have it."
+            assert missing.startswith("8 of 12 draws have no ground truth: the first is ")
+        named = read_rollouts([path], Columns(rewards=("rare",)))
+        assert named.skipped == ({LEFT_OUT: 1} if path is folder else {"rare is not a number": 8})
+    every = [row | ({"often": 1.0} if i >= 4 else {}) for i, row in enumerate(rows)]
+    assert read_rollouts([write("e.jsonl", every)]).names == ("judge", "often")
+
+
+def test_a_truth_or_reward_that_is_no_number_is_refused(write):
+    frame = LONG.assign(correct=["no", "yes", "no", "yes"], text="a long text", empty=np.nan)
+    path = write("t.csv", frame)
+    message = "no value of the truth correct is a number, such as 'no' in .*t.csv, row 2; name a column"
+    with pytest.raises(ValueError, match=message):
+        read_rollouts([path], Columns(truth="correct"))
+    with pytest.raises(ValueError, match="no value of the reward text is a number, such as 'a long text'"):
+        read_rollouts([path], Columns(rewards=("first", "text")))
+    with pytest.raises(ValueError, match="no value of the truth empty is a number: it is empty"):
+        read_rollouts([path], Columns(truth="empty"))
+    guessed = read_rollouts([path])
+    assert guessed.truth is None
+    assert guessed.notes[0].startswith("correct is not taken for the ground truth: 'no' in ")
+    some = read_rollouts([write("s.csv", LONG.assign(correct=["unknown", 1, 0, 1]))])
+    assert some.notes[0].startswith("1 of 4 draws have no ground truth: the first is ")
+    assert some.notes[0].endswith("s.csv, row 2.")
 
 
 def test_columns_and_files_that_there_are_not(write, tmp_path):
@@ -322,7 +587,8 @@ def test_instance_files_are_no_rollouts(write):
     assert is_instance_file(write("bad.json", "{"))
     assert not is_instance_file("some.csv")
     assert not is_instance_file(write("l.json", "[]"))
-    assert recognise({"rewards", "ground_truth_rewards"}) is None
+    assert recognise(dict.fromkeys(("rewards", "ground_truth_rewards"))) is None
+    assert recognise({"results": {"gsm8k": {"acc": 1.0}}}) is None
     assert len({each.name for each in FORMATS}) == len(FORMATS)
 
 
@@ -374,10 +640,37 @@ def test_bad_arrays(arguments, message):
         Rollouts.from_arrays(*arguments)
 
 
+def test_what_is_left_out_of_arrays_and_tables_is_named():
+    mask = [[True, True], [True, False]]
+    found = Rollouts.from_arrays([[1.0, 2.0], [3.0, 4.0]], mask=mask, prompts=["x", "y"])
+    assert found.places == (f"prompt y: {TOO_FEW}",)
+    frame = pd.DataFrame(
+        {
+            "step": [1, 1, 1, 1, None],
+            "p": [*"ab", None, *"aa"],
+            "r": [1, 2, 3, None, 5.0],
+            "t": [1, 0, 1, 0, None],
+        }
+    )
+    found = Rollouts.from_frame(frame, prompt="p", rewards="r", truth="t")
+    assert (found.prompts, by_prompt(found)) == (("a",), [[1, 5]])
+    assert found.skipped == {"has no prompt": 1, "r is not a number": 1, TOO_FEW: 1}
+    assert found.places == ("row 2: has no prompt", "row 3: r is not a number", f"row 1: {TOO_FEW}")
+    assert found.notes == ("1 of 2 draws have no ground truth: the first is row 4.",)
+    both = Rollouts.from_frame(frame.fillna({"r": 0.0}), prompt=["step", "p"], rewards=["r"])
+    assert (both.prompts, both.skipped) == (("1, a",), {"has no prompt": 2, TOO_FEW: 1})
+
+
+@pytest.mark.parametrize("columns", [{"rewards": []}, {"prompt": []}])
+def test_a_table_without_named_columns(columns):
+    with pytest.raises(ValueError, match="names no column; give at least one"):
+        Rollouts.from_frame(LONG, **{"prompt": "problem", "rewards": "first", **columns})
+
+
 def test_prompts_of_very_different_numbers_of_draws_waste_no_memory():
     number = np.concatenate([np.zeros(5000, int), np.repeat(np.arange(1, 1001), 2)])
     found = Rollouts.from_draws(
-        number, {"r": np.arange(7000.0)}, None, None, prompts=[str(i) for i in range(1001)]
+        number, {"r": np.arange(7000.0)}, None, None, prompts=[str(i) for i in range(1001)], place=str
     )
     cells = sum(batch.mask.size for batch in found.batches())
     assert cells < 2 * 7000 + 8192
