@@ -123,7 +123,6 @@ LINES = (
             "expected_reward(initial, goal.values) + goal.level",
             "expected_reward(initial, goal.values) + 1.01 * goal.level",
         ),
-        ("level >= top and level > start", "level > top and level > start"),
         ("ratio = jnp.expm1(jnp.clip(change, -1.0, 1.0))", "ratio = jnp.clip(change, -1.0, 1.0)"),
         ("small = initial * (ratio - mean) / (1.0 + mean)", "small = initial * (ratio - mean)"),
         ("return goal.level < largest_value", "return goal.level <= largest_value"),

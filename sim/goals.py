@@ -3,7 +3,6 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from goodteacher.sim.instance import Instance
@@ -60,31 +59,6 @@ def probability_level(instance: Instance, output: int, level: Numbers) -> Goal:
     """The goal that an output's probability reaches a level, for every prompt."""
     indicator = jnp.zeros(instance.rewards.shape).at[:, output].set(1.0)
     return reward_level(instance, level, indicator)
-
-
-def check_reachable(instance: Instance, goal: Goal) -> None:
-    """Refuses a goal that no policy can meet, before anything is integrated.
-
-    Raises:
-        ValueError: if a level is not finite, or not below the largest value of an output of its prompt
-            (a softmax policy never puts all probability on one output).
-    """
-    best, initial = jax.device_get(_best_and_initial(instance, goal))
-    for prompt, (level, top, start) in enumerate(zip(np.asarray(goal.level), best, initial, strict=True)):
-        if not np.isfinite(level):
-            raise ValueError(f"the level {level} of prompt {prompt} is not finite; give a number")
-        if level >= top and level > start:
-            raise ValueError(
-                f"the level {level:.9g} of prompt {prompt} is not reachable: no policy has an expectation "
-                f"of {top:.9g} or more (initially {start:.9g}); ask for an increase below {top - start:.9g}"
-            )
-
-
-@jax.jit
-def _best_and_initial(instance: Instance, goal: Goal) -> tuple[AnyArray, Array]:
-    """The largest value of each prompt, and the expectation under its initial policy."""
-    initial = instance.probabilities(instance.initial_parameters)
-    return largest_value(instance, goal), expected_reward(initial, goal.values)
 
 
 def excess(

@@ -18,7 +18,7 @@ from goodteacher.experiments.reports.best_outputs import constant, named
 from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.clocks import Natural
 from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time, is_solvable
-from goodteacher.sim.goals import Goal, check_reachable, is_possible, largest_value, reward_increase
+from goodteacher.sim.goals import Goal, is_possible, largest_value, reward_increase
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.itineraries import itineraries
 from goodteacher.sim.metrics import accuracy_where_truth_differs, product_accuracy, reward_variance
@@ -85,7 +85,12 @@ def increase(instance: Instance, gamma: float) -> Goal:
         raise ValueError(f"gamma is {gamma}; give a positive increase of the expected ground truth reward")
     goal = jax.jit(reward_increase)(instance, gamma)
     if not np.asarray(jax.jit(is_possible)(instance, goal)).any():
-        check_reachable(instance, goal)
+        way = np.asarray(_way(instance))
+        most = int(way.argmax())
+        raise ValueError(
+            f"gamma is {gamma:g}, which is not reachable: no policy raises the ground truth reward by more "
+            f"than {way[most]:.9g} (prompt {most}); give less, or a goal, the share of what is possible"
+        )
     return goal
 
 
@@ -104,10 +109,15 @@ def share(instance: Instance, part: float) -> Goal:
 
 @jax.jit
 def _share(instance: Instance, part: Array, flat: Array) -> Goal:
-    way = largest_value(instance, reward_increase(instance, 0.0)) - expected_reward(
-        instance.probabilities(instance.initial_parameters), instance.ground_truth_rewards
-    )
-    return reward_increase(instance, jnp.where(flat, 1.0, part * way))
+    return reward_increase(instance, jnp.where(flat, 1.0, part * _way(instance)))
+
+
+@jax.jit
+def _way(instance: Instance) -> Array:
+    """From the expected ground truth reward of each prompt to that of its best output."""
+    start = instance.probabilities(instance.initial_parameters)
+    best = jnp.asarray(largest_value(instance, reward_increase(instance, 0.0)))
+    return best - expected_reward(start, instance.ground_truth_rewards)
 
 
 def _with_nothing_to_gain(status: Sequence[Status], instance: Instance, goal: Goal | None) -> list[Status]:
@@ -382,7 +392,8 @@ def note(result: Mapping[str, Any]) -> str:
         Status.OPTIMUM: f"the policy rests at an optimum short of the goal, which no larger {end} reaches",
         Status.NOTHING_TO_GAIN: "the ground truth is the same for all outputs",
         Status.NO_SIGNAL: "the objective does not change with the policy, so that nothing is learned",
-        Status.OUT_OF_REACH: "no policy has the expectation that is asked for",
+        Status.OUT_OF_REACH: "no policy has the expectation that is asked for; a goal that is a share of "
+        "what is possible would be in reach",
         Status.NOT_CONVERGED: "the steps ran out, or rounding errors decide where the policy goes: no claim",
     }
     sentences = []

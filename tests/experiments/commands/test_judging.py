@@ -305,3 +305,22 @@ def test_without_a_truth_what_needs_none_goes_on(without_truth, tmp_path, capsys
     np.testing.assert_allclose(xr.open_zarr(tmp_path / "store").variance, [3.5**2, 4.0])
     assert main([*sweep, "--measure", "uniform_accuracy", "--store", str(tmp_path / "other")]) == 2
     assert "measure 'uniform_accuracy' is of the ground truth" in capsys.readouterr().err
+
+
+def test_an_increase_that_some_prompts_do_not_have_room_for(write, capsys):
+    """Those have a status; where all have none, one sentence names what there is room for."""
+    truth, policy = [[1.0, 0.0]] * 2, [[0.5, 0.5], [0.2, 0.8]]
+    file = write(rewards=truth, ground_truth_rewards=truth, initial_policy_probabilities=policy)
+    assert main(["run", file, "--gamma", "0.6"]) == 0
+    printed = capsys.readouterr().out
+    assert "never: out of reach" in printed
+    assert (
+        "Prompt 0: no policy has the expectation that is asked for; a goal that is a share of what" in printed
+    )
+    assert main(["run", file, "--gamma", "0.9"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "gamma is 0.9, which is not reachable: no policy raises the ground truth reward by more than 0.8"
+        in said
+    )
+    assert "(prompt 1); give less, or a goal, the share of what is possible" in said
