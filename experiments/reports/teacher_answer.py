@@ -185,6 +185,7 @@ def limits(data: xr.Dataset) -> list[str]:
         ends = {
             str(name): float(data.tau.values[np.isfinite(row)].max(initial=-np.inf))
             for name, row in zip(data.reward.values, data.truth_tilted.values, strict=True)
+            if np.isfinite(data["rank"].sel(reward=name))
         }
         first = min(ends, key=lambda name: ends[name])
         if np.isinf(ends[first]):

@@ -160,6 +160,22 @@ def test_under_grpo_all_times_are_those_of_its_clock(run):
     assert clocked["median_time"] < plain["median_time"]
 
 
+def test_a_reward_that_the_estimator_cannot_follow_stops_no_other(run, table):
+    frame = table.assign(verifier=(table.good > 0.5).astype(float))
+    result, _, printed = run(
+        *("--reward", "good", "verifier", "--scale", "none", "--estimator", "pass_at_k", "--k", 4),
+        frame=frame,
+    )
+    followed, other = result["rewards"]["verifier"], result["rewards"]["good"]
+    assert (followed["rank"], other["rank"]) == (1, None)
+    assert other["verdicts"]["not known"] == 30 - other["verdicts"]["no signal"]
+    assert other["covariance"]["value"] > 0
+    assert other["median_time"] is other["peak"] is None
+    assert printed.startswith("verifier is a ")
+    assert "The flow of good is not known: its rewards take more than two values" in printed
+    assert "(good): there is no frontier" not in printed
+
+
 def test_what_holds_a_prompt_up_is_told_as_it_stands_in_the_file(run):
     """By the number that the draw has there, although one before it is left out, and by its answer."""
     rows = [
