@@ -132,6 +132,11 @@ class Written(NamedTuple):
     task: Task
     tokens: Int[Array, ""]
 
+    @property
+    def instance(self) -> Instance:
+        """The problem."""
+        return self.task.instance
+
 
 def _of_any_length(source: Source, regularized: bool) -> Written:
     """Of a linear policy whose outputs differ by one, two or three tokens: later ones have no features."""
