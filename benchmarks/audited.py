@@ -63,7 +63,12 @@ STATEMENTS = (
     Number("Theorem 6, right teacher: \\|S\\| dropped", "right_teacher", {"count": 0.0}),
     Number("Theorem 5, fast teacher: \\|S\\| dropped", "fast_teacher", {"count": 0.0}),
     Number("Theorem 5, slow teacher: \\|S\\|² for \\|S\\|", "slow_teacher", {"count": 2.0}),
-    Number("Proposition 4: \\|Y₊\\| dropped", "fast_increase_sharp", {"outputs": 0.0}),
+    Number(
+        "Proposition 4, sharp form: \\|Y₊\\| dropped (of the published form: by 64 outputs, "
+        "`tests/theory/test_fast_increase.py`)",
+        "fast_increase_sharp",
+        {"outputs": 0.0},
+    ),
     Number("ideal proxy: \\|S\\| and 1 − ε dropped", "beneficial_proxy_bound", {"count": 0.0, "others": 0.0}),
     Text(
         "stall under KL: −λ dropped beside r* − q",

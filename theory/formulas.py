@@ -29,7 +29,7 @@ class Formula:
             of the claim. For example ``def bound(x, *, constant=2.0, exponent=-0.5)``.
         judged: makes a judge of a law without these parameters.
         numbers: the numbers by name; those of the claim if not given.
-        unrefuted: numbers of which no false value is known, each with the reason why: mostly a stronger
+        unrefuted: numbers that nothing near the claim refutes, each with the reason why: mostly a stronger
             statement, by which the claim is true with other values too.
     """
 
@@ -87,7 +87,8 @@ def changed(number: float, by: Any) -> Any:
 def nearest_false(formula: Formula, observed: Any, witnesses: int = 1) -> dict[str, list[float]]:
     """For each number the nearest values, above and below in magnitude, that some observations refute.
 
-    Refuted means: the claim with that value in its place is violated by 5 %.
+    Refuted means: the claim with that value in its place is violated by 5 %. Of a number for which there is
+    no such value: the nearest of the other sign.
 
     Args:
         formula: whose numbers are altered one at a time.
@@ -97,36 +98,40 @@ def nearest_false(formula: Formula, observed: Any, witnesses: int = 1) -> dict[s
     Returns:
         At most two values for each number, the nearer one first; the other one within a factor of two.
     """
-    shares = np.geomspace(_LEAST, _MOST, 57)
     found = {}
     for name, number in formula.numbers.items():
-        values = []
-        for sign in (1.0, -1.0):
-            ladder = _refuted(formula, name, observed, sign * shares, witnesses)
+
+        def nearest(away: Callable[[Any], Any], name: str = name) -> list[tuple[float, float]]:
+            """The least share at which the number is refuted, and the value there; if there is one."""
+            shares = np.geomspace(_LEAST, _MOST, 57)
+            ladder = _refuted(formula, name, observed, away(shares), witnesses)
             if not ladder.any():
-                continue
+                return []
             first = int(ladder.argmax())
-            low, high = shares[max(first - 1, 0)], shares[first]
-            between = np.geomspace(low, high, _HALVINGS)
-            fine = _refuted(formula, name, observed, sign * between, witnesses)
-            values.append((between[int(fine.argmax())], sign))
+            between = np.geomspace(shares[max(first - 1, 0)], shares[first], _HALVINGS)
+            share = between[int(_refuted(formula, name, observed, away(between), witnesses).argmax())]
+            return [(share, float(away(share)))]
+
+        values = sorted(
+            each for sign in (1.0, -1.0) for each in nearest(lambda by, n=number, s=sign: changed(n, s * by))
+        )
         # What is false on the other side too, but only far away, would ask for much.
-        values = [(share, sign) for share, sign in values if share <= 1.0 or share == min(values)[0]]
-        found[name] = [float(changed(number, sign * share)) for share, sign in sorted(values)]
+        values = [each for each in values if each[0] <= 1.0 or each == values[0]]
+        found[name] = [value for _, value in values or nearest(lambda by, n=number: -n * by)]
     return found
 
 
-def _refuted(formula: Formula, name: str, observed: Any, shares: np.ndarray, witnesses: int) -> np.ndarray:
-    """For each relative change of a number whether so many observations refute it."""
-    margins = _least_margins(formula, name, observed, jnp.asarray(shares), witnesses)
+def _refuted(formula: Formula, name: str, observed: Any, values: Any, witnesses: int) -> np.ndarray:
+    """For each value of a number whether so many observations refute it."""
+    margins = _least_margins(formula, name, observed, jnp.asarray(values), witnesses)
     return np.asarray(margins) <= -BEYOND
 
 
 @partial(jax.jit, static_argnames=("formula", "name", "witnesses"))
-def _least_margins(formula: Formula, name: str, observed: Any, shares: Any, witnesses: int) -> Any:
-    def least(share: Any) -> Any:
-        numbers = {**formula.numbers, name: changed(formula.numbers[name], share)}
+def _least_margins(formula: Formula, name: str, observed: Any, values: Any, witnesses: int) -> Any:
+    def least(value: Any) -> Any:
+        numbers = {**formula.numbers, name: value}
         margins = jax.vmap(lambda one: formula.sides(one, numbers).margin)(observed)
         return jnp.sort(jnp.where(jnp.isnan(margins), -jnp.inf, margins))[witnesses - 1]
 
-    return jax.vmap(least)(shares)  # what no number enters is computed once
+    return jax.vmap(least)(values)  # what no number enters is computed once

@@ -91,7 +91,8 @@ HACKING = Statement(
     title="Harmful errors I: what the proxy puts above all others wins, and with it the bad reward",
     assumptions="one prompt, tabular policy, λ = 0; one output has the best proxy reward alone",
     citation="arXiv:2604.25872, Section 3; convergence: arXiv:1908.00261",
-    formula="r_P(y) > r_P(z), z ≠ y: π_t(y) → 1 and V_G → r_G(y), whatever r_G(y); by rule harmful I",
+    formula="r_P(y) > r_P(z), z ≠ y: π_t(y) → 1 and V_G → r_G(y), whatever r_G(y); by rule "
+    "harmful I, or benign II where it is rare",
     draw=_hacking,
     judge=_ends_at(lambda instance: jnp.asarray(_HACKED)),
     observe=_observe,

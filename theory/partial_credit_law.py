@@ -195,7 +195,7 @@ PARTIAL_CREDIT = Statement(
     assumptions="one prompt, tabular policy, λ = 0; four outputs by two constraints; both together are rare",
     citation="derived here, theory/partial_credit_law.py; after arXiv:2604.25872, Section 5",
     formula="t(partial)/t(binary) by the stalling law: |p₁−p₂| π₀(neither)/(3 e² t(binary)) far from "
-    "p₁ = p₂, π/√ψ at p₁ = p₂ → 0; to 1e-3 + 20 e ln(1/e), e = π₀(both), for p ≤ 1e-2",
+    "p₁ = p₂, π/√ψ at p₁ = p₂ → 0; to 1e-3 + 20 e ln(1/e), e = π₀(both), for p ≤ 1e-2 / √max(ψ, 1)",
     draw=_constraints,
     judge=_judge(_law),
     observe=_observe,

@@ -204,7 +204,6 @@ class Statement:
             f"{name} {value:.4g} for {formula.numbers[name]:.4g}": formula.altered(**{name: value})
             for name, values in false.items()
             for value in values
-            if name not in formula.unrefuted
         }
 
     @functools.cached_property

@@ -339,7 +339,12 @@ def _with_little_kl(source: Source, lesson: Lesson) -> Lesson:
 def _slow_lesson(source: Source) -> Lesson:
     T = source.log_uniform(1.0, 1e6)
     lesson = _untaught(source, _random_levels(source), T)
-    return _teach_slowly(_scaled_kl(lesson, source.log_uniform(1e-3, 1.0) / T))
+    lesson = _scaled_kl(lesson, source.log_uniform(1e-3, 1.0) / T)
+    evenly = low_variance_rewards(lesson.levels, T)
+    # In the same order near both ends of what is allowed they vary most, and the bounds are tightest.
+    little = 1e-3 * evenly
+    ends = jnp.where(evenly > source.uniform(0.2, 0.8) / T, (1.0 - 1e-3) / T + little, little)
+    return _teach(lesson, jnp.where(source.bernoulli(), evenly, ends))
 
 
 def _fast_lesson(source: Source) -> Lesson:
