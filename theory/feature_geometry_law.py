@@ -29,6 +29,12 @@ integral. Where ``w`` is large ``u = C beta^(1 + s + kappa) w^kappa``, and the c
 there ``u^(1-q) = A w^q``, ``q = alpha (K-2)/(K-1)``; ``1 - q = beta/(K-1)``, so ``C = beta^-(1 + s + kappa)
 A^(1 + kappa)``. If ``beta < 0``, ``w`` only grows where it is large; if ``beta = 0``, it starts at ``1/A``
 and falls with ``ln t``, so that the time is exponential in ``1/eps``.
+
+The ``x_j`` become equal slowly: along the solved flow of the others ``1/x_j`` is in proportion to ``tau +
+d_j``, ``d_j = (1/pi_0(j) - 1/pi_0(m)) / a_j``, with ``t = pi_0(m) prod_j a_j pi_0(j) tau^(K-1) / (K-1)``.
+What that adds is of second order, ``E = sum_j (d_j - mean d)^2 / tau^2``, as the first order is a shift of
+``tau``. At the time of the escape ``E`` is of order ``eps^(2/beta)``: negligible for orthogonal features,
+but the larger correction where ``beta > 2``.
 """
 
 from collections.abc import Callable
@@ -94,6 +100,7 @@ def log_stalling_time(
 # Statement --------------------------------------------------------------------
 
 _OUTPUTS = 6
+_FLOOR = 1e-4  # of the law's error, that of the integration included
 _CONTROL = Control(tolerance=1e-8, horizon=1e150)
 
 
@@ -142,16 +149,38 @@ def _observe(drawn: Geometry) -> Escaped:
     return Escaped(drawn, hitting_times_only(drawn.instance, goals, _CONTROL)[0][:, 0])
 
 
+def unequal(
+    log_probabilities: Float[Array, " outputs"], rewards: Float[Array, " outputs"], time: Float[ArrayLike, ""]
+) -> Float[Array, ""]:
+    """``E``, by how much low outputs are still unequal at a time; see above.
+
+    Args:
+        log_probabilities, rewards: as for :func:`log_stalling_time`.
+        time: that of the escape.
+    """
+    exists = jnp.isfinite(log_probabilities[2:])
+    count = exists.sum()
+    log_p = jnp.where(exists, log_probabilities[2:], 0.0)
+    drop = jnp.where(exists, rewards[1] - rewards[2:], 1.0)
+    offset = (jnp.exp(-log_p) - jnp.exp(-log_probabilities[1])) / drop
+    offset = jnp.where(exists, offset - offset.sum(where=exists) / count, 0.0)
+    log_product = log_probabilities[1] + (jnp.log(drop) + log_p).sum()
+    log_tau = (jnp.log((count + 1.0) * jnp.asarray(time)) - log_product) / (count + 1.0)
+    return (offset**2).sum() * jnp.exp(-2.0 * log_tau)
+
+
 _Law = Callable[[Array, Array, Array, Array], Array]
 
 
 def _judge(law: _Law) -> Judge:
     def judge(escaped: Escaped) -> Sides:
         instance, inner_product, squared_norm, _ = escaped.drawn
-        start = instance.reference_log_probabilities[0]
-        log_time = law(start, instance.rewards[0], inner_product, squared_norm)
+        start, rewards = instance.reference_log_probabilities[0], instance.rewards[0]
+        log_time = law(start, rewards, inner_product, squared_norm)
         error = jnp.abs(jnp.expm1(jnp.log(escaped.time) - log_time))
-        return Sides(error, rounding(start[0]))
+        beta = 1.0 + (jnp.isfinite(start).sum() - 2.0) * inner_product
+        allowed = _FLOOR + rounding(start[0], 0.0) / jnp.minimum(beta, 1.0)
+        return Sides(error, allowed + 3.0 * unequal(start, rewards, escaped.time))
 
     return judge
 
@@ -168,7 +197,8 @@ FEATURE_GEOMETRY = Statement(
     "the middling output; c > −1/(K−2); a rare best output",
     citation="theory/feature_geometry_law.py (derived here); after arXiv:2604.25872, Section 3.3",
     formula="t = β^κ B(1+α/(n−c), 1+κ) ((n−c) b A)^−(1+κ), 1+κ = (K−1)/β, α = 1−c, β = 1+(K−2)c, "
-    "c = ⟨φ*, φ_m⟩, n = |φ*|², A = ε π₀(m)^−c [π₀(m) Π_j a_j π₀(j)]^(−α/(K−1)); to 1e-4 + 20 ε ln(1/ε)",
+    "c = ⟨φ*, φ_m⟩, n = |φ*|², A = ε π₀(m)^−c [π₀(m) Π_j a_j π₀(j)]^(−α/(K−1)); to "
+    "1e-4 + 20 ε ln(1/ε) / min(1, β) + 3 E, E = Σ_j (d_j − d̄)² / τ², d_j = (1/π₀(j) − 1/π₀(m)) / a_j",
     draw=_draw,
     judge=Formula(log_stalling_time, _judge),
     observe=_observe,

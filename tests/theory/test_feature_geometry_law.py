@@ -9,7 +9,7 @@ from goodteacher.sim.goals import probability_level
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory import stalling
-from goodteacher.theory.feature_geometry_law import log_stalling_time
+from goodteacher.theory.feature_geometry_law import log_stalling_time, unequal
 from goodteacher.theory.stalling_extensions import log_escape_time
 
 START = jnp.log(jnp.array([1e-7, 0.4, 0.2, 0.3, 0.1 - 1e-7]))
@@ -55,3 +55,22 @@ def test_the_three_published_geometries():
     assert end[1] == pytest.approx(1.0)
     assert none == pytest.approx(law, rel=0.1)
     assert positive < 1e-4 * none
+
+
+def test_where_features_go_together_the_error_is_that_of_low_outputs_still_unequal():
+    """beta = 2.95: the error falls like eps^(2/beta), not like eps ln(1/eps), which is far less."""
+    rewards, inner_product, squared_norm = jnp.array([1.0, 0.68, -0.59, 0.06, 0.61, -0.9]), 0.487, 2.2
+    errors, expected = [], []
+    for eps in (1e-8, 1e-10):
+        start = np.log(np.append(eps, (1.0 - eps) * np.array([0.24, 0.37, 0.21, 0.06, 0.12])))
+        features = np.eye(6)
+        features[0, :2] = np.sqrt(squared_norm - inner_product**2), inner_product
+        weights = np.linalg.solve(features, start)
+        problem = Instance(rewards, start=Parameters(weights), policy=LinearSoftmax(features[None]))
+        time = hitting_time(problem, probability_level(problem, 0, 0.5), Control(tolerance=1e-11)).time[0]
+        law = log_stalling_time(jnp.asarray(start), rewards, inner_product, squared_norm)
+        errors.append(abs(np.expm1(np.log(float(time)) - float(law))))
+        expected.append(float(unequal(jnp.asarray(start), rewards, time)))
+    assert errors[0] > 1000 * 1e-8 * np.log(1e8)
+    np.testing.assert_allclose(np.log10(errors[0] / errors[1]), 2 * 2 / (1 + 4 * inner_product), rtol=0.06)
+    assert all(0.1 < error / e < 1.0 for error, e in zip(errors, expected, strict=True))
