@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from goodteacher.experiments.aims import after_updates
 from goodteacher.experiments.datasets import TIME
 from goodteacher.experiments.domains import Choice, NotNegative, Number, Positive, check_fields
 from goodteacher.experiments.followed import ESTIMATORS as NAMES
@@ -18,12 +19,11 @@ from goodteacher.experiments.followed import OPTIONS, PRESETS, Followed
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
 from goodteacher.sim.clocks import Clock
 from goodteacher.sim.flow import HORIZON, MAX_STEPS, TOLERANCE, Control, final_policies, hitting_times
-from goodteacher.sim.goals import Goal, is_possible
+from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
 from goodteacher.sim.names import unknown
 from goodteacher.sim.sampling import ESTIMATORS, estimator
-from goodteacher.sim.status import Status
 
 Size = Annotated[int, Number(0, whole=True)]
 Flag = Annotated[int, Number(0, 1, open=False, whole=True)]
@@ -215,13 +215,7 @@ class Ascent(_Updates):
             first = result.first_update
             assert first is not None
             finite = jnp.isfinite(instance.log_probabilities(result.parameters)).any(-1)
-            cases = {
-                Status.REACHED: jnp.isfinite(first),
-                Status.NOT_CONVERGED: ~finite,
-                Status.OUT_OF_REACH: ~is_possible(instance, goal),
-            }
-            statuses = [jnp.asarray(int(status)) for status in cases]
-            return first, jnp.select(list(cases.values()), statuses, int(Status.NOT_REACHED))
+            return first, jnp.asarray(after_updates(instance, goal, first, finite))
 
         return *jax.vmap(follow)(instances, goals), {}
 
