@@ -108,6 +108,10 @@ def test_words(stalled):
     assert rows["hitting time"] == "16.7002"
     assert rows["on the truth"] == "33564.7"
     assert rows["Proposition 3"].startswith("≥ 1.66")
+    # An accuracy says over which pairs it is.
+    assert rows["Acc"] == "1"
+    assert {"on-policy accuracy", "uniform, where truth differs"} <= set(rows)
+    assert not {"accuracy", "uniform accuracy"} & set(rows)
     ratios = effects(TAUGHT, taught.time)
     assert effect_text(ratios[1], taught.kinds[1], True) == "beneficial: time × 0.000498"
     assert effect_text(ratios[0], taught.kinds[0], True) == ""
