@@ -190,7 +190,7 @@ def _landscape(ax: Axes, data: Data, model: int, duration: float) -> ContourSet:
     surfaces, models = data["landscapes"]["expected_reward"], data["models"]
     first, second = surfaces["first"], surfaces["second"]
     filled = ax.contourf(first, second, surfaces[model].T, _LEVELS, cmap="viridis")
-    ax.contour(first, second, surfaces[0].T, [models["goal"][model]], colors="white", linestyles="--")
+    ax.contour(first, second, surfaces[0].T, [models["goal"][model]], colors="white", linestyles=[DASHED])
     flow = data["flow"].sel(model=model)
     path = flow.sel(time=slice(None, duration))
     marks = path.sel(time=list(_MARKS), method="nearest")
