@@ -26,8 +26,8 @@ from goodteacher.experiments.sweeps import runner
 from goodteacher.experiments.sweeps.axes import Range
 from goodteacher.experiments.sweeps.dynamics import Flow
 from goodteacher.experiments.sweeps.measures import share_time
-from goodteacher.experiments.sweeps.processes import cores
 from goodteacher.experiments.sweeps.specification import Specification, specify
+from goodteacher.experiments.workers import cores
 
 TOLERANCE = 1e-10  # of the alternatives; the flow is solved
 POINTS = {4: 400_000, 8: 400_000, 16: 200_000, 64: 40_000}

@@ -93,6 +93,55 @@ class Choice(Domain):
         return value
 
 
+@dataclass(frozen=True)
+class Text(Domain):
+    """Any text."""
+
+    whole = False
+    static = True
+
+    def check(self, name: str, value: Any) -> str:
+        """The value itself."""
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}; give a text")
+        return value
+
+
+@dataclass(frozen=True)
+class Flag(Domain):
+    """Yes or no, in files also 1 or 0."""
+
+    whole = True
+    static = True
+
+    def check(self, name: str, value: Any) -> bool:
+        """The value as a Python truth value."""
+        if not isinstance(value, int) or value not in (0, 1):
+            raise ValueError(f"{name} is {value!r}; give 1 or 0")
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Maybe(Domain):
+    """Another domain, or ``None`` for what is not given: zero is a value like any other."""
+
+    of: Domain
+
+    @property
+    def whole(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the other."""
+        return self.of.whole
+
+    @property
+    def static(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the other."""
+        return self.of.static
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value in its own type, or none."""
+        return None if value is None else self.of.check(name, value)
+
+
 # Values of these may be traced.
 Real = Annotated[Any, Number()]
 Probability = Annotated[Any, Number(0, 1)]
@@ -110,7 +159,8 @@ def domains(annotated: Callable[..., Any], *, without: Container[str] = ()) -> M
     """The domains of the parameters of a function, or of the fields of a dataclass, by name.
 
     An annotation is one of this module, ``float`` for a real number, ``int`` for what decides a shape, or a
-    ``Literal`` of names; a parameter without one is real. Further keyword arguments have none.
+    ``Literal`` of names, any of them ``| None`` where it may be left out; a parameter without one is real.
+    Further keyword arguments have none.
 
     Args:
         annotated: the function or class.
@@ -136,7 +186,11 @@ def _domain(annotated: Callable[..., Any], name: str, hint: Any) -> Domain:
         hint = typing.get_args(hint)[0]
     if origin is Literal:
         return Choice(typing.get_args(hint))
-    if isinstance(hint, types.UnionType) or hint not in (float, int):
+    if origin in (types.UnionType, typing.Union):
+        one, *others = (of for of in typing.get_args(hint) if of is not types.NoneType)
+        if not others:
+            return Maybe(_domain(annotated, name, one))
+    if hint not in (float, int):
         raise ValueError(
             f"parameter {name} of {annotated.__qualname__} is annotated {hint}; give float, int or a Literal"
         )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from goodteacher.experiments.datasets import Data
 from goodteacher.experiments.sweeps import runner
-from goodteacher.experiments.sweeps.provenance import binding, code_digest, provenance
+from goodteacher.experiments.sweeps.provenance import binding, code_digest, provenance, versions
 from goodteacher.experiments.sweeps.specification import Specification
 from goodteacher.experiments.sweeps.store import StoreError, open_store
 
@@ -137,6 +137,7 @@ class Parted(Generic[S]):
     def _mark(self, settings: S) -> str:
         """Of all that decides the numbers."""
         decides = binding({**provenance(), "code_digest": code_digest(self.compute.__module__)})
+        decides |= versions("scikit-learn", "scipy")  # which parts may use, and sweeps do not
         return hashlib.sha256(repr((settings, sorted(decides.items()))).encode()).hexdigest()[:12]
 
 

@@ -1,15 +1,17 @@
 """What is followed, by the names and numbers that people know: the gradient, or what an estimator makes of
 it on average."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from goodteacher.experiments.domains import AtLeastOne, Domain, Flag, NotNegative, Number, Text, check_fields
 from goodteacher.sim.clocks import (
     Clock,
     ColdStart,
@@ -52,14 +54,52 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 """All of them take the standard deviation with Bessel's correction, as ``torch.std`` does."""
 
 
+ESTIMATORS: Mapping[str, Callable[["Followed"], Clock]] = MappingProxyType(
+    {
+        "gradient": lambda of: Gradient(),
+        "natural": lambda of: Natural(),
+        "mean_subtracted": lambda of: of._of_groups(MeanSubtracted),
+        "grpo": lambda of: of._grpo(),
+        "maxrl": lambda of: of._of_groups(MaxRl),
+        "pass_at_k": lambda of: of._pass_at_k(),
+        "cold_start": lambda of: ColdStart(1.0 if of.power is None else of.power),
+    }
+)
+
+OF_GROUPS = ("mean_subtracted", "grpo", "maxrl")
+_APPLY = {
+    "preset": ("grpo",),
+    "group": OF_GROUPS,
+    "epsilon": ("grpo",),
+    "population": ("grpo",),
+    "power": ("cold_start",),
+    "k": ("pass_at_k",),
+    "dynamic_sampling": OF_GROUPS,
+}
+OPTIONS = tuple(_APPLY)
+"""What may be given beside the name of an estimator."""
+
+
+@dataclass(frozen=True)
+class _Group(Domain):
+    """Numbers of samples; the limit of many is the default."""
+
+    whole = True
+    static = True
+
+    def check(self, name: str, value: Any) -> float | None:
+        """The number, or none for the limit."""
+        return None if value in (None, math.inf) else Number(2, open=False, whole=True).check(name, value)
+
+
 @dataclass(frozen=True)
 class Followed:
-    """Names and numbers of what is followed, as on the command line; those that are not given have defaults.
+    """Names and numbers of what is followed, as people give them; those that are not given have defaults.
 
     Attributes:
         estimator: a name of :data:`ESTIMATORS`.
         preset: a name of :data:`PRESETS`: for ``grpo``, as that framework computes it.
-        group: samples of a group; ``inf``, the limit, if not given.
+        group: samples of a group; the limit, also ``inf``, if not given.
         epsilon: of ``grpo``; that of the preset, or zero, if not given.
         population: whether the standard deviation of ``grpo`` divides by the size of the group.
         power: of ``cold_start``; 1 if not given.
@@ -67,14 +107,14 @@ class Followed:
         dynamic_sampling: whether groups without a spread are drawn again.
     """
 
-    estimator: str = "gradient"
-    preset: str | None = None
-    group: float | None = None
-    epsilon: float | None = None
-    population: bool = False
-    power: float | None = None
-    k: float | None = None
-    dynamic_sampling: bool = False
+    estimator: Annotated[str, Text()] = "gradient"
+    preset: Annotated[str, Text()] | None = None
+    group: Annotated[float | None, _Group()] = None
+    epsilon: NotNegative | None = None
+    population: Annotated[bool, Flag()] = False
+    power: NotNegative | None = None
+    k: AtLeastOne | None = None
+    dynamic_sampling: Annotated[bool, Flag()] = False
 
     def __post_init__(self) -> None:
         """Refuses what does not go together.
@@ -82,13 +122,15 @@ class Followed:
         Raises:
             ValueError: for an unknown name, a number that is out of range, or one that does not apply.
         """
+        check_fields(self)
         self.clock()
 
     @property
     def given(self) -> Mapping[str, Any]:
-        """What is not left out, by name."""
-        values = {name: getattr(self, name) for name in _APPLY}
-        return {name: value for name, value in values.items() if value not in (None, False)}
+        """What is not left out, by name: all that differs from its default, which zero may."""
+        options = [field for field in fields(Followed) if field.name in _APPLY]
+        values = {field.name: (getattr(self, field.name), field.default) for field in options}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
     def clock(self) -> Clock:
         """The value."""
@@ -194,28 +236,3 @@ def told(unknown: Objections, names: Sequence[str] | None = None) -> list[str]:
 
 
 _NAMED = 5  # prompts, at most
-
-ESTIMATORS: Mapping[str, Callable[[Followed], Clock]] = MappingProxyType(
-    {
-        "gradient": lambda of: Gradient(),
-        "natural": lambda of: Natural(),
-        "mean_subtracted": lambda of: of._of_groups(MeanSubtracted),
-        "grpo": lambda of: of._grpo(),
-        "maxrl": lambda of: of._of_groups(MaxRl),
-        "pass_at_k": lambda of: of._pass_at_k(),
-        "cold_start": lambda of: ColdStart(1.0 if of.power is None else of.power),
-    }
-)
-
-OF_GROUPS = ("mean_subtracted", "grpo", "maxrl")
-_APPLY = {
-    "preset": ("grpo",),
-    "group": OF_GROUPS,
-    "epsilon": ("grpo",),
-    "population": ("grpo",),
-    "power": ("cold_start",),
-    "k": ("pass_at_k",),
-    "dynamic_sampling": OF_GROUPS,
-}
-OPTIONS = tuple(_APPLY)
-"""What may be given beside the name of an estimator."""

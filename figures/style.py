@@ -34,7 +34,7 @@ GREY = "#767676"
 
 DOTTED, DASHED, LONG_DASHED = (0, (1.2, 1)), (0, (3, 1.2)), (0, (6, 1.5))
 DASH_DOTTED, DASH_DOT_DOTTED = (0, (5, 1.2, 1, 1.2)), (0, (3, 1, 1, 1, 1, 1))
-MARKERS = "osD^vP*X"  # of an unordered or ordered quantity, as many as are told apart
+MARKERS = "osD^vP*X<"  # of an unordered or ordered quantity, as many as are told apart
 
 # Around what is written or drawn over colours.
 HALO, DARK_HALO = (

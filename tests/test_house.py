@@ -1,6 +1,7 @@
 """The plan of the house: which room may import which, and that a name of a module means one thing."""
 
 import ast
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -142,6 +143,40 @@ def test_imports_point_one_way(module):
 def test_imports_against_an_arrow_are_found(module, line):
     assert module in MODULES
     assert len(faults(module, line)) == 1
+
+
+def flags() -> set[str]:
+    """Options of the command line: the parameters of commands and the fields of what they take."""
+    found = set()
+    for module, path in MODULES.items():
+        if room(module) == "commands":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.arg):
+                    found.add(node.arg)
+                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    found.add(node.target.id)
+    return {f"--{name.replace('_', '-')}" for name in found}
+
+
+def named_flags(source: str) -> list[str]:
+    """Options of the command line that strings of a source name."""
+    strings = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    words = [word for text in strings if isinstance(text, str) for word in re.findall(r"--[a-z-]+", text)]
+    return sorted(FLAGS.intersection(words))
+
+
+FLAGS = flags()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) != "commands"])
+def test_only_commands_name_options_of_the_command_line(module):
+    assert named_flags(MODULES[module].read_text(encoding="utf-8")) == []
+
+
+def test_named_options_are_found():
+    assert {"--reward", "--learning-rate", "--group", "--output"} <= FLAGS
+    assert named_flags('raise ValueError(f"{name} is 3; give --learning-rate")') == ["--learning-rate"]
+    assert named_flags('git("--porcelain")') == []
 
 
 def test_every_room_is_on_the_plan():

@@ -100,6 +100,29 @@ def test_commands_exist_and_take_these_options(words):
             pytest.fail(f"the test does not know {words[0]}")
 
 
+def example_lines():
+    """Lines of shell scripts that run a command on an example, which takes seconds."""
+    for text in blocks("sh"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[1:2] and words[1] in ("run", "errors", "diagnose", "metrics") and "examples/" in line:
+                yield line
+
+
+@pytest.mark.parametrize("line", list(example_lines()))
+def test_scripts_run_and_print_the_numbers_of_their_comments(line, tmp_path, monkeypatch):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    command, _, comment = line.partition("#")
+    found = printed(lambda: program.main(shlex.split(command)[1:]))
+    numbers = [float(word) for word in NUMBER.findall(found.replace(",", ""))]
+    assert numbers
+    for said in NUMBER.findall(comment):
+        # To the digits that are given.
+        half = 0.51 * 10.0 ** -len(said.partition(".")[2])
+        assert min(abs(each - float(said)) for each in numbers) <= half, f"{said} is not in {found}"
+
+
 def number(word):
     try:
         return float(word.strip("()"))

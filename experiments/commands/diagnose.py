@@ -98,7 +98,7 @@ def diagnose(
     out.print(teacher_answer.groups_table(data))
     for line in teacher_answer.limits(data):
         print(line)
-    print(teacher_answer.recognised(read))
+    print(teacher_answer.recognised(read, "--prompt, --reward, --truth and --answer say otherwise"))
     return 0
 
 

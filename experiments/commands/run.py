@@ -57,6 +57,7 @@ def run(
     for name in other:
         raise ValueError(f"--{name.replace('_', '-')} does not apply to --dynamics {dynamics}; leave it out")
 
+    from goodteacher.experiments import aims
     from goodteacher.experiments.compilation import compile_quickly, keep_compiled
     from goodteacher.experiments.followed import follow, told
     from goodteacher.experiments.progress import Progress, interruptible
@@ -77,10 +78,10 @@ def run(
         instance = simulation.with_kl_coefficient(instance, kl)
     aim, wanted = "", None
     if gamma is not None:
-        aim, wanted = f", ground truth reward to rise by {gamma:g}", simulation.increase(instance, gamma)
+        aim, wanted = f", ground truth reward to rise by {gamma:g}", aims.increase(instance, gamma)
     elif goal is not None:
         aim = f", ground truth reward to cover {goal:g} of what is possible"
-        wanted = simulation.share(instance, goal)
+        wanted = aims.share(instance, goal)
     title = way.title
     if followed != GRADIENT:
         title = f"{clock.title}: {way.title.removeprefix('gradient ')}"

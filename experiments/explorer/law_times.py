@@ -74,7 +74,7 @@ def law_time(situation: Situation, instance: Instance, level: float) -> LawTime:
     unique = np.sort(proxy)[-2] > np.sort(proxy)[-3] if count > 2 else False
     stalls = unique and found["small"] < _SMALL
     followed = situation.followed
-    plain = followed.given.keys() <= {"group"} and followed.group in (None, math.inf)
+    plain = followed.given.keys() <= {"group"} and followed.group is None
 
     def law(name: str, of: str, error: float = math.nan) -> LawTime:
         return LawTime(name, math.exp(min(found[of], 700.0)), error)

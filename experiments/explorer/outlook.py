@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from goodteacher.experiments.aims import share, statuses
 from goodteacher.experiments.explorer.law_times import LawTime, law_time
 from goodteacher.experiments.explorer.situation import MOST, Situation
-from goodteacher.experiments.reports.best_outputs import constant
-from goodteacher.experiments.reports.simulation import share
 from goodteacher.sim.clocks import Enumerated, Natural
 from goodteacher.sim.flow import Control, hitting_times, is_solvable, trajectory
 from goodteacher.sim.goals import Goal
@@ -126,9 +125,7 @@ def outlook(situation: Situation) -> Outlook:
     count = len(situation.proxy)
     both = np.stack([np.asarray(instance.rewards), np.asarray(instance.ground_truth_rewards)])
     times, status = _times(what, both, situation.horizon)
-    statuses = [Status(int(code)) for code in status]
-    if constant(instance, instance.ground_truth_rewards)[0]:
-        statuses = [Status.NOTHING_TO_GAIN] * 2
+    on_proxy, on_truth = statuses(instance, goal, status)
     solved = is_solvable(instance) and not what.concrete
     held = _held(instance, situation.horizon) if solved else ()
     at = _points(times, [stop.start for stop in held], situation.horizon)
@@ -146,9 +143,9 @@ def outlook(situation: Situation) -> Outlook:
         policies[1] @ truth,
         level,
         float(times[0]),
-        statuses[0],
+        on_proxy,
         float(times[1]),
-        statuses[1],
+        on_truth,
         held if solved else _along(policies[0], at),
         solved,
         law_time(situation, instance, level),

@@ -68,7 +68,7 @@ def readings(of: Outlook) -> tuple[Reading, ...]:
         Reading(
             "held up by", way(of), "most probable outputs in turn" + ("" if of.solved else ", from the path")
         ),
-        Reading("accuracy", measures["acc"], "Acc: y* against each other output"),
+        Reading("Acc", measures["acc"], "accuracy of y* against each other output"),
         Reading("HAcc", measures["hacc"], "the same, harm-aware (arXiv:2604.25872)"),
         Reading("on-policy accuracy", measures["on_policy_accuracy"], "over pairs drawn from the policy"),
         Reading(
@@ -77,9 +77,9 @@ def readings(of: Outlook) -> tuple[Reading, ...]:
             "of these, where the truth differs",
         ),
         Reading(
-            "uniform accuracy",
+            "uniform, where truth differs",
             measures["uniform_accuracy_where_truth_differs"],
-            "over all pairs where the truth differs",
+            "accuracy over all pairs of outputs alike, where the truth differs",
         ),
     )
 

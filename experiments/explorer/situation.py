@@ -282,7 +282,7 @@ class Situation:
         if self.followed != _GRADIENT:
             lines.append("from goodteacher.experiments.followed import Followed")
         lines += [
-            "from goodteacher.experiments.reports.simulation import share",
+            "from goodteacher.experiments.aims import share",
             "",
             "problem = Instance(",
             f"    {list(self.proxy)!r},  # what is trained on",

@@ -82,20 +82,18 @@ class Collection(NamedTuple):
         return Situation.of(self.instance, prompt)
 
 
-def read_problems(path: Path, name: str | None = None) -> Collection:
+def read_problems(path: Path) -> Collection:
     """The problems of an instance file, or of rollouts, whose first reward is trained on.
 
     Args:
-        path: of the file.
-        name: what it is called, where that is not the path.
+        path: of the file, by whose name they go.
 
     Raises:
         ValueError: if it cannot be read or holds none.
     """
-    name = path.name if name is None else name
     if is_instance_file(path):
         instance = read_instance(path)
-        return Collection(name, instance, tuple(map(str, range(len(instance.rewards)))))
+        return Collection(path.name, instance, tuple(map(str, range(len(instance.rewards)))))
 
     # pandas and what reads with it take long to import, and few need them.
     from goodteacher.experiments.rollouts.intake import read_rollouts
@@ -106,4 +104,4 @@ def read_problems(path: Path, name: str | None = None) -> Collection:
     names = (
         rollouts.prompts if len(rollouts.prompts) == len(instance.rewards) else range(len(instance.rewards))
     )
-    return Collection(name, instance, tuple(map(str, names)))
+    return Collection(path.name, instance, tuple(map(str, names)))

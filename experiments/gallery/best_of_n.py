@@ -21,7 +21,7 @@ from goodteacher.experiments.reward_models import (
     random_models,
 )
 from goodteacher.experiments.statistics import rank_correlation
-from goodteacher.figures.style import BLACK, PAGE, colorbar, decades, letter, paper
+from goodteacher.figures.style import BLACK, MARKERS, PAGE, colorbar, decades, letter, paper
 from goodteacher.sim.instance import Instance
 from goodteacher.theory.best_of_n_law import expected_best_of_n
 
@@ -53,7 +53,7 @@ class Settings:
     seed: int = 0
 
 
-MARKERS = {"rewards evenly spaced": "o", "best output far ahead": "^"}  # by kind of reward model
+KINDS = ("rewards evenly spaced", "best output far ahead")  # of reward models
 
 
 def run(settings: Settings) -> Data:
@@ -75,7 +75,7 @@ def run(settings: Settings) -> Data:
     measured = np.stack([accuracy, variance, *outcomes])
     correlations = [
         rank_correlation(measured[:2, kinds == kind], measured[2:, None, kinds == kind])
-        for kind in range(len(MARKERS))
+        for kind in range(len(KINDS))
     ]
     description = "expected ground truth reward"
     teacher = {"teacher": xr.Variable("run", list(TEACHERS))}
@@ -95,7 +95,7 @@ def run(settings: Settings) -> Data:
                 "best_of_n": variable("model", outcomes[0], f"{description} of best of {settings.samples}"),
                 "flow": variable("model", outcomes[1], f"{description} of the flow at {settings.time:g}"),
             },
-            {"kind": xr.Variable("model", [list(MARKERS)[kind] for kind in kinds])},
+            {"kind": xr.Variable("model", [KINDS[kind] for kind in kinds])},
         ),
         "correlations": xr.Dataset(
             {
@@ -103,7 +103,7 @@ def run(settings: Settings) -> Data:
                     ("kind", "outcome", "measure"), correlations, "rank correlation of measure and outcome"
                 )
             },
-            {"kind": list(MARKERS), "outcome": ["best_of_n", "flow"], "measure": ["accuracy", "variance"]},
+            {"kind": list(KINDS), "outcome": ["best_of_n", "flow"], "measure": ["accuracy", "variance"]},
         ),
     }
 
@@ -161,13 +161,13 @@ def figure(data: Data, settings: Settings) -> Figure:
         "linewidths": 0.25,
     }
     for ax, outcome in zip(axes[1], ("best_of_n", "flow"), strict=True):
-        for kind, marker in MARKERS.items():
+        for kind, marker in zip(KINDS, MARKERS, strict=False):
             some = models.isel(model=models["kind"].values == kind)
             ax.scatter(some["accuracy"], some[outcome], c=some["variance"], marker=marker, **look)
         ax.set(xlabel="Accuracy", xlim=(-0.03, 1.03))
     axes[1, 0].set_title(f"best of {settings.samples}, random reward models")
     axes[1, 1].set_title(f"gradient flow at time {settings.time:g}, the same models")
-    axes[1, 0].text(0.23, 0.4, "triangles: best\noutput far ahead", ha="center")
+    axes[1, 0].text(0.23, 0.4, "squares: best\noutput far ahead", ha="center")
     axes[1, 0].text(0.22, -0.4, "dots: rewards\nevenly spaced", ha="center")
     for ax in axes[:, 0]:
         ax.set_ylabel("Expected ground truth reward")
@@ -190,9 +190,9 @@ def caption(data: Data, settings: Settings) -> str:
         f"first, down to {fast.min():.2f} at N = {samples[fast.argmin()]:.0f}, until the best output, which "
         "it ranks first, is among the samples. (b) Along the flow the two exchange roles. (c, d) "
         f"{models.sizes['model']} random reward models, half of them with evenly spaced rewards (dots), half "
-        "with the best output far ahead (triangles). Rank correlation of the outcome with accuracy and with "
+        "with the best output far ahead (squares). Rank correlation of the outcome with accuracy and with "
         f"variance, dots: best of {settings.samples} {even[0]:.2f} and {even[1]:.2f}, flow at time "
-        f"{settings.time:g} {even_flow[0]:.2f} and {even_flow[1]:.2f}; triangles: {ahead[0]:.2f} and "
+        f"{settings.time:g} {even_flow[0]:.2f} and {even_flow[1]:.2f}; squares: {ahead[0]:.2f} and "
         f"{ahead[1]:.2f}, {ahead_flow[0]:.2f} and {ahead_flow[1]:.2f}. arXiv:2503.15477, Proposition 1 and "
         "Theorem 2."
     )

@@ -122,7 +122,7 @@ def run(settings: Settings) -> Data:
         ),
         "models": xr.Dataset(
             {
-                "accuracy": variable("model", accuracy, "accuracy"),
+                "accuracy": variable("model", accuracy, "accuracy over uniform pairs"),
                 "variance": variable("model", variance, "initial reward variance"),
                 "hitting_time": variable(
                     "model",
@@ -190,7 +190,7 @@ def _landscape(ax: Axes, data: Data, model: int, duration: float) -> ContourSet:
     surfaces, models = data["landscapes"]["expected_reward"], data["models"]
     first, second = surfaces["first"], surfaces["second"]
     filled = ax.contourf(first, second, surfaces[model].T, _LEVELS, cmap="viridis")
-    ax.contour(first, second, surfaces[0].T, [models["goal"][model]], colors="white", linestyles="--")
+    ax.contour(first, second, surfaces[0].T, [models["goal"][model]], colors="white", linestyles=[DASHED])
     flow = data["flow"].sel(model=model)
     path = flow.sel(time=slice(None, duration))
     marks = path.sel(time=list(_MARKS), method="nearest")
@@ -215,9 +215,9 @@ def caption(data: Data, settings: Settings) -> str:
         f"policy, of probabilities {listed(settings.initial_probabilities)}; from there the flow is "
         f"drawn until t = {settings.duration:g}, with dots at t = {listed(_MARKS)}. Dashed: where the "
         f"expected ground truth reward, of rewards {listed(settings.ground_truth_rewards)}, has risen by "
-        f"{settings.gamma}; below each panel, when the flow is there. (b-d) Falling accuracy at the "
-        "variance of the ground truth: the flow moves on, but elsewhere. Accuracy alone does not say "
-        "where: another model of this variance, not drawn, has an accuracy of "
+        f"{settings.gamma}; below each panel, when the flow is there. (b-d) Falling accuracy over uniform "
+        "pairs at the variance of the ground truth: the flow moves on, but elsewhere. Accuracy alone does "
+        "not say where: another model of this variance, not drawn, has an accuracy of "
         f"{float(other['accuracy']):.2f} as well, and gets there at t = {float(other['hitting_time']):.3g}, "
         f"while the perfectly accurate one takes {float(accurate['hitting_time']):.3g}. (f-h) Perfect "
         f"accuracy and variances {listed(falling['variance'].values)}: the landscape flattens and the flow "

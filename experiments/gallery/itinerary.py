@@ -11,6 +11,7 @@ from goodteacher.experiments.experiment import Experiment
 from goodteacher.figures.style import (
     BLACK,
     BLUE,
+    DOTTED,
     GREEN,
     GREY,
     ORANGE,
@@ -101,7 +102,7 @@ def figure(data: Data, settings: Settings) -> Figure:
     above.plot(tau, lowest, color=BLACK, lw=2.4, alpha=0.35, zorder=0)
     for ax in axes:
         for breakpoint in stops["tau"].values[1:]:
-            ax.axvline(breakpoint, color=GREY, lw=0.6, ls=(0, (2, 2)))
+            ax.axvline(breakpoint, color=GREY, lw=0.6, ls=DOTTED)
     low, high = float(lowest.min()), float(paths["line"][:, 0].max())
     above.set(
         ylabel=r"$1/\pi_0(y)-r(y)\,\tau$", ylim=(low - 0.05 * (high - low), 1.08 * high), xlim=(0, tau[-1])

@@ -53,7 +53,7 @@ class Settings:
         initial_probabilities: of the outputs; it is the reference too.
         ground_truth_rewards: of the outputs.
         T: of the accurate teacher of low variance.
-        output, accuracy: what the fast teacher puts first, and its accuracy.
+        output, accuracy: what the fast teacher puts first, and its accuracy over uniform pairs.
         gamma: the increase of the expected ground truth reward that is waited for.
         coefficients: of KL, ascending from zero.
         times: early and late, at which the policies of the flow are looked at.
@@ -151,7 +151,7 @@ def run(settings: Settings) -> Data:
         ),
         "teachers": xr.Dataset(
             {
-                "accuracy": variable("teacher", accuracy, "accuracy"),
+                "accuracy": variable("teacher", accuracy, "accuracy over uniform pairs"),
                 "variance": variable("teacher", variance, "initial reward variance"),
                 "largest_coefficient": variable(
                     "teacher",
@@ -246,7 +246,8 @@ def caption(data: Data, settings: Settings) -> str:
     praised = settings.ground_truth_rewards[settings.output]
     return (
         "Three teachers under reverse KL to the initial policy: the ground truth, a perfectly accurate "
-        f"model with rewards between 0 and 1/{settings.T:g}, and a model of accuracy "
+        f"model with rewards between 0 and 1/{settings.T:g}, and a model with an accuracy "
+        "over uniform pairs of "
         f"{float(teachers['accuracy'][-1]):.2g} that puts the output of ground truth reward {praised:g} far "
         f"above all others; their reward variances are {listed(teachers['variance'].values)}. (a) The time "
         f"in which the expected ground truth reward rises by {settings.gamma} along the gradient flow, "

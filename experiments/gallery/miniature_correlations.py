@@ -18,9 +18,9 @@ from goodteacher.figures.style import BLUE, GREY, PAGE, RED, letter, paper
 _SHORT = (
     "variance",
     "on-policy\naccuracy",
-    "off-policy\naccuracy",
+    "uniform\naccuracy",
     "both\naccuracies",
-    "variance\nand accuracy",
+    "variance and\naccuracies",
 )
 _PUBLISHED = {"proxy": "training_reward_spearman", "ground truth": "ground_truth_spearman"}
 
@@ -119,11 +119,13 @@ def caption(data: Data, scale: Scale) -> str:
         "Rank correlations over six reward models (five mixes and the perfect but flat one) in each of "
         f"{scale.worlds} worlds (seeds from 0), after {EARLY:.0%} of the training (early) and at its end "
         "(late): means with 95 % intervals, pale what 95 % of single worlds show; crosses are Tables 2, 4, "
-        "6, 8 and 9 of arXiv:2503.15477, each of six reward models as well. The variance with the proxy: "
+        "6, 8 and 9 of arXiv:2503.15477, each of six reward models as well "
+        "(off-policy in place of uniform pairs). Accuracies are over pairs on which the truth differs. "
+        "The variance with the proxy: "
         f"early {of(variance, 'proxy', 'early')}, late {of(variance, 'proxy', 'late')} "
         f"({range_of(variance, 'proxy')}); with the ground truth: early "
         f"{of(variance, 'ground truth', 'early')}, late {of(variance, 'ground truth', 'late')} "
-        f"({range_of(variance, 'ground truth')}). Variance and accuracy averaged, with the ground truth: "
+        f"({range_of(variance, 'ground truth')}). Variance and accuracies averaged, with the ground truth: "
         f"early {of(both, 'ground truth', 'early')}, late {of(both, 'ground truth', 'late')} "
         f"({range_of(both, 'ground truth')}). How much is luck: of single worlds 95 % show "
         f"{float(luck['one_world_low']):+.2f} to {float(luck['one_world_high']):+.2f} for the latter, early."

@@ -11,7 +11,10 @@ from goodteacher.experiments.experiment import Arrays, Experiment, Parted
 from goodteacher.experiments.miniature.classrooms import FLAT, LEARNED, PUBLISHED, TRUE, increases
 from goodteacher.experiments.miniature.lessons import (
     LARGE,
+    MEASURES,
+    ON_POLICY,
     TIME,
+    UNIFORM,
     Scale,
     at_start,
     blocks,
@@ -19,7 +22,7 @@ from goodteacher.experiments.miniature.lessons import (
     joined,
     lessons,
 )
-from goodteacher.experiments.miniature.published import mixes
+from goodteacher.experiments.miniature.published import MEASURED, mixes
 from goodteacher.experiments.statistics import mean_interval
 from goodteacher.figures.style import BLACK, DASHED, ORANGE, PAGE, label_right, letter, paper, shades
 
@@ -28,11 +31,7 @@ _QUANTITIES = {
     "truth": ("train.expected_ground_truth_reward", "increase of the ground truth"),
     "held_out": ("held_out.expected_ground_truth_reward", "increase of the ground truth on held-out prompts"),
 }
-_MEASURED = {
-    "variance": "reward_variance",
-    "on-policy accuracy": "on_policy_acc",
-    "off-policy accuracy": "off_policy_acc",
-}
+_MEASURED = dict(zip(MEASURES, MEASURED, strict=True))
 _LOOKS = dict(
     zip(
         PUBLISHED,
@@ -154,8 +153,8 @@ def caption(data: Data, scale: Scale) -> str:
         "thousandth of the spread on half of the prompts; dashed), and the ground truth (black). Increases "
         f"at the end of proxy and truth: {LEARNED[0]} {ends(LEARNED[0])}, {LEARNED[-1]} {ends(LEARNED[-1])}, "
         f"{FLAT} {ends(FLAT)}, {TRUE} {ends(TRUE)}. In the order {LEARNED[0]}, {LEARNED[-1]}, flat, truth: "
-        f"variance {spread('variance')}, on-policy accuracy {spread('on-policy accuracy')}, off-policy "
-        f"accuracy {spread('off-policy accuracy')}. (d) The share of worlds in which each proxy leads. The "
+        f"variance {spread('variance')}, {ON_POLICY} {spread(ON_POLICY)}, {UNIFORM} "
+        f"{spread(UNIFORM)}. (d) The share of worlds in which each proxy leads. The "
         f"flat model overtakes the best learned one for good in {crossed.sum()} of {scale.worlds} "
         f"worlds{typical}."
     )

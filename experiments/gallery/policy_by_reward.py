@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from goodteacher.experiments.datasets import Data, variable
 from goodteacher.experiments.experiment import Arrays, Experiment, Parted
-from goodteacher.experiments.miniature.lessons import MEASURES, Scale, blocks, joined
+from goodteacher.experiments.miniature.lessons import MEASURES, ON_POLICY, Scale, blocks, joined
 from goodteacher.experiments.miniature.matrix import METHODS, POLICIES, REWARD_MODELS, entries
 from goodteacher.experiments.miniature.published import matrix
 from goodteacher.experiments.statistics import mean_interval, rank_correlation
@@ -133,8 +133,8 @@ def caption(data: Data, scale: Scale) -> str:
         "Rank correlations within a policy, in miniature: the variance with the increase of the proxy "
         f"{of('variance', 'proxy', 'RLOO')} under RLOO and {of('variance', 'proxy', 'GRPO')} under GRPO, "
         f"with that of the ground truth {of('variance', 'truth', 'RLOO')} and "
-        f"{of('variance', 'truth', 'GRPO')}; on-policy accuracy with the latter "
-        f"{of('on-policy accuracy', 'truth', 'RLOO')} and {of('on-policy accuracy', 'truth', 'GRPO')}. "
+        f"{of('variance', 'truth', 'GRPO')}; {ON_POLICY} with the latter "
+        f"{of(ON_POLICY, 'truth', 'RLOO')} and {of(ON_POLICY, 'truth', 'GRPO')}. "
         "Published over the same: +0.87 and -0.43, see published_tables."
     )
 

@@ -79,7 +79,7 @@ def figure(data: Data, settings: Settings) -> Figure:
     drawing = Figure(figsize=(PAGE, 2.7))
     axes = drawing.subplots(1, 3, width_ratios=(1, 1, 1.25))
     for ax, (name, of) in zip(axes, _OF.items(), strict=False):
-        for marker, group in zip((*MARKERS, "<"), dict.fromkeys(rows["group"].values), strict=True):
+        for marker, group in zip(MARKERS, dict.fromkeys(rows["group"].values), strict=True):
             some = rows.isel(row=np.flatnonzero(rows["group"].values == group))
             some = some.isel(row=np.argsort(some["reward_variance"].values))
             grpo = group.startswith("GRPO")

@@ -23,7 +23,7 @@ MEASURES = {
     "within_variance": "variance within",
     "between_variance": "variance between",
     "covariance": "covariance",
-    "accuracy": "accuracy",
+    "accuracy": "on-policy accuracy",
     "accuracy_where_truth_differs": "where truth differs",
 }
 _KINDS = ("verifier", "reward model")

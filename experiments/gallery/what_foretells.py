@@ -10,12 +10,12 @@ from goodteacher.experiments.datasets import Data, variable
 from goodteacher.experiments.experiment import Arrays, Experiment, Parted
 from goodteacher.experiments.miniature.classrooms import ALL, TRUE
 from goodteacher.experiments.miniature.forecasts import CANDIDATES, Trials, parts, tried
-from goodteacher.experiments.miniature.lessons import Scale
+from goodteacher.experiments.miniature.lessons import ON_POLICY, Scale
 from goodteacher.experiments.miniature.worlds import TUNED
 from goodteacher.experiments.statistics import mean_interval, rank_correlation
 from goodteacher.figures.style import BLUE, GREY, PAGE, RED, letter, paper
 
-RIVALS = ("variance", "on-policy accuracy", "HAcc")  # that a forecast is to beat
+RIVALS = ("variance", ON_POLICY, "HAcc")  # that a forecast is to beat
 _RESAMPLED = 400
 PROXIES = np.array([k for k, name in enumerate(ALL) if name != TRUE])
 
@@ -104,6 +104,11 @@ def _sure(gains: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.maximum(ahead, 1 - ahead).mean(-1), (wins == (ahead > 0.5)).mean(-1)
 
 
+def _short(name: str) -> str:
+    """In the picture, where the caption says of which pairs accuracies are."""
+    return name.replace(" where truth differs", "")
+
+
 @paper()
 def figure(data: Data, settings: Trials) -> Figure:
     """Correlations, regret, and paired differences in each family."""
@@ -116,7 +121,7 @@ def figure(data: Data, settings: Trials) -> Figure:
     ranks.hlines(places, overall["low"], overall["high"], colors=colors)
     ranks.scatter(overall["rank_correlation"], places, c=colors, s=14, zorder=3)
     regret.barh(places, overall["regret"], color=colors, height=0.55)
-    ranks.set_yticks(places, [str(name) for name in overall["candidate"].values])
+    ranks.set_yticks(places, [_short(str(name)) for name in overall["candidate"].values])
     regret.set_yticks(places, [])
     ranks.axvline(0.0, color=GREY, lw=0.6)
     ranks.set(xlabel="Rank correlation")
@@ -127,7 +132,7 @@ def figure(data: Data, settings: Trials) -> Figure:
         some = against.sel(rival=rival)
         color = {"variance": GREY, "HAcc": RED}.get(rival, BLUE)
         panel.hlines(heights + shift, some["low"], some["high"], color=color)
-        panel.plot(some["difference"], heights + shift, "o", color=color, label=f"over {rival}")
+        panel.plot(some["difference"], heights + shift, "o", color=color, label=f"over {_short(rival)}")
     panel.axvline(0.0, color=GREY, lw=0.6)
     panel.set_yticks(heights, [name if name in TUNED else f"{name} *" for name in families])
     panel.set(xlabel="Difference of rank correlations", ylim=(-0.6, heights[0] + 1.6))
@@ -166,8 +171,8 @@ def caption(data: Data, settings: Trials) -> str:
         f"to order two reward models rightly with {100 * float(sure['claimed'].mean()):.0f} %, and does in "
         f"{100 * float(sure['right'].mean()):.0f} %. The tangent flow is that of the network linearised "
         "about its start (its exact neural tangent kernel), the natural and the gradient flow are those of "
-        "each prompt by itself, as of goodteacher diagnose, to a time that the tuned families chose. HAcc: "
-        "arXiv:2604.25872, Section 4."
+        "each prompt by itself, as of goodteacher diagnose, to a time that the tuned families chose. "
+        "Accuracies are over pairs on which the truth differs; HAcc: arXiv:2604.25872, Section 4."
     )
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from scipy.stats import rankdata
 
 from goodteacher.experiments.miniature.classrooms import ALL, Classroom, Course, classrooms, increases, teach
-from goodteacher.experiments.miniature.lessons import Scale, blocks, seeds
+from goodteacher.experiments.miniature.lessons import ON_POLICY, UNIFORM, Scale, blocks, seeds
 from goodteacher.experiments.miniature.networks import Tangent, network
 from goodteacher.experiments.miniature.training import problem, train
 from goodteacher.experiments.miniature.worlds import HELD_OUT_FAMILIES, TRAIN, TUNED, Family
@@ -37,10 +37,10 @@ NATURAL_TIMES = (0.3, 1.0, 3.0)
 GRADIENT_TIMES = (10.0,)
 CANDIDATES = (
     "variance",
-    "on-policy accuracy",
-    "off-policy accuracy",
+    ON_POLICY,
+    UNIFORM,
     "HAcc",
-    "variance and accuracy",
+    "variance and accuracies",
     "covariance",
     "tangent at once",
     "tangent flow",
@@ -96,10 +96,10 @@ def foretell(
         )
     )
     plain = [_plain(*each) for each in zip(rewards, truth, draws, strict=True)]
-    off = np.asarray(_uniform_accuracy(rewards, truth[:, None]))
     found = {name: np.stack([each[name] for each in plain]) for name in plain[0]}
-    found["off-policy accuracy"] = off
-    found["variance and accuracy"] = 0.5 * (found["variance"] + 0.5 * (found["on-policy accuracy"] + off))
+    found[UNIFORM] = np.asarray(_uniform_accuracy(rewards, truth[:, None]))
+    accuracies = 0.5 * (found[ON_POLICY] + found[UNIFORM])
+    found["variance and accuracies"] = 0.5 * (found["variance"] + accuracies)
     found["tangent at once"], found["tangent flow"] = at_once, gains.mean(-1)
 
     problems, outputs = math.prod(rewards.shape[:-1]), rewards.shape[-1]
@@ -143,7 +143,7 @@ def _plain(
     return {
         "variance": estimates.variance(r, mask).mean(-1),
         "covariance": estimates.covariance(r, g, mask).mean(-1),
-        "on-policy accuracy": pairs.right_decided.sum(-1) / decided,
+        ON_POLICY: pairs.right_decided.sum(-1) / decided,
         "HAcc": pairs.harmless.sum(-1) / decided,
     }
 

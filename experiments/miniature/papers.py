@@ -15,9 +15,9 @@ INCREASED = {"proxy": "train.expected_proxy_reward", "ground truth": "train.expe
 
 def measures(runs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "measures worlds models"]:
     """Those of arXiv:2503.15477, Table 2, of the initial policy: variance, accuracies, their means."""
-    variance, on_policy, off_policy = at_start(runs).values()
-    both = 0.5 * (on_policy + off_policy)
-    return np.stack([variance, on_policy, off_policy, both, 0.5 * (variance + both)])
+    variance, on_policy, uniform = at_start(runs).values()
+    both = 0.5 * (on_policy + uniform)
+    return np.stack([variance, on_policy, uniform, both, 0.5 * (variance + both)])
 
 
 def correlations(

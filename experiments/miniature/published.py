@@ -15,7 +15,6 @@ import pandas as pd
 
 from goodteacher.experiments.statistics import rank_correlation
 
-SOURCE = "arXiv:2503.15477"
 MEASURES = (
     "Reward Variance",
     "On-Policy Acc.",

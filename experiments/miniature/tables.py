@@ -10,14 +10,21 @@ from rich.table import Table
 
 from goodteacher.experiments.miniature import carried_over, constraints_met, harm_aware, matrix, published
 from goodteacher.experiments.miniature.classrooms import FLAT, LEARNED, PUBLISHED, increases
-from goodteacher.experiments.miniature.lessons import Scale, at_start, blocks, crossings, joined, lessons
+from goodteacher.experiments.miniature.lessons import (
+    MEASURES,
+    Scale,
+    at_start,
+    blocks,
+    crossings,
+    joined,
+    lessons,
+)
 from goodteacher.experiments.miniature.papers import INCREASED, correlations
 from goodteacher.experiments.statistics import mean_interval, rank_correlation
 from goodteacher.experiments.text import numbers_table
 from goodteacher.sim.names import unknown
 
 Tell = Callable[[int, int], None]
-_MEASURED = ("reward_variance", "on_policy_acc", "off_policy_acc")
 _RISES = MappingProxyType({**INCREASED, "held out": "held_out.expected_ground_truth_reward"})
 
 
@@ -49,7 +56,7 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     table = numbers_table("reward model", *measured, *(f"increase, {name}" for name in _RISES))
     for k, model in enumerate(PUBLISHED):
         cells = []
-        for values, column in zip(start.values(), _MEASURED, strict=True):
+        for values, column in zip(start.values(), published.MEASURED, strict=True):
             reported = rows[column].to_numpy().reshape(-1, len(PUBLISHED))[:, k]
             cells += [f"{values[:, k].mean():.2f}", f"{reported.min():.2f} to {reported.max():.2f}"]
         table.add_row(model, *cells, *(interval(increases(runs[of])[:, k, -1]) for of in _RISES.values()))
@@ -92,9 +99,7 @@ def policies(scale: Scale, tell: Tell) -> Iterator[Table | str]:
         "rank correlation within a policy",
         *(f"{of}, {how}" for of in ("proxy", "ground truth") for how in ("miniature", "published")),
     )
-    for measure, column in zip(
-        ("variance", "on-policy accuracy", "off-policy accuracy"), _MEASURED, strict=True
-    ):
+    for measure, column in zip(MEASURES, published.MEASURED, strict=True):
         cells = []
         for rise, increase in (("proxy", "reward_increase_RM"), ("truth", "reward_increase_G")):
             of = rank_correlation(found[measure], found[rise][..., 0]).mean(1)

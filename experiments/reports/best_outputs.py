@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import ArrayLike, Bool
+from jaxtyping import Bool
 
+from goodteacher.experiments.aims import constant
 from goodteacher.sim.instance import Instance
 
 _NAMED = 10
@@ -13,12 +14,6 @@ _NAMED = 10
 def existing(instance: Instance) -> Bool[np.ndarray, "prompts outputs"]:
     """Where there is an output."""
     return np.ones(instance.rewards.shape, bool) if instance.mask is None else np.asarray(instance.mask)
-
-
-def constant(instance: Instance, values: ArrayLike) -> Bool[np.ndarray, " prompts"]:
-    """Whether all outputs of a prompt have one value."""
-    exists, array = existing(instance), np.asarray(values)
-    return array.max(1, where=exists, initial=-np.inf) == array.min(1, where=exists, initial=np.inf)
 
 
 def best_outputs(instance: Instance) -> Bool[np.ndarray, "prompts outputs"]:

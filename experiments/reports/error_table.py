@@ -12,16 +12,17 @@ from jaxtyping import Array
 from rich import box
 from rich.table import Table
 
+from goodteacher.experiments.aims import constant, increase, share, statuses
 from goodteacher.experiments.followed import Following
 from goodteacher.experiments.reports.best_outputs import (
     best_outputs,
-    constant,
     existing,
     no_preference,
     several_best,
 )
-from goodteacher.experiments.reports.simulation import increase, share, stops
+from goodteacher.experiments.reports.simulation import stops
 from goodteacher.experiments.text import digits, plain, reward_text
+from goodteacher.sim.flow import hitting_time
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import jax_array
@@ -92,7 +93,7 @@ def report(
             )
         return cells
 
-    status = [_status(time, no) for time, no in zip(found.time, flat, strict=True)]
+    status = statuses(instance, goal, hitting_time(instance, goal).status)
     status = [Status.NOT_KNOWN if prompt in unknown else of for prompt, of in enumerate(status)]
     lost = np.isin(np.arange(len(status)), list(unknown))
     return {
@@ -123,15 +124,6 @@ def _without(instance: Instance, followed: Following) -> Instance:
     return eqx.tree_at(
         lambda i: (i.rewards, i.ground_truth_rewards), followed.instance, tuple(map(jax_array, rows))
     )
-
-
-def _status(time: float, flat: bool) -> Status:
-    """Of the goal of a prompt, on the proxy."""
-    if flat:
-        return Status.NOTHING_TO_GAIN
-    if np.isnan(time):
-        return Status.NOT_CONVERGED
-    return Status.REACHED if np.isfinite(time) else Status.NOT_REACHED
 
 
 def most_harmful_first(result: Mapping[str, Any]) -> list[int]:

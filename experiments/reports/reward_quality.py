@@ -44,18 +44,18 @@ def report(instance: Instance, *, has_truth: bool = True) -> dict[str, Any]:
     Raises:
         ValueError: if the ground truth is constant on every prompt.
     """
-    best, status = None, ["no ground truth"] * len(instance.rewards)
+    best, status = None, [Status.NOT_KNOWN] * len(instance.rewards)
     if has_truth:
         which = best_outputs(instance)
         best = [np.flatnonzero(row).tolist() for row in which]
-        status = ["measured" if row.any() else Status.NOTHING_TO_GAIN.title for row in which]
+        status = [Status.FINISHED if row.any() else Status.NOTHING_TO_GAIN for row in which]
     measured = jax.device_get(_measured(instance))
     if not has_truth:
         measured = {of: _of_the_reward_alone(values) for of, values in measured.items()}
     names = (*_OF_A_PROMPT, *_RANKINGS)
     return {
         "best_outputs": best,
-        "status": status,
+        "status": [of.title for of in status],
         "prompts": {name: _plain(measured["prompts"][name]) for name in names},
         "mean": {name: _plain(measured["mean"][name]) for name in names},
     }

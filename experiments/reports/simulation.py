@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from rich import box
 from rich.table import Table
 
-from goodteacher.experiments.reports.best_outputs import constant, named
+from goodteacher.experiments.aims import after_updates, statuses
+from goodteacher.experiments.reports.best_outputs import named
 from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.clocks import Natural
 from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time, is_solvable
-from goodteacher.sim.goals import Goal, is_possible, largest_value, reward_increase
+from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.sim.itineraries import itineraries
 from goodteacher.sim.metrics import accuracy_where_truth_differs, product_accuracy, reward_variance
@@ -75,59 +75,6 @@ class Outcome(NamedTuple):
     probabilities: Float[np.ndarray, "prompts outputs"]
 
 
-def increase(instance: Instance, gamma: float) -> Goal:
-    """The goal that the expected ground truth reward rises by ``gamma``.
-
-    Raises:
-        ValueError: if that is not positive, or on every prompt more than any policy can give.
-    """
-    if not gamma > 0:
-        raise ValueError(f"gamma is {gamma}; give a positive increase of the expected ground truth reward")
-    goal = jax.jit(reward_increase)(instance, gamma)
-    if not np.asarray(jax.jit(is_possible)(instance, goal)).any():
-        way = np.asarray(_way(instance))
-        most = int(way.argmax())
-        raise ValueError(
-            f"gamma is {gamma:g}, which is not reachable: no policy raises the ground truth reward by more "
-            f"than {way[most]:.9g} (prompt {most}); give less, or a goal, the share of what is possible"
-        )
-    return goal
-
-
-def share(instance: Instance, part: float) -> Goal:
-    """The goal that the expected ground truth reward covers a part of its way to the best output's.
-
-    Where there is no way to cover it is one that no policy meets.
-
-    Raises:
-        ValueError: if it is not between 0 and 1.
-    """
-    if not 0 < part < 1:
-        raise ValueError(f"goal is {part}; give a share of the possible increase between 0 and 1")
-    return _share(instance, part, constant(instance, instance.ground_truth_rewards))
-
-
-@jax.jit
-def _share(instance: Instance, part: Array, flat: Array) -> Goal:
-    return reward_increase(instance, jnp.where(flat, 1.0, part * _way(instance)))
-
-
-@jax.jit
-def _way(instance: Instance) -> Array:
-    """From the expected ground truth reward of each prompt to that of its best output."""
-    start = instance.probabilities(instance.initial_parameters)
-    best = jnp.asarray(largest_value(instance, reward_increase(instance, 0.0)))
-    return best - expected_reward(start, instance.ground_truth_rewards)
-
-
-def _with_nothing_to_gain(status: Sequence[Status], instance: Instance, goal: Goal | None) -> list[Status]:
-    """Statuses, with those of the prompts on which nothing can rise."""
-    if goal is None:
-        return list(status)
-    flat = constant(instance, goal.values)
-    return [Status.NOTHING_TO_GAIN if no else one for no, one in zip(flat, status, strict=True)]
-
-
 def with_kl_coefficient(instance: Instance, coefficient: float) -> Instance:
     """The same problem with another KL coefficient.
 
@@ -175,15 +122,15 @@ class AlongFlow:
             clock = {"time": float(time)}
             return Outcome(clock, [status] * len(unknown), unknown, unknown, np.exp(last))
         result = jax.device_get(hitting_time(instance, goal, control))
-        status, time, policy = list(map(Status, result.status)), result.end, result.log_probabilities
-        if any(one not in (Status.REACHED, Status.NOT_CONVERGED) for one in status):
+        time, policy = result.end, result.log_probabilities
+        if not np.isin(result.status, (Status.REACHED, Status.NOT_CONVERGED)).all():
             # The search may have ended as soon as that was certain.
             last, time = jax.device_get(final_policy(instance, control))
             policy = np.where(np.isfinite(result.time)[:, None], policy, last)
         bound = unknown  # of the gradient flow alone
         if instance.clock is None:
             bound = jax.device_get(jax.jit(goal_time_lower_bound)(instance, goal))
-        status = _with_nothing_to_gain(status, instance, goal)
+        status = statuses(instance, goal, result.status)
         bound = np.where([one is Status.NOTHING_TO_GAIN for one in status], np.nan, bound)
         return Outcome({"time": float(time)}, status, result.time, bound, np.exp(policy))
 
@@ -234,11 +181,10 @@ class ThroughAscent:
         probabilities = np.asarray(instance.probabilities(result.parameters))
         unknown = np.full(len(probabilities), np.nan)
         first = unknown if result.first_update is None else np.asarray(result.first_update)
-        unmet = Status.FINISHED if goal is None else Status.NOT_REACHED
-        if not np.isfinite(probabilities).all():
-            unmet = Status.NOT_CONVERGED
-        status = [Status.REACHED if met else unmet for met in np.isfinite(first)]
-        status = _with_nothing_to_gain(status, instance, goal)
+        finite = np.isfinite(probabilities.sum(1))
+        status = [Status.FINISHED if one else Status.NOT_CONVERGED for one in finite]
+        if goal is not None:
+            status = statuses(instance, goal, after_updates(instance, goal, first, finite))
         return Outcome({"updates": self.steps}, status, first, unknown, probabilities)
 
 

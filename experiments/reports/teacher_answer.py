@@ -146,17 +146,22 @@ def _percent(share: float) -> str:
     return f"{100.0 * share:.3g} %"
 
 
-def recognised(rollouts: Rollouts) -> str:
-    """What was read, which column was taken for what, and how to say otherwise."""
+def recognised(rollouts: Rollouts, otherwise: str = "") -> str:
+    """What was read, and which column was taken for what.
+
+    Args:
+        rollouts: what was read.
+        otherwise: how people name columns themselves, said where some were recognised.
+    """
     columns = rollouts.recognised.get("columns", {})
     taken = [
         f"{', '.join(value) if isinstance(value, list) else value} as {what}"
         for what, value in columns.items()
         if value
     ]
-    otherwise = " (--prompt, --reward, --truth and --answer say otherwise)" if taken else ""
-    named = f": {'; '.join(taken)}" if taken else ""
-    lines = [f"Read as {rollouts.recognised['format']}{named}{otherwise}."]
+    hint = f" ({otherwise})" if otherwise else ""
+    named = f": {'; '.join(taken)}{hint}" if taken else ""
+    lines = [f"Read as {rollouts.recognised['format']}{named}."]
     if rollouts.skipped:
         said = "; ".join(f"{count} {reason}" for reason, count in rollouts.skipped.items())
         lines.append(f"Rows left out: {said}.")

@@ -5,7 +5,6 @@ Every prompt is a problem by itself, of weight one.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from goodteacher.experiments.followed import Followed
 from goodteacher.experiments.rollouts.outputs import SIZES
+from goodteacher.experiments.workers import cores
 from goodteacher.sim import natural
 from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
 from goodteacher.sim.flow import hitting_times_only, policies
@@ -158,7 +158,7 @@ def _by_blocks(solve: Any, log_p: Problems, rewards: Problems, truth: Problems, 
     if len(log_p) == 0:
         return np.zeros(of.shape)
     first = solved(0)  # which compiles, for all
-    with ThreadPoolExecutor(os.cpu_count()) as several:
+    with ThreadPoolExecutor(cores()) as several:
         return np.concatenate([first, *several.map(solved, range(BLOCK, len(log_p), BLOCK))])
 
 

@@ -11,22 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from goodteacher.experiments.aims import after_updates
 from goodteacher.experiments.datasets import TIME
-from goodteacher.experiments.domains import Choice, NotNegative, Number, Positive, check_fields
-from goodteacher.experiments.followed import ESTIMATORS as NAMES
-from goodteacher.experiments.followed import OPTIONS, PRESETS, Followed
+from goodteacher.experiments.domains import Choice, Number, Positive, check_fields
+from goodteacher.experiments.followed import OPTIONS, Followed
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
-from goodteacher.sim.clocks import Clock
 from goodteacher.sim.flow import HORIZON, MAX_STEPS, TOLERANCE, Control, final_policies, hitting_times
-from goodteacher.sim.goals import Goal, is_possible
+from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
 from goodteacher.sim.names import unknown
 from goodteacher.sim.sampling import ESTIMATORS, estimator
-from goodteacher.sim.status import Status
 
 Size = Annotated[int, Number(0, whole=True)]
-Flag = Annotated[int, Number(0, 1, open=False, whole=True)]
 Policies = tuple[Array, Array]  # log-probabilities [n, prompts, outputs], and whether their time was reached
 Times = tuple[Array, Array, Mapping[str, Array]]  # times and statuses [n, prompts], and counters [n]
 
@@ -92,44 +89,25 @@ class Dynamics(ABC):
 
 
 @dataclass(frozen=True)
-class Flow(Dynamics):
-    """Gradient flow; see :func:`goodteacher.sim.flow.hitting_time`.
+class Flow(Followed, Dynamics):
+    """The flow of what is followed; see :func:`goodteacher.sim.flow.hitting_time`.
 
     Attributes:
         horizon, tolerance, max_steps: see :class:`goodteacher.sim.flow.Control`.
-        estimator, preset, group, epsilon, population, power, k, dynamic_sampling: what is followed, see
-            :class:`goodteacher.experiments.followed.Followed`; 0 and the empty name are those that are not
-            given.
     """
 
     horizon: Positive = HORIZON
     tolerance: Positive = TOLERANCE
     max_steps: Size = MAX_STEPS
-    estimator: Annotated[str, Choice(tuple(NAMES))] = "gradient"
-    preset: Annotated[str, Choice(("", *PRESETS))] = ""
-    group: Annotated[int, Number(0, open=False, whole=True)] = 0
-    epsilon: NotNegative = 0.0
-    population: Flag = 0
-    power: NotNegative = 0.0
-    k: NotNegative = 0.0
-    dynamic_sampling: Flag = 0
     units = TIME
     discrete = False
     waits = True
     counters = MappingProxyType({"steps": "Runge-Kutta steps"})
 
-    def __post_init__(self) -> None:
-        """Refuses what is out of range."""
-        check_fields(self)
-        self._clock()
-
-    def _clock(self) -> Clock:
-        given: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS if getattr(self, name)}
-        return Followed(self.estimator, **given).clock()
-
     def describe(self) -> dict[str, Any]:
         """As it stands in a specification: of what is followed, that which is given."""
-        return {key: value for key, value in super().describe().items() if value or key not in OPTIONS}
+        every, given = super().describe(), self.given
+        return {key: value for key, value in every.items() if key in given or key not in OPTIONS}
 
     @property
     def name(self) -> str:
@@ -143,13 +121,13 @@ class Flow(Dynamics):
 
     def _later(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
         """The policies at a time."""
-        instances = instances.following(self._clock())
+        instances = instances.following(self.clock())
         log_p, end = final_policies(instances, self._control(time), lanes=lanes)
         return log_p, end == time
 
     def hitting_times(self, goals: Goal, instances: Instance, lanes: int) -> Times:
         """When goals are met."""
-        instances = instances.following(self._clock())
+        instances = instances.following(self.clock())
         result = hitting_times(instances, goals, self._control(self.horizon), lanes=lanes)
         return result.time, result.status, {"steps": result.steps}
 
@@ -215,13 +193,7 @@ class Ascent(_Updates):
             first = result.first_update
             assert first is not None
             finite = jnp.isfinite(instance.log_probabilities(result.parameters)).any(-1)
-            cases = {
-                Status.REACHED: jnp.isfinite(first),
-                Status.NOT_CONVERGED: ~finite,
-                Status.OUT_OF_REACH: ~is_possible(instance, goal),
-            }
-            statuses = [jnp.asarray(int(status)) for status in cases]
-            return first, jnp.select(list(cases.values()), statuses, int(Status.NOT_REACHED))
+            return first, jnp.asarray(after_updates(instance, goal, first, finite))
 
         return *jax.vmap(follow)(instances, goals), {}
 

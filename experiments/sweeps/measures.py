@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from goodteacher.experiments.aims import share_of_the_way, with_nothing_to_gain
 from goodteacher.experiments.domains import Domain, Number, Positive, Probability, Real, domains
 from goodteacher.experiments.sweeps.axes import scalar
 from goodteacher.experiments.sweeps.dynamics import Dynamics, Policies, Times
@@ -177,10 +178,7 @@ def _increase(instance: Instance, gamma: Positive) -> Goal:
 
 
 def _share(instance: Instance, share: Probability) -> Goal:
-    log_p = instance.log_probabilities(instance.initial_parameters)
-    value = expectation(jnp.exp(log_p), instance.ground_truth_rewards)
-    best = jnp.where(jnp.isfinite(log_p), instance.ground_truth_rewards, -jnp.inf).max(-1)
-    return reward_increase(instance, share * (best - value))
+    return share_of_the_way(instance, share)
 
 
 def _rare(instance: Instance, output: Output, level: Probability) -> Goal:
@@ -355,6 +353,8 @@ def settle(
     for name, one in measures.items():
         if one.kind.waits:
             value, status, counters = times[name]
+            goals = jax.vmap(one.function)(instances)
+            status = jax.vmap(with_nothing_to_gain)(instances, goals, status)
         else:
             log_p, arrived = policies[one.time(dynamics)]
             value, counters = jax.vmap(one.function)(instances, log_p), {}

@@ -1,13 +1,14 @@
 """Several processes at one sweep, started with ``jax.distributed``; and the devices of each."""
 
 import contextlib
-import os
 from collections.abc import Callable, Set
 from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from goodteacher.experiments.workers import cores
 
 T = TypeVar("T")
 
@@ -20,14 +21,6 @@ def use_all_cores() -> None:
     if jax.config.values["jax_num_cpu_devices"] == -1:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", cores())
-
-
-def cores() -> int:
-    """How many cores the process may run on; all of the machine's where the system does not say, as macOS."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def start(text: str) -> None:

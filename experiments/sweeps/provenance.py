@@ -18,25 +18,31 @@ import goodteacher
 from goodteacher.experiments.sweeps import computation
 
 FORMAT = 2  # of the store
-_PACKAGES = ("goodteacher", "jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", "zarr")
-_BINDING = ("format", "precision", "platform", "code_digest", "jax", "jaxlib")  # of which the numbers depend
+_COMPUTE = ("jax", "jaxlib", "diffrax", "equinox", "optax", "numpy")  # packages that numbers depend on
+_PACKAGES = ("goodteacher", *_COMPUTE, "xarray", "zarr")
+_BINDING = ("format", "precision", "platform", "code_digest", *_COMPUTE)
 
 
 def provenance() -> dict[str, Any]:
     """Where numbers come from; no names and no times."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
     return {
         "format": FORMAT,
         "precision": jnp.zeros(()).dtype.name,
         "platform": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
         "code_digest": code_digest(),
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **versions(*_PACKAGES)},
         "git_commit": _commit(),
     }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed, by name."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def binding(origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """What is followed, by names and numbers."""
 
 import math
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
 
-from goodteacher.experiments.followed import Followed, follow, told
+from goodteacher.experiments.commands.options import Estimator
+from goodteacher.experiments.followed import OPTIONS, Followed, follow, told
 from goodteacher.experiments.progress import Progress
 from goodteacher.experiments.reports.error_table import report as error_report
 from goodteacher.experiments.reports.simulation import AlongFlow, report
 from goodteacher.experiments.sweeps.dynamics import Flow, dynamics
-from goodteacher.sim.clocks import DynamicSampling, Gradient, Grpo, MaxRl, MeanSubtracted, Natural
+from goodteacher.sim.clocks import ColdStart, DynamicSampling, Gradient, Grpo, MaxRl, MeanSubtracted, Natural
 from goodteacher.sim.flow import hitting_time
 from goodteacher.sim.goals import reward_increase
 from goodteacher.sim.instance import Instance, Parameters
@@ -119,6 +122,35 @@ def test_errors_of_the_other_prompts():
     assert found["rewards"][1][11] == 0.5
     assert float(found["hitting_time"][0]) > 0
     assert found["shapley"][2] is not None
+
+
+def test_zero_is_given():
+    """As any number: what is not given is none."""
+    kinds: tuple[Any, ...] = (Followed, Flow)
+    for kind in kinds:
+        for epsilon in (0.0, 1e-3):
+            grpo = kind(estimator="grpo", preset="trl", epsilon=epsilon)
+            assert grpo.given["epsilon"] == epsilon
+            clock = grpo.clock()
+            assert isinstance(clock, Grpo)
+            np.testing.assert_allclose(clock.epsilon, epsilon)
+        cold = kind(estimator="cold_start", power=0.0).clock()
+        assert isinstance(cold, ColdStart)
+        assert cold.power == 0.0
+        with pytest.raises(ValueError, match="power does not apply to estimator grpo"):
+            kind(estimator="grpo", power=0.0)
+        with pytest.raises(ValueError, match="k is 0; give a number of at least 1"):
+            kind(estimator="pass_at_k", k=0)
+        with pytest.raises(ValueError, match="population is 'no'; give 1 or 0"):
+            kind(estimator="grpo", population="no")
+    assert Flow(estimator="grpo", preset="trl", epsilon=0.0).describe()["epsilon"] == 0.0
+    assert Flow(estimator="cold_start", power=0.0) != Flow(estimator="cold_start")
+    assert Followed("grpo", group=math.inf) == Followed("grpo")
+
+
+def test_the_command_line_has_all_that_may_be_given():
+    assert {field.name for field in fields(Estimator)} == {field.name for field in fields(Followed)}
+    assert {field.name for field in fields(Followed)} == {"estimator", *OPTIONS}
 
 
 def test_what_is_not_given_is_not_described():

@@ -1,5 +1,6 @@
 """The registry finds every experiment; figures are written whole, reproducibly, or not at all."""
 
+import importlib.metadata
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from goodteacher.experiments import gallery
 from goodteacher.experiments.datasets import table
-from goodteacher.experiments.experiment import Experiment, Swept
+from goodteacher.experiments.experiment import Experiment, Parted, Swept
 from goodteacher.experiments.registry import compute, find_experiment, find_experiments, save
 from goodteacher.experiments.sweeps import provenance
 from goodteacher.experiments.sweeps.specification import specify
@@ -167,6 +168,34 @@ def test_a_store_that_does_not_fit_is_never_drawn(tmp_path, monkeypatch):
     array.write_bytes(b"older")
     assert np.isfinite(compute(swept(4), tmp_path)["entropies"]["entropy"]).all()
     assert array.read_bytes() != b"older"
+
+
+def test_parts_of_other_versions_are_computed_anew(tmp_path, monkeypatch):
+    computed = []
+
+    def part(settings, name):
+        computed.append(name)
+        return {"x": np.arange(settings)}
+
+    def summary(parts, settings):
+        return {"one": xr.Dataset({"x": ("n", parts["one"]["x"])})}
+
+    run = Parted(lambda settings: ["one"], part, summary)
+    real = importlib.metadata.version
+    for package in ("jax", "numpy", "optax", "scipy", "scikit-learn"):
+        before = len(computed)
+        run.stored(3, tmp_path)
+        run.stored(3, tmp_path, renew=False)
+        assert len(computed) == before + 1
+        with monkeypatch.context() as changed:
+            other = {package: "0.0"}
+            changed.setattr(
+                importlib.metadata, "version", lambda name, other=other: other.get(name) or real(name)
+            )
+            with pytest.raises(StoreError, match="another version"):
+                run.stored(3, tmp_path, renew=False)
+            run.stored(3, tmp_path)
+        assert len(computed) == before + 2
 
 
 def test_a_damaged_store_is_mended(tmp_path):

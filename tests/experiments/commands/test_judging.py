@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from goodteacher import Status, sweep
 from goodteacher.experiments.commands.main import main
+from goodteacher.experiments.sweeps.dynamics import Ascent
 from goodteacher.sim.files import read_instance
 from goodteacher.sim.metrics import measure
 
@@ -161,18 +163,52 @@ def test_degenerate_prompts_stop_nothing(write, tmp_path, capsys):
     assert ascent["prompt_status"][1] == "never: nothing to gain"
 
     found = outcome("errors", file, tmp_path)
-    assert found["status"] == ["reached", "never: nothing to gain", "not reached by the horizon"]
+    assert found["status"] == ["reached", "never: nothing to gain", "never: no signal"]
     assert found["category"][1] == ["none"] * 3
     assert found["log10_time_ratio"][0][1] > 0
     assert "Prompt 1: the ground truth is the same" in capsys.readouterr().out
 
     found = outcome("metrics", file, tmp_path)
-    assert found["status"] == ["measured", "never: nothing to gain", "measured"]
+    assert found["status"] == ["finished", "never: nothing to gain", "finished"]
     assert found["prompts"]["pairwise"]["acc"] == [1.0, None, 0.0]
     assert found["mean"]["pairwise"]["acc"] == 0.5
     assert found["mean"]["one_vs_many"]["acc"] == 0.5
     assert found["prompts"]["on_policy_accuracy_where_truth_differs"] == [1.0, None, 0.0]
     assert found["mean"]["on_policy_accuracy_where_truth_differs"] == pytest.approx(0.5)
+
+
+def test_a_prompt_has_one_status_whatever_the_command(write, tmp_path):
+    """Under the flow and through ascent, of a share and of an increase, alone and in a sweep."""
+    truth = [[1.0, -0.5, -1.0], [0.3, 0.3, 0.3], [1.0, 0.0, 0.0], [1.0, 0.0, -1.0], [0.7, 0.0, 0.0]]
+    rewards = [[1.0, 0.2, -1.0], [1.0, -1.0, 0.0], [0.5, 0.5, 0.5], [-1.0, 0.5, 1.0], [1.0, 0.0, 0.0]]
+    policy = [[0.2, 0.5, 0.3]] * 4 + [[0.9, 0.05, 0.05]]
+    file = write(rewards=rewards, ground_truth_rewards=truth, initial_policy_probabilities=policy)
+    never = [f"never: {why}" for why in ("nothing to gain", "no signal", "at rest at an optimum")]
+    out = "never: out of reach"
+    for options, text, last in (
+        (["--goal", "0.5"], "share_time:0.5", "reached"),
+        (["--gamma", "0.3"], "increase_time:0.3", out),
+    ):
+        expected = ["reached", *never, last]
+        found = outcome("run", file, tmp_path, *options)
+        assert found["prompt_status"] == expected
+        assert outcome("errors", file, tmp_path, *options)["status"] == expected
+        data = sweep(f"file:{file}", {"rewards[0,0]": [1.0]}, [text], store=tmp_path / text)
+        name = text.partition(":")[0]
+        assert [Status(code).title for code in data[f"{name}_status"].values.ravel()] == expected
+        times = [math.inf if time is None else time for time in found["hitting_time"]]
+        np.testing.assert_allclose(data[name].values.ravel(), times)
+    ascent = ["--dynamics", "ascent", "--steps", "10", "--gamma", "0.3"]
+    single = outcome("run", file, tmp_path, *ascent)["prompt_status"]
+    data = sweep(
+        f"file:{file}",
+        {"rewards[0,0]": [1.0]},
+        ["increase_time:0.3"],
+        store=tmp_path / "ascent",
+        dynamics=Ascent(10),
+    )
+    assert [Status(code).title for code in data.increase_time_status.values.ravel()] == single
+    assert single[1::3] == [never[0], out]
 
 
 def test_a_relative_goal_is_a_share_of_what_is_possible(write, tmp_path):
@@ -292,7 +328,7 @@ def test_without_a_truth_what_needs_none_goes_on(without_truth, tmp_path, capsys
 
     found = outcome("metrics", without_truth, tmp_path)
     assert "There is no ground truth" in capsys.readouterr().out
-    assert found["status"] == ["no ground truth"] * 2
+    assert found["status"] == ["not known"] * 2
     assert found["best_outputs"] is None
     assert found["prompts"]["reward_variance"] == [3.5**2, 4.0]
     assert found["mean"]["reward_variance"] == (3.5**2 + 4.0) / 2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from goodteacher import hitting_time, itineraries
+from goodteacher.experiments.aims import share
 from goodteacher.experiments.explorer.outlook import effects, outlook
 from goodteacher.experiments.explorer.readings import effect_text, headline, readings, way
 from goodteacher.experiments.explorer.session import Shown, answer_data, controls_data, numbers_data, opened
@@ -29,7 +30,7 @@ def stalled():
 def test_it_is_what_the_commands_say():
     situation = drawn(1)
     found, instance = outlook(situation), situation.instance()
-    goal = simulation.share(instance, 0.9)
+    goal = share(instance, 0.9)
     said = error_kinds.effects(instance, goal)
     assert found.time == pytest.approx(said.time[0], rel=1e-9)
     assert found.level == pytest.approx(float(goal.level[0]))
@@ -72,7 +73,7 @@ def test_a_law_stands_beside_a_stall(stalled):
 def test_natural_has_its_law_and_its_closed_form():
     situation = replace(STALLED.with_number("start", 0, 1e-6), followed=Followed("natural"))
     found, instance = outlook(situation), situation.instance()
-    assert found.time == pytest.approx(float(hitting_time(instance, simulation.share(instance, 0.9)).time[0]))
+    assert found.time == pytest.approx(float(hitting_time(instance, share(instance, 0.9)).time[0]))
     assert found.law.time == pytest.approx(found.time, rel=0.05)
     assert math.isnan(found.bound)
     assert [stop.output for stop in found.held] == [1, 0]
@@ -107,6 +108,10 @@ def test_words(stalled):
     assert rows["hitting time"] == "16.7002"
     assert rows["on the truth"] == "33564.7"
     assert rows["Proposition 3"].startswith("≥ 1.66")
+    # An accuracy says over which pairs it is.
+    assert rows["Acc"] == "1"
+    assert {"on-policy accuracy", "uniform, where truth differs"} <= set(rows)
+    assert not {"accuracy", "uniform accuracy"} & set(rows)
     ratios = effects(TAUGHT, taught.time)
     assert effect_text(ratios[1], taught.kinds[1], True) == "beneficial: time × 0.000498"
     assert effect_text(ratios[0], taught.kinds[0], True) == ""

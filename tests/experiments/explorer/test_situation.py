@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goodteacher import Instance, LinearSoftmax, Regularizer, hitting_time
+from goodteacher.experiments.aims import share
 from goodteacher.experiments.explorer.edits import Page, after
 from goodteacher.experiments.explorer.situation import LEAST_PROBABILITY, MOST, Features, Situation
 from goodteacher.experiments.explorer.starting_points import PUBLISHED, drawn, published, read_problems
 from goodteacher.experiments.followed import Followed
 from goodteacher.experiments.instances import feature_similarity
-from goodteacher.experiments.reports.simulation import share
 from goodteacher.sim.files import write_instance
 from goodteacher.sim.policies import Tabular
 

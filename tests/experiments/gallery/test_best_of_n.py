@@ -1,7 +1,7 @@
 import numpy as np
 from test_figures import rises, run
 
-from goodteacher.experiments.gallery.best_of_n import MARKERS
+from goodteacher.experiments.gallery.best_of_n import KINDS
 
 
 def test_best_of_n():
@@ -20,7 +20,7 @@ def test_best_of_n():
     assert late[1] < flow[1, 0] + 0.01
 
     models = data["models"]
-    correlations = dict(zip(MARKERS, data["correlations"]["rank_correlation"].values, strict=True))
+    correlations = dict(zip(KINDS, data["correlations"]["rank_correlation"].values, strict=True))
     for by_samples, _ in correlations.values():
         assert by_samples[0] > 0.85
         assert abs(by_samples[1]) < 0.4

@@ -17,6 +17,7 @@ from goodteacher.experiments.commands import main as cli
 from goodteacher.experiments.sweeps import processes, runner
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.experiments.sweeps.store import Store, StoreError, join
+from goodteacher.experiments.workers import cores, workers
 
 SWEEP = ["random", "--axis", "seed=range:0:400", "--axis", "logit_scale=0.5,1", "--measure", "share_time:0.5"]
 
@@ -86,9 +87,10 @@ def test_chunks_do_not_depend_on_the_number_of_devices(tmp_path, compiled, alone
 
 def test_from_python_every_core_is_a_device_unless_one_says_otherwise(tmp_path):
     code = (
-        "import jax, os; from goodteacher.experiments.sweeps import sweep\n"
+        "import jax; from goodteacher.experiments.sweeps import sweep\n"
+        "from goodteacher.experiments.workers import cores\n"
         "sweep('random', {'seed': [1, 2]}, ['variance'], store='s')\n"
-        "print(jax.local_device_count(), len(os.sched_getaffinity(0)))"
+        "print(jax.local_device_count(), cores())"
     )
     unsaid = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     for said, expected in ({}, None), ({"JAX_NUM_CPU_DEVICES": "3"}, 3):
@@ -102,12 +104,15 @@ def test_from_python_every_core_is_a_device_unless_one_says_otherwise(tmp_path):
 
 
 def test_cores_are_counted_where_the_system_does_not_say_which_are_ours(monkeypatch):
-    assert processes.cores() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
+    assert cores() == 2
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert processes.cores() == 7
+    assert cores() == 7
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert processes.cores() == 1
+    assert cores() == 1
+    with workers(3) as each:  # none of them in another process
+        assert each is map
     counted: list[tuple[str, int]] = []
     unset = SimpleNamespace(
         values={"jax_num_cpu_devices": -1}, update=lambda name, value: counted.append((name, value))

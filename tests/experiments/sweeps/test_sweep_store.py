@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -227,6 +228,12 @@ def test_a_second_run_is_refused_and_a_dead_one_forgotten(tmp_path):
         runner.run(specification, store)
 
 
+def another_version(monkeypatch, package: str) -> None:
+    """As if another version of a package were installed."""
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0" if name == package else real(name))
+
+
 def test_another_sweep_is_refused_with_the_differences(tmp_path, monkeypatch):
     store = tmp_path / "s"
     small(store)
@@ -242,6 +249,11 @@ def test_another_sweep_is_refused_with_the_differences(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=r"jax is '.*' in the store and not given now"):
         small(store)
     monkeypatch.undo()
+    for package in ("jax", "jaxlib", "diffrax", "equinox", "optax", "numpy"):
+        another_version(monkeypatch, package)
+        with pytest.raises(StoreError, match=rf"{package} is '.*' in the store and '0\.0' now"):
+            small(store)
+        monkeypatch.undo()
     monkeypatch.setattr("goodteacher.experiments.sweeps.store.FORMAT", 3)
     with pytest.raises(StoreError, match="format 2, this program of 3"):
         small(store)
