@@ -40,10 +40,10 @@ def sweep(
         store: The folder of the results.
         axis: Values of a parameter: linspace:FIRST:LAST:COUNT, logspace:EXPONENT:EXPONENT:COUNT,
             range:FIRST:END, or a,b,c; once for each axis.
-        measure: hitting_time:LEVEL, increase_time:GAMMA, probability_time:OUTPUT:LEVEL; probability:OUTPUT,
-            expected_reward, ground_truth, variance, uniform_accuracy, on_policy_accuracy (both also with
-            _where_truth_differs behind), kl or entropy, of the initial policy, or with :TIME or :final of the
-            one then; once for each.
+        measure: hitting_time:LEVEL, increase_time:GAMMA, share_time:SHARE, probability_time:OUTPUT:LEVEL;
+            probability:OUTPUT, expected_reward, ground_truth, variance, uniform_accuracy, on_policy_accuracy
+            (both also with _where_truth_differs behind), kl or entropy, of the initial policy, or with :TIME
+            or :final of the one then; once for each.
         zip: Axes that vary together.
         set: Value of a parameter that is no axis.
         dynamics: flow (default), ascent, or an estimator: reinforce, baseline, rloo, grpo, grpo_unscaled.

@@ -46,7 +46,8 @@ def sweep(
 
     Args:
         builder: a name of :data:`goodteacher.experiments.sweeps.builders.BUILDERS`, ``file:PATH`` of an
-            instance file, or a function, see :func:`goodteacher.experiments.sweeps.builders.find_builder`.
+            instance file, ``rollouts:PATH``, or a function, see
+            :func:`goodteacher.experiments.sweeps.builders.find_builder`.
         axes: by parameter, values, an axis such as ``Logspace(-6, -1, 200)`` of
             :mod:`goodteacher.experiments.sweeps.axes`, or its text, ``logspace:-6:-1:200``.
         measures: such as ``hitting_time(0.95)`` of :mod:`goodteacher.experiments.sweeps.measures`, or their

@@ -25,6 +25,8 @@ from goodteacher.experiments.compilation import keep_compiled
 from goodteacher.experiments.experiment import Experiment, Swept
 from goodteacher.experiments.instances import TRAINED_ON, beneficial_errors
 from goodteacher.experiments.reports import simulation
+from goodteacher.experiments.sweeps.builders import BUILDERS
+from goodteacher.experiments.sweeps.measures import KINDS
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.sim.ascent import OPTIMIZERS
 from goodteacher.sim.files import read_instance
@@ -659,6 +661,18 @@ def test_help_tells_the_defaults_and_the_optimizers(capsys):
     for name in OPTIMIZERS:
         assert name in printed
     assert f"(default: {HORIZON:.0e})".replace("e+", "e") in printed
+
+
+def test_help_and_the_page_of_sweeps_name_all_there_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    printed, page = capsys.readouterr().out, (ROOT / "docs/howto/sweeps.md").read_text()
+    for builder in (*BUILDERS, "file:", "rollouts:"):
+        assert builder in printed
+        assert f"`{builder}" in page
+    for form in (kind.form.removesuffix("[:TIME]") for kind in KINDS.values()):
+        assert form.removesuffix("_where_truth_differs") in printed
+        assert f"`{form}`" in page
 
 
 def test_version(capsys):
