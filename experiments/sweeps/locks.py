@@ -1,6 +1,8 @@
 """Locks on a shared file system.
 
-The system's, which ends with the process, and a text for those who do not see that.
+The system's, which ends with the process, and a text for those who do not see that. Not those of filelock:
+its soft lock takes a process that was killed for alive until its parent has asked for it, so that the others
+of a sweep wait for ever, and its lock of the system says nothing to other machines and names no holder.
 """
 
 import contextlib
