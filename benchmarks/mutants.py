@@ -226,6 +226,7 @@ LINES = (
         "lines",
         "test_solved test_quadrature",
         ("_RAREST = -700.0", "_RAREST = -70.0"),
+        ("_TOGETHER = 1000 ", "_TOGETHER = 10000 "),
         ("closer = xp.abs(over_old) < xp.abs(over_new)", "closer = xp.abs(over_old) > xp.abs(over_new)"),
         ("_CLOSE = 1e-4", "_CLOSE = 1e-2"),
         ("bend = 0.5 * at.excess", "bend = 0.0 * at.excess"),

@@ -21,6 +21,8 @@ the problems last, and may be NumPy's (nothing is compiled) or JAX's. Goals are 
 :mod:`goodteacher.sim.sensitivities`, and :mod:`goodteacher.sim.solved` brings problems to this form.
 """
 
+import operator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -269,6 +271,7 @@ def gaps(of: Base, offset: Float[AnyArray, " n"]) -> Float[AnyArray, "outputs n"
 
 # The smallest x ----------------------------------------------------------------------
 
+_TOGETHER = 1000  # mantissas, of which each is below two
 _MANTISSA = np.uint64((1 << 52) - 1)
 _ONE = np.uint64(1023 << 52)
 _SHIFTED = np.uint64(0x433 << 52)  # 2^52, of which the last bits are an integer
@@ -277,7 +280,7 @@ _SHIFTED = np.uint64(0x433 << 52)  # 2^52, of which the last bits are an integer
 def product(values: Float[AnyArray, "outputs n"], powers: Float[AnyArray, "outputs n"] | None) -> Product:
     """The product over the outputs, of powers if they are given.
 
-    By mantissas and exponents if not: one logarithm, and no overflow.
+    By mantissas and exponents if not: one logarithm for so many outputs that it does not overflow.
     """
     xp = namespace(values)
     if powers is not None:
@@ -286,7 +289,9 @@ def product(values: Float[AnyArray, "outputs n"], powers: Float[AnyArray, "outpu
     bits = values.view(np.uint64)
     mantissa = ((bits & _MANTISSA) | _ONE).view(np.float64)
     exponent = ((bits >> np.uint64(52)) | _SHIFTED).view(np.float64)
-    return Product(xp.log(mantissa.prod(0)), (exponent - (2.0**52 + 1023.0)).sum(0))
+    parts = [mantissa[first : first + _TOGETHER] for first in range(0, len(mantissa), _TOGETHER)]
+    log = reduce(operator.add, [xp.log(part.prod(0)) for part in parts])
+    return Product(log, (exponent - (2.0**52 + 1023.0)).sum(0))
 
 
 def sums(gaps: Float[AnyArray, "outputs n"], of: Base, x: Float[AnyArray, " n"]) -> Sums:

@@ -133,6 +133,8 @@ def answer(data: xr.Dataset) -> str:
     if not can.any():
         return "Nothing can be learned from these prompts: the ground truth is the same on all draws of each."
     followed = int(np.isfinite(data["rank"].values).sum())
+    if followed == 0:
+        return "What becomes of this policy is not known under any reward: see what the draws cannot tell."
     if followed == 1:
         return f"{names[0]} is {verdict} teacher for this policy: it {said}."
     beats = _percent(float(best["beats_next"]))
@@ -187,22 +189,7 @@ def limits(data: xr.Dataset) -> list[str]:
                 f"{int(unseen.sum())} prompts showed no better output: it may have a probability of up to "
                 f"{digits(chance, 3)} (95 % confidence, the median of these prompts){later}."
             )
-        ends = {
-            str(name): float(data.tau.values[np.isfinite(row)].max(initial=-np.inf))
-            for name, row in zip(data.reward.values, data.truth_tilted.values, strict=True)
-            if np.isfinite(data["rank"].sel(reward=name))
-        }
-        first = min(ends, key=lambda name: ends[name])
-        if np.isinf(ends[first]):
-            said.append(
-                f"The median prompt has fewer than three draws ({first}): there is no frontier of truth "
-                "against KL."
-            )
-        elif ends[first] < float(data.tau[-1]):
-            said.append(
-                f"Beyond tau = {digits(ends[first], 3)} ({first}) a tilted policy rests on fewer than three "
-                "draws of the median prompt: the frontier of truth against KL ends there."
-            )
+        said += _frontier(data)
         if data.attrs["followed"] < int(np.isfinite(data.truth_at_start.values).sum()):
             said.append(
                 f"The way along training and its peak are of "
@@ -224,6 +211,27 @@ def limits(data: xr.Dataset) -> list[str]:
     return said
 
 
+def _frontier(data: xr.Dataset) -> list[str]:
+    """Where the frontier of truth against KL ends first."""
+    ends = {
+        str(name): float(data.tau.values[np.isfinite(row)].max(initial=-np.inf))
+        for name, row in zip(data.reward.values, data.truth_tilted.values, strict=True)
+        if np.isfinite(data["rank"].sel(reward=name))
+    }
+    if not ends:
+        return []
+    first = min(ends, key=lambda name: ends[name])
+    if np.isinf(ends[first]):
+        said = f"The median prompt has fewer than three draws ({first}): there is no frontier of truth"
+        return [f"{said} against KL."]
+    if ends[first] < float(data.tau[-1]):
+        return [
+            f"Beyond tau = {digits(ends[first], 3)} ({first}) a tilted policy rests on fewer than three "
+            "draws of the median prompt: the frontier of truth against KL ends there."
+        ]
+    return []
+
+
 def _not_followed(data: xr.Dataset) -> list[str]:
     said = []
     if "reward_not_followed" in data:
@@ -232,6 +240,12 @@ def _not_followed(data: xr.Dataset) -> list[str]:
     if "not_followed" in data:
         unknown = {x: str(why) for x, why in enumerate(data.not_followed.values) if why}
         said += told(unknown, [str(name) for name in data.prompt.values])
+    known = data.get("not_followed", xr.zeros_like(data.prompt, dtype=object)).values.astype(bool)
+    given = ~data.get("reward_not_followed", xr.zeros_like(data.reward, dtype=object)).values.astype(bool)
+    lost = (data.prompt_verdict.values[given] == Verdict.NOT_KNOWN).any(0) & ~known
+    if lost.any():
+        count = int(lost.sum())
+        said.append(f"{count} prompts are not known: the steps ran out, or rounding errors decide.")
     return said
 
 

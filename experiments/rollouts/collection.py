@@ -15,6 +15,7 @@ from goodteacher.sim.names import unknown
 from goodteacher.sim.validation import Numbers, as_array
 
 _MOST_CELLS = 1 << 20  # of a batch
+LARGEST = 1e140  # of which the squares of many can be added
 TOO_FEW, NO_PROMPT = "alone in its group", "has no prompt"
 
 # Tables of pandas, whose methods have no types.
@@ -238,6 +239,7 @@ class Rollouts:
         leave_out(NO_PROMPT, number < 0)
         for name, row in zip(rewards, values, strict=True):
             leave_out(f"{name} is not a number", ~np.isfinite(row))
+            leave_out(f"{name} is beyond {LARGEST:g}", np.abs(row) > LARGEST)
         leave_out(TOO_FEW, np.bincount(number[keep], minlength=len(prompts) + 1)[number] < 2)
         if not keep.any():
             raise ValueError(f"nothing usable: {losses.said()}; give at least two draws of a prompt")
@@ -303,6 +305,8 @@ class Rollouts:
                 raise unknown("reward", name, self.names)
             if not np.isfinite(weight):
                 raise ValueError(f"the weight of {name} is {weight}; give a finite number")
+        if not any(weights.values()):
+            raise ValueError("all weights are 0; give one that is not")
         total = sum(weight * self.rewards[self.names.index(name)] for name, weight in weights.items())
         name = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
         return replace(self, names=(*self.names, name), rewards=np.vstack([self.rewards, total]))
@@ -387,7 +391,7 @@ def within_prompts(number: Int[np.ndarray, " draws"]) -> Int[np.ndarray, " draws
 
 def label(value: Any, most: int = 80) -> str:
     """A text on one line, shortened."""
-    text = " ".join(str(value).split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from goodteacher.experiments.datasets import TIME, variable
-from goodteacher.experiments.rollouts.collection import Rollouts
+from goodteacher.experiments.rollouts.collection import LARGEST, Rollouts
 from goodteacher.experiments.rollouts.drawn import Drawn, best_of_numbers, drawn
 from goodteacher.experiments.rollouts.fates import (
     TAUS,
@@ -169,17 +169,14 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
     return data
 
 
-_LARGEST = 1e140  # of which the squares of many can be added
-
-
 def _check_sizes(rollouts: Rollouts) -> None:
     truth = {} if rollouts.truth is None else {"the ground truth": rollouts.truth}
     for name, values in {**dict(zip(rollouts.names, rollouts.rewards, strict=True)), **truth}.items():
         largest = float(np.nanmax(np.abs(values)))
-        if largest > _LARGEST:
+        if largest > LARGEST:
             raise ValueError(
                 f"{name} has a value of size {largest:g}, whose square is too large a number; give values of "
-                f"at most {_LARGEST:g}"
+                f"at most {LARGEST:g}"
             )
 
 

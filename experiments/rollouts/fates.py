@@ -335,6 +335,8 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
         at_last=at_last,
         share=goal,
     )
+    # The steps ran out, or rounding errors decide.
+    verdict = np.where(np.isnan(truth) | (np.isnan(time) & np.isnan(at_last)), Verdict.NOT_KNOWN, verdict)
     peak = np.where(verdict == Verdict.OVER_OPTIMISED, peak, np.nan)
     worse = np.where(its.truth < its.best[:, None], policy, -np.inf).argmax(1)[:, None]
     holding = np.take_along_axis(its.first, worse, 1)[:, 0]

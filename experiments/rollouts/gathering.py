@@ -274,6 +274,8 @@ class Gathered:
             for name in truths(list(seen))
             if its.truth is None and seen[name].other
         ]
+        if its.truth in its.rewards and not self._columns.rewards:
+            notes.append(f"{its.truth} is taken for the reward too: no other column is mostly of numbers.")
         rows = sum(file.rows for file in files)
         often = tuple(name for name in its.rewards if 2 * seen[name].finite > rows)
         if often and not self._columns.rewards:

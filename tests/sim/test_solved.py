@@ -24,6 +24,7 @@ from goodteacher.sim.goals import Goal, probability_level, reward_increase, rewa
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.sim.status import Status
+from goodteacher.theory.closed_forms import one_good_output_time
 
 REFERENCE = json.loads((Path(__file__).parent / "solved_times.json").read_text(encoding="utf-8"))["problems"]
 
@@ -300,3 +301,14 @@ def test_other_structures_are_integrated(instance):
     assert not is_solvable(instance)
     goal = Goal(instance.rewards, jnp.array([0.7]))
     assert not hitting_time(instance, goal).solved
+
+
+@pytest.mark.parametrize("outputs", [1_100, 2_500, 6_000])
+def test_thousands_of_outputs_overflow_nothing(outputs):
+    """Against the closed form; so many factors above one make a product beyond all numbers."""
+    start = np.full(outputs, (1.0 - 1e-3) / (outputs - 1))
+    start[0] = 1e-3
+    instance = Instance(np.eye(outputs)[0], start=start)
+    found = hitting_time(instance, probability_level(instance, 0, 0.9))
+    exact = one_good_output_time(1e-3, 0.9, 1.0, outputs)
+    assert float(found.time[0]) == pytest.approx(float(exact), rel=1e-9)

@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 from scipy.stats import kurtosis
 
 from goodteacher import Instance, Rollouts, diagnose, hitting_time, reward_increase
+from goodteacher.experiments.reports import teacher_answer
 from goodteacher.experiments.rollouts.diagnosis import ESTIMATED, GROUPS
 from goodteacher.experiments.rollouts.groups import extrapolated_spread
 from goodteacher.experiments.rollouts.outputs import outputs
@@ -93,6 +94,17 @@ def test_a_reward_that_cannot_be_followed_stops_no_other():
     scaled = {**asked, "estimator": MaxRl(), "scale": "policy"}
     with pytest.raises(ValueError, match=r"not negative \(rewards are on a scale: mean 0.*scale none leaves"):
         diagnose(Rollouts.from_arrays({"verifier": truth}, truth), **scaled)
+
+
+def test_what_did_not_converge_is_not_known(monkeypatch):
+    truth = np.tile([1.0, 0.0, 0.0, 0.0], (2, 1))
+    rollouts = Rollouts.from_arrays({"r": truth}, truth)
+    monkeypatch.setattr(GradientFlow, "times", lambda self, log_p, *_: np.full(len(log_p), np.nan))
+    monkeypatch.setattr(GradientFlow, "policies", lambda self, log_p, r, t: np.full((*t.shape, 4), np.nan))
+    found = diagnose(rollouts, scale="none", resamples=5, budget=5.0)
+    assert titles(found) == ["not known"] * 2
+    assert teacher_answer.answer(found).startswith("What becomes of this policy is not known")
+    assert any("rounding errors decide" in line for line in teacher_answer.limits(found))
 
 
 def test_groups_of_all_values_are_enumerated_of_the_outputs_that_there_are():
@@ -339,11 +351,12 @@ def test_rewards_of_any_size_have_intervals(size):
         np.testing.assert_allclose(sized[name], size**2 * plain[name], rtol=1e-6)
 
 
-def test_rewards_without_a_square_are_refused():
-    with pytest.raises(
-        ValueError, match=r"r has a value of size 1e\+200, whose square is too large a number"
-    ):
-        diagnose(Rollouts.from_arrays({"r": [[1.0, -1e200]]}))
+def test_rewards_without_a_square_are_left_out_and_such_truths_refused():
+    some = Rollouts.from_arrays({"r": [[1.0, 0.0, -1e200]]})
+    assert dict(some.skipped) == {"r is beyond 1e+140": 1}
+    assert np.isfinite(diagnose(some, resamples=5).within_variance).all()
+    with pytest.raises(ValueError, match=r"nothing usable: 1 x r is beyond 1e\+140"):
+        Rollouts.from_arrays({"r": [[1.0, -1e200]]})
     with pytest.raises(ValueError, match="the ground truth has a value of size"):
         diagnose(Rollouts.from_arrays({"r": [[1.0, 0.0]]}, [[0.0, 1e200]]))
 
