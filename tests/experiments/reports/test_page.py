@@ -128,6 +128,16 @@ def test_a_point_says_which_prompt_it_is(opened):
 
 
 @pytest.mark.browser
+def test_every_picture_stays_in_its_place(opened):
+    """The first is drawn before the page knows of a second one beside it."""
+    tab, complaints = opened
+    wide = "[...document.querySelectorAll('.charts figure')].map(of => [of.clientWidth, of.scrollWidth])"
+    for room, taken in tab.evaluate(wide):
+        assert taken <= room + 1
+    assert complaints == []
+
+
+@pytest.mark.browser
 def test_it_fits_a_phone_and_both_colour_schemes(opened):
     tab, complaints = opened
     tab.set_viewport_size({"width": 390, "height": 800})
