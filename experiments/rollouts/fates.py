@@ -320,7 +320,7 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
     best = np.vstack([its.start, truths]).argmax(0)
     # Unless it falls from the start, and what becomes of it was seen while it had not moved by much.
     ever = (best > 0) | estimator.rises(its.log_p, its.rewards, its.truth)
-    ever |= budget * _LOOKS[0] * _spread_of_rewards(its) > 0.1
+    ever |= budget * _LOOKS[0] * _spread_of_rewards(its) > 1.0
     falls = ever & (best < len(_LOOKS)) & (truth < its.start + increase)
     if falls.any():
         ends = budget * np.concatenate([[0.0], _LOOKS])
