@@ -12,7 +12,7 @@ from goodteacher.experiments.rollouts.collection import Rollouts
 from goodteacher.experiments.rollouts.outputs import Outputs, outputs
 from goodteacher.experiments.rollouts.scales import Unscaled
 from goodteacher.experiments.rollouts.teaching import BLOCK, Estimator
-from goodteacher.experiments.rollouts.verdicts import Verdict, moving, still
+from goodteacher.experiments.rollouts.verdicts import SLIGHT, Verdict, moving, still
 from goodteacher.sim import estimates
 
 TIMES = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 12)])  # along training, in budgets
@@ -322,10 +322,15 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
     ever = (best > 0) | estimator.rises(its.log_p, its.rewards, its.truth)
     ever |= budget * _LOOKS[0] * _spread_of_rewards(its) > 1.0
     falls = ever & (best < len(_LOOKS)) & (truth < its.start + increase)
-    if falls.any():
-        ends = budget * np.concatenate([[0.0], _LOOKS])
-        before, after = ends[np.maximum(best - 1, 0)][falls], ends[np.minimum(best + 1, len(_LOOKS))][falls]
-        peak[:, falls] = _peak(its, np.flatnonzero(falls), before, after, estimator)
+    rows, ends = np.flatnonzero(falls), budget * np.concatenate([[0.0], _LOOKS])
+    low, high = ends[np.maximum(best - 1, 0)][rows], ends[np.minimum(best + 1, len(_LOOKS))][rows]
+    for _ in range(_ZOOMS):
+        if not len(rows):
+            break
+        low, high, peak[:, rows] = _nearer(its, rows, low, high, estimator)
+        # The others are far from a peak that would count.
+        high_enough = peak[2, rows] - its.start[rows] > 0.5 * SLIGHT * (its.best - its.start)[rows]
+        rows, low, high = (of[high_enough] for of in (rows, low, high))
     verdict = moving(
         time,
         budget,
@@ -335,8 +340,6 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
         at_last=at_last,
         share=goal,
     )
-    # The steps ran out, or rounding errors decide.
-    verdict = np.where(np.isnan(truth) | (np.isnan(time) & np.isnan(at_last)), Verdict.NOT_KNOWN, verdict)
     peak = np.where(verdict == Verdict.OVER_OPTIMISED, peak, np.nan)
     worse = np.where(its.truth < its.best[:, None], policy, -np.inf).argmax(1)[:, None]
     holding = np.take_along_axis(its.first, worse, 1)[:, 0]
@@ -348,31 +351,27 @@ def _spread_of_rewards(its: _Prompts) -> np.ndarray:
     return np.ptp(np.where(np.isfinite(its.log_p), its.rewards, its.rewards[:, :1]), axis=1)
 
 
-def _peak(
+def _nearer(
     its: _Prompts, rows: np.ndarray, before: np.ndarray, after: np.ndarray, estimator: Estimator
-) -> np.ndarray:
-    """Times, divergences and values of the largest ground truth of some prompts, between two times."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between which times the ground truth of some prompts is largest, given times further apart.
+
+    Returns:
+        Both, and the time, divergence and ground truth at the best time that was looked at.
+    """
     # As many as there is a program for.
     filled = np.resize(rows, -(-len(rows) // BLOCK) * BLOCK if len(its.at) > BLOCK else len(its.at))
-    some, count = its.of(filled), len(rows)
+    some, each = its.of(filled), np.arange(len(filled))
     low, high = np.resize(before, len(filled)), np.resize(after, len(filled))
     unmoved = 1e-2 / np.maximum(_spread_of_rewards(some), 1.0)
     low = np.maximum(low, np.minimum(unmoved, 1e-2 * high))
-    each = np.arange(len(filled))
-
-    def looked(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Times between two, the policies at all but these, and which of them is best."""
-        grid = np.geomspace(low, high, len(_LOOKS) + 2, axis=1)
-        then = estimator.policies(some.log_p, some.rewards, grid[:, 1:-1])
-        return grid, then, _expected(then, some.truth[:, None]).argmax(1)
-
-    for _ in range(_ZOOMS - 1):
-        grid, _, best = looked(low, high)
-        low, high = grid[each, best], grid[each, best + 2]
-    grid, then, best = looked(low, high)
+    grid = np.geomspace(low, high, len(_LOOKS) + 2, axis=1)
+    then = estimator.policies(some.log_p, some.rewards, grid[:, 1:-1])
+    best = _expected(then, some.truth[:, None]).argmax(1)
     highest = then[each, best]
     found = np.stack([grid[each, best + 1], _divergence(highest, some.log_p), _expected(highest, some.truth)])
-    return found[:, :count]
+    count = len(rows)
+    return grid[each, best][:count], grid[each, best + 2][:count], found[:, :count]
 
 
 def _curves(

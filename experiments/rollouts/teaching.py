@@ -145,7 +145,10 @@ def _instances(log_p: Array, rewards: Array, truth: Array) -> Instance:
 
 
 def _by_blocks(solve: Any, log_p: Problems, rewards: Problems, truth: Problems, of: np.ndarray) -> np.ndarray:
-    """In blocks of few sizes, each of which is compiled once; the last problem fills them up."""
+    """In blocks of few sizes, side by side; the last problem fills them up.
+
+    Each size is compiled once: JAX lets a thread wait that needs what another one compiles.
+    """
 
     def solved(first: int) -> np.ndarray:
         rows = slice(first, first + BLOCK)
@@ -157,9 +160,8 @@ def _by_blocks(solve: Any, log_p: Problems, rewards: Problems, truth: Problems, 
 
     if len(log_p) == 0:
         return np.zeros(of.shape)
-    first = solved(0)  # which compiles, for all
     with ThreadPoolExecutor(cores()) as several:
-        return np.concatenate([first, *several.map(solved, range(BLOCK, len(log_p), BLOCK))])
+        return np.concatenate([*several.map(solved, range(0, len(log_p), BLOCK))])
 
 
 @dataclass(frozen=True)

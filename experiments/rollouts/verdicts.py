@@ -5,7 +5,7 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-_SLIGHT = 0.05  # of the possible increase: a rise or a fall that counts
+SLIGHT = 0.05  # of the possible increase: a rise or a fall that counts
 
 
 class Verdict(IntEnum):
@@ -19,7 +19,7 @@ class Verdict(IntEnum):
     MISLED = 5  # never reached: the reward prefers a worse output
     OVER_OPTIMISED = 6  # the ground truth rises, peaks within the budget and falls
     NO_TRUTH = 7  # nothing can be said without a ground truth
-    NOT_KNOWN = 8  # what the estimator does with the rewards is not known
+    NOT_KNOWN = 8  # the estimator has no mean for these rewards, or the flow did not converge
 
     @property
     def title(self) -> str:
@@ -58,18 +58,20 @@ def moving(
         time: when the goal is reached; ``inf`` if never, ``nan`` if not known.
         budget: the time that there is.
         increase: of the ground truth that the goal asks for.
-        at_budget: increase at the budget.
+        at_budget: increase at the budget; ``nan`` where that is not known.
         peak: largest increase up to the budget.
         at_last: increase at last; only where the time is not known does it count.
         share: which share of the possible increase the goal is.
     """
-    slight = _SLIGHT * increase / share
+    slight = SLIGHT * increase / share
     reached = time <= budget
     fallen = (peak > slight) & (at_budget < peak - slight) & (at_budget < increase - slight)
     never = np.where(np.isnan(time), at_last < increase, np.isinf(time))
     verdicts = np.where(never, Verdict.MISLED, Verdict.STALLS)
     verdicts = np.where(reached, Verdict.LEARNS, verdicts)
-    return np.where(fallen, Verdict.OVER_OPTIMISED, verdicts).astype(int)
+    verdicts = np.where(fallen, Verdict.OVER_OPTIMISED, verdicts)
+    unknown = np.isnan(at_budget) | (np.isnan(time) & np.isnan(at_last))
+    return np.where(unknown, Verdict.NOT_KNOWN, verdicts).astype(int)
 
 
 def still(
