@@ -62,8 +62,8 @@ def diagnose(
     from goodteacher.experiments.progress import Progress, interruptible
     from goodteacher.experiments.reports import teacher_answer
     from goodteacher.experiments.rollouts import diagnosis
-    from goodteacher.experiments.rollouts.formats import Columns
     from goodteacher.experiments.rollouts.intake import read_rollouts
+    from goodteacher.experiments.rollouts.layouts import Columns
     from goodteacher.sim.files import check_writable
 
     compile_quickly()

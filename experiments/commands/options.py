@@ -84,8 +84,8 @@ class InstanceFile:
             return Problem(read_instance(self.file, nearest=self.nearest), True)
 
         # pandas and what reads with it take long to import, and few need them.
-        from goodteacher.experiments.rollouts.formats import Columns
         from goodteacher.experiments.rollouts.intake import read_rollouts
+        from goodteacher.experiments.rollouts.layouts import Columns
         from goodteacher.experiments.rollouts.problems import as_instance
 
         named = () if self.reward is None else (self.reward,)

@@ -1,21 +1,15 @@
 """Formats in which programs write rollouts, recognised by their keys, and what each of their columns is.
 
 A format turns a record of its file into rows, one for each draw; what is of no format that is known is a
-table whose columns are guessed from their names, or told.
+table, see :mod:`goodteacher.experiments.rollouts.layouts`.
 """
 
 import json
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
-
-from goodteacher.experiments.rollouts.collection import Column, Frame, numbers, texts
-from goodteacher.sim.names import unknown
 
 Record = Mapping[str, Any]
 Rows = list[dict[str, Any] | str]  # a text says why a row is none
@@ -263,21 +257,6 @@ FORMATS = (
 
 TABLE = Format("table", frozenset())
 
-_PROMPTS = (
-    *("prompt", "prompt_id", "question", "question_id", "problem", "problem_id", "input", "query"),
-    *("instruction", "task_id", "group", "group_id", "example_id", "doc_id", "uid", "id"),
-)
-_TRUTHS = (
-    *("truth", "ground_truth", "ground_truth_reward", "gold", "gold_reward", "correct", "is_correct"),
-    *("verified", "acc"),
-)
-_NO_REWARDS = frozenset(
-    {*_PROMPTS, "step", "epoch", "index", "idx", "draw", "sample", "sample_id", "rollout", "rollout_id"}
-    | {"completion", "response", "output", "answer", "text", "solution", "author", "model", "seed"}
-    | {"length", "tokens", "num_tokens", "advantage", "advantages", "logprob", "log_prob", "temperature"}
-    | {"subset", "category", "timestamp", "unnamed: 0", "_ng_rollout_index"}
-)
-_NUMBERED = re.compile(r"(.+?)[_.]?(\d+)")
 _NO_OBJECT = "is not an object"
 
 
@@ -313,221 +292,6 @@ _BAD = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 def _why(format: Format, error: Exception) -> str:
     """What is wrong with a record, in words."""
     return str(error) if isinstance(error, ValueError) else f"is not as {format.name} writes it"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column is what; guessed where it is not said.
-
-    Attributes:
-        rewards: columns of rewards.
-        truth: that of the ground truth.
-        prompt: the one that says which prompt a row is of.
-        answer: the one that is equal for equal outputs.
-    """
-
-    rewards: tuple[str, ...] = ()
-    truth: str | None = None
-    prompt: str | None = None
-    answer: str | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What was recognised: the format, and which column was taken for what."""
-
-    format: Format
-    prompt: tuple[str, ...]
-    rewards: tuple[str, ...]
-    truth: str | None
-    answer: str | None
-
-    def described(self, rewards: Sequence[str]) -> dict[str, Any]:
-        """For the output file, with the names that rewards have."""
-        return {
-            "format": self.format.name,
-            "columns": {
-                "prompt": list(self.prompt),
-                "rewards": list(rewards),
-                "truth": self.truth,
-                "answer": self.answer,
-            },
-        }
-
-
-def prompt_columns(format: Format, have: Sequence[str], columns: Columns) -> tuple[str, ...]:
-    """The columns of a file that say which prompt a row is of.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    if columns.prompt is not None:
-        if columns.prompt not in have:
-            raise unknown("column", columns.prompt, have)
-        return (columns.prompt,)
-    known = _named(_PROMPTS, have)[:1] if format is TABLE else format.prompt
-    found = tuple(name for name in known if name in have)
-    if not found:
-        listed = ", ".join(have)
-        raise ValueError(
-            f"no column says which prompt a row is of; name it as the prompt: the columns are {listed}"
-        )
-    return found
-
-
-def truths(have: Sequence[str]) -> tuple[str, ...]:
-    """Columns that are named as a ground truth is."""
-    return _named(_TRUTHS, have)
-
-
-def candidates(format: Format, have: Sequence[str], columns: Columns) -> list[str]:
-    """Columns that may turn out to be rewards or the truth."""
-    truth = {columns.truth} if columns.truth is not None else {format.truth, *truths(have)}
-    rewards = columns.rewards or format.rewards or [name for name in have if name.lower() not in _NO_REWARDS]
-    return [name for name in have if name in truth or name in rewards]
-
-
-def layout(
-    format: Format, prompt: tuple[str, ...], have: Sequence[str], numeric: Collection[str], columns: Columns
-) -> Layout:
-    """What the columns are.
-
-    Args:
-        format: of all of it.
-        prompt: the columns that say which prompt a row is of.
-        have: all columns.
-        numeric: those of which most is numbers.
-        columns: what is said of them.
-
-    Raises:
-        ValueError: for a column that there is not, or if no reward is recognised.
-    """
-    for name in (*columns.rewards, *filter(None, (columns.truth, columns.answer))):
-        if name not in have:
-            raise unknown("column", name, have)
-    answer = columns.answer or (format.answer if format.answer in have else None)
-    truth = columns.truth or (format.truth if format.truth in have else None)
-    if truth is None:
-        taken = {*prompt, answer, *columns.rewards}
-        truth = next((name for name in truths(have) if name in numeric and name not in taken), None)
-    taken = {*prompt, answer, truth}
-    rewards = (
-        columns.rewards
-        or tuple(name for name in format.rewards if name in have)
-        or tuple(
-            name for name in have if name in numeric and name not in taken and name.lower() not in _NO_REWARDS
-        )
-        or tuple(filter(None, [truth]))
-    )
-    if not rewards:
-        listed = ", ".join(have)
-        raise ValueError(
-            f"no column of numbers is left to be a reward; name it as the reward: the columns are {listed}"
-        )
-    return Layout(format, prompt, rewards, truth, answer)
-
-
-def _named(names: Sequence[str], have: Sequence[str]) -> tuple[str, ...]:
-    """Those of some names that there are, whatever their case."""
-    lower = {name.lower(): name for name in reversed(have)}
-    return tuple(lower[name] for name in names if name in lower)
-
-
-def _is_numeric(column: Column) -> bool:
-    """Whether most of it is numbers, and some of it."""
-    given = column.dropna()
-    if given.empty or given.map(lambda value: isinstance(value, list | dict | np.ndarray)).any():
-        return False
-    return bool(np.isfinite(numbers(given)).mean() > 0.5)
-
-
-def lengthening(frame: Frame, source: str) -> Callable[[Frame], Frame]:
-    """How a table gets a row for each draw, as its first rows have it: what it makes of these and all others.
-
-    A table has a row for each prompt if it has lists of values, or numbered columns such as ``score_1`` to
-    ``score_8`` while few prompts have several rows. Any other stays as it is. Rows keep their index.
-
-    Args:
-        frame: the first rows.
-        source: of which rows that name no prompt are prompts.
-    """
-    if lists := _lists_of_draws(frame):
-        return partial(_from_lists, lists)
-    prompts = _named(_PROMPTS, list(frame.columns))
-    if prompts and _most_repeat(frame[prompts[0]]):
-        return lambda longer: longer
-    families: dict[str, list[tuple[int, str]]] = {}
-    for name in frame.columns:
-        if found := _NUMBERED.fullmatch(name):
-            families.setdefault(found[1].rstrip("_."), []).append((int(found[2]), name))
-    families = {family: sorted(of) for family, of in families.items() if len(of) > 1}
-    if not any(_is_numeric(frame[of[0][1]]) for of in families.values()):
-        return lambda longer: longer
-    numbered: dict[int, dict[str, str]] = {}
-    for family, of in families.items():
-        for number, name in of:
-            numbered.setdefault(number, {})[name] = family
-    return partial(_from_numbered, numbered, None if prompts else source)
-
-
-def _lists_of_draws(frame: Frame) -> list[str]:
-    """Columns that mostly are lists, of the length of the first one that has numbers."""
-    lists = [
-        name
-        for name in frame.columns
-        if frame[name].dtype == object
-        and name.lower() not in _PROMPTS
-        and frame[name].dropna().map(_is_list).mean() > 0.5
-    ]
-    numeric = [name for name in lists if frame[name].map(_holds_numbers).any()]
-    if not numeric:
-        return []
-    lengths = {name: frame[name].map(_length) for name in lists}
-    length = lengths[numeric[0]]
-    return [name for name, of in lengths.items() if (of == length)[(of > 0) & (length > 0)].mean() > 0.5]
-
-
-def _from_lists(lists: Sequence[str], frame: Frame) -> Frame:
-    """As many rows as the longest list has; of a shorter one it is not known which draws it is of."""
-    cells = frame.reindex(columns=lists)
-    count = cells.map(_length).max(axis=1).clip(lower=1)
-    whole = {
-        name: [
-            list(value) if _length(value) == n else [np.nan] * n
-            for value, n in zip(cells[name], count, strict=True)
-        ]
-        for name in lists
-    }
-    return frame.assign(**whole).explode(list(lists))
-
-
-def _from_numbered(numbered: Mapping[int, Mapping[str, str]], source: str | None, frame: Frame) -> Frame:
-    if source is not None:
-        frame = frame.assign(prompt=[f"row {place} of {source}" for place in frame.index])
-    # A column with the name of a family, such as the mean of its scores, is not of the draws.
-    members = {name for of in numbered.values() for pair in of.items() for name in pair}
-    rest = [name for name in frame.columns if name not in members]
-    parts = [frame.reindex(columns=[*rest, *of]).rename(columns=of) for _, of in sorted(numbered.items())]
-    return pd.concat(parts)
-
-
-def _most_repeat(column: Column) -> bool:
-    """Whether most values stand in several rows."""
-    code, levels = texts(column)
-    several = np.bincount(code[code >= 0], minlength=len(levels)) > 1
-    return 2 * int(several.sum()) > len(levels)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | np.ndarray)
-
-
-def _length(value: Any) -> int:
-    return len(value) if _is_list(value) else 0
-
-
-def _holds_numbers(value: Any) -> bool:
-    return _length(value) > 1 and all(isinstance(each, int | float | np.number) for each in value)
 
 
 def parsed(text: str) -> Record:

@@ -25,10 +25,9 @@ from goodteacher.experiments.rollouts.collection import (
     numbers,
     texts,
 )
-from goodteacher.experiments.rollouts.formats import (
-    TABLE,
+from goodteacher.experiments.rollouts.formats import TABLE, Format
+from goodteacher.experiments.rollouts.layouts import (
     Columns,
-    Format,
     Layout,
     candidates,
     layout,

@@ -19,15 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodteacher.experiments.rollouts.collection import Frame, Losses, Rollouts
-from goodteacher.experiments.rollouts.formats import (
-    TABLE,
-    Columns,
-    lengthening,
-    parsed,
-    recognise,
-    rows_of,
-)
+from goodteacher.experiments.rollouts.formats import TABLE, parsed, recognise, rows_of
 from goodteacher.experiments.rollouts.gathering import Gathered, Part, Source
+from goodteacher.experiments.rollouts.layouts import Columns
+from goodteacher.experiments.rollouts.wide_tables import lengthening
 
 _ROWS = 20_000  # of a part
 _SEEN = 200  # records, among which one tells the format

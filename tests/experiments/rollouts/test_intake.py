@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from goodteacher.experiments.rollouts.collection import TOO_FEW, Rollouts
-from goodteacher.experiments.rollouts.formats import FORMATS, Columns, recognise
+from goodteacher.experiments.rollouts.formats import FORMATS, recognise
 from goodteacher.experiments.rollouts.gathering import LEFT_OUT
 from goodteacher.experiments.rollouts.intake import read_rollouts
+from goodteacher.experiments.rollouts.layouts import Columns
 from goodteacher.sim.files import is_instance_file
 
 
