@@ -6,6 +6,7 @@ import platform
 import jax
 
 from benchmarks import (
+    accelerator,
     accuracy,
     ascent,
     clocks,
@@ -21,6 +22,6 @@ print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores")
 print(f"JAX {jax.__version__}, Python {platform.python_version()}")
 for benchmark in (
     *(accuracy, ascent, hitting_times, clocks, commands),
-    *(miniature_runs, exploring, sampling, sweeps),
+    *(miniature_runs, exploring, sampling, sweeps, accelerator),
 ):
     benchmark.main()

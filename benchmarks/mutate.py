@@ -379,6 +379,7 @@ def kept() -> dict[str, Any]:
 def main(minutes: float = MINUTES) -> int:
     """Runs for about so many minutes, prints what is known by then; 1 if a mutant survives unexplained."""
     keep_compiled()
+    _KEPT.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60.0 * minutes
     results = kept()
 

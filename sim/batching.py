@@ -12,7 +12,7 @@ from goodteacher.sim.clocks import Enumerated
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.policies import Tabular
-from goodteacher.sim.validation import AnyArray, is_concrete, namespace
+from goodteacher.sim.validation import AnyArray, beside, is_concrete, namespace
 
 _LARGE = 1 << 12  # problems, up to which their number is filled up to a power of two
 _FEW = 8, 64, 512  # to which fewer problems are filled up: compiling takes longer than computing
@@ -57,7 +57,7 @@ def filled(run: Callable[..., Any], instances: Instance, goals: Goal | None, tim
     found = run(instances, goals, times)
 
     def wanted(leaf: Any) -> Any:
-        within = np.asarray(leaf)[:count]
+        within = beside(leaf).asarray(leaf)[:count]
         return jax.device_put(within[..., :outputs] if within.ndim >= 3 else within)
 
     return jax.tree.map(wanted, found)
@@ -106,5 +106,7 @@ def _power(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _extended(leaf: Any, size: int) -> Any:
-    return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), size - len(leaf), axis=0)])
+def _extended(leaf: AnyArray, size: int) -> AnyArray:
+    xp = beside(leaf)
+    whole = xp.asarray(leaf)
+    return xp.concatenate([whole, xp.repeat(whole[-1:], size - len(whole), axis=0)])

@@ -26,6 +26,7 @@ from goodteacher.sim.validation import (
     AnyArray,
     Numbers,
     as_array,
+    beside,
     is_concrete,
     namespace,
     strongly_typed,
@@ -220,8 +221,10 @@ _FEW = 1 << 12  # outputs of all prompts of all problems, up to which NumPy is d
 
 def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
     found = _solve_times(instances, goals, horizons)
-    if is_concrete(found.status) and not (np.asarray(found.status) == Status.NOT_REACHED).any():
-        return found
+    if is_concrete(found.status):
+        status = beside(found.status).asarray(found.status)
+        if not (status == Status.NOT_REACHED).any():
+            return found
     late = _look(instances, horizons[:, None])[:, 0]
     there = _where_late(found.status, late, found.log_probabilities)
     return eqx.tree_at(lambda f: f.log_probabilities, found, there)
@@ -234,7 +237,7 @@ def _solve_times(instances: Instance, goals: Goal, horizons: AnyArray) -> Hittin
         return _as_solved(_plain(natural.hitting_times, (instances, goals, horizons)), horizons)
     trained = bool(
         is_concrete(goals.values, instances.rewards)
-        and np.array_equal(np.asarray(goals.values), np.asarray(instances.rewards))
+        and beside(goals.values, instances.rewards).array_equal(goals.values, instances.rewards)
     )
     if _few(instances, goals, horizons):
         found = _plain(solved.hitting_times, (instances, goals, horizons), sharing(instances), trained)

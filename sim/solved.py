@@ -37,7 +37,8 @@ from goodteacher.sim.shortcut import shortcut
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import AnyArray, namespace
 
-_BLOCK = 256  # problems side by side: what a core's nearest memory holds
+_BLOCK = 256  # problems side by side on a processor: what a core's nearest memory holds
+_WIDE_BLOCK = 1 << 17  # on an accelerator, which is busy with no fewer
 _SHORTCUTS = (24, 96)  # nodes of the rules that are tried first where problems are many
 
 
@@ -140,16 +141,24 @@ def _has_clock(flow: Lines) -> AnyArray:
     return ~namespace(flow.logits).isnan(rate_of_time(flow, initial(flow)))
 
 
+def _block(count: int) -> int:
+    """How many of so many problems go side by side."""
+    if jax.default_backend() == "cpu":
+        return _BLOCK
+    return min(max(_BLOCK, 1 << (count - 1).bit_length()), _WIDE_BLOCK)
+
+
 def _by_blocks(xp: ModuleType, of: Callable[..., Any], *problems: Any) -> Any:
     """A function of prompts, of so many at a time."""
     count = jax.tree.leaves(problems)[-1].shape[-1]
-    if count <= _BLOCK or xp is np:
+    block = _block(count)
+    if count <= block or xp is np:
         return of(*problems)
-    blocks = -(-count // _BLOCK)
+    blocks = -(-count // block)
 
     def split(leaf: AnyArray) -> AnyArray:
-        pad = [(0, 0)] * (leaf.ndim - 1) + [(0, blocks * _BLOCK - count)]
-        return jnp.moveaxis(jnp.pad(leaf, pad, mode="edge").reshape(*leaf.shape[:-1], blocks, _BLOCK), -2, 0)
+        pad = [(0, 0)] * (leaf.ndim - 1) + [(0, blocks * block - count)]
+        return jnp.moveaxis(jnp.pad(leaf, pad, mode="edge").reshape(*leaf.shape[:-1], blocks, block), -2, 0)
 
     def join(leaf: AnyArray) -> AnyArray:
         return jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :count]
@@ -233,17 +242,18 @@ def _tried_again(
 ) -> tuple[_Spot, AnyArray]:
     """Tries another method where the spots are not certain, for so many problems at a time."""
     count, left = certain.size, (~certain).sum()
-    order = jnp.pad(jnp.argsort(certain, stable=True), (0, -count % _BLOCK))
+    block = _block(count)
+    order = jnp.pad(jnp.argsort(certain, stable=True), (0, -count % block))
 
     def go(carry: tuple[AnyArray, _Spot, AnyArray]) -> tuple[AnyArray, _Spot, AnyArray]:
         done, *known = carry
-        chosen = jax.lax.dynamic_slice(order, (done,), (_BLOCK,))
+        chosen = jax.lax.dynamic_slice(order, (done,), (block,))
         new = method(jax.tree.map(lambda leaf: leaf[..., chosen], problems))
-        where = jnp.where(done + jnp.arange(_BLOCK) < left, chosen, count)
+        where = jnp.where(done + jnp.arange(block) < left, chosen, count)
         spots, certain = jax.tree.map(
             lambda old, of: old.at[..., where].set(of, mode="drop"), tuple(known), new
         )
-        return done + _BLOCK, spots, certain
+        return done + block, spots, certain
 
     return jax.lax.while_loop(lambda carry: carry[0] < left, go, (jnp.zeros((), int), spots, certain))[1:]
 

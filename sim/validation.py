@@ -28,6 +28,12 @@ def namespace(*values: Any) -> ModuleType:
     return np if is_concrete(*values) else jnp
 
 
+def beside(*values: AnyArray) -> ModuleType:
+    """What computes at once with concrete arrays where they are: NumPy, unless one is on an accelerator."""
+    arrays = [value for value in values if isinstance(value, jax.Array)]
+    return np if all(device.platform == "cpu" for of in arrays for device in of.devices()) else jnp
+
+
 def strongly_typed(tree: Any) -> Any:
     """Without weak types (of what Python's numbers went into): they would compile everything anew."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), tree)
