@@ -149,39 +149,10 @@ def _lines(data: xr.Dataset, x: Any, y: str, *, markers: bool = False) -> go.Fig
 
 
 def _charts(data: xr.Dataset) -> list[_Chart]:
-    charts = []
-    if "truth_along" in data:
-        followed, budget = data.attrs["followed"], data.attrs["budget"]
-        figure = _lines(data.isel(time=slice(1, None)), data.time.values[1:] * budget, "truth_along")
-        said = (
-            f"Expected ground truth along training ({data.attrs['estimator']}), mean over {followed} prompts."
-        )
-        charts.append(_chart(figure, "time", "ground truth", said, log=True))
-        figure = _lines(data, "kl_along", "truth_along", markers=True)
-        for i, name in enumerate(teacher_answer.ranked(data)):
-            if (peak := teacher_answer.peak(data.sel(reward=name))) is None:
-                continue
-            mark = {"symbol": "star", "size": 13, "color": _COLORS[i % len(_COLORS)]}
-            figure.add_scatter(
-                x=[peak["kl"]],
-                y=[peak["truth"]],
-                mode="markers",
-                marker=mark,
-                name=f"peak of {_escaped(name)}",
-                showlegend=False,
-            )
-        said = (
-            "The same against the divergence from the initial policy; stars mark peaks, after which it falls."
-        )
-        charts.append(_chart(figure, "KL (nat)", "ground truth", said))
-        figure = _lines(data, "kl_tilted", "truth_tilted")
-        said = (
-            "The frontier of truth against KL: policies in proportion to exp(tau r), the optima of training "
-            "with a KL penalty. It ends where a policy would rest on fewer than three draws."
-        )
-        charts.append(_chart(figure, "KL (nat)", "ground truth", said))
-        figure = _lines(data, "best_of", "truth_of_best_of", markers=True)
+    charts = _along(data) if data.attrs["followed"] else []
+    if "truth_at_start" in data:
         said = "Ground truth of the best of N draws by each reward, estimated without bias."
+        figure = _lines(data, "best_of", "truth_of_best_of", markers=True)
         charts.append(_chart(figure, "N", "ground truth", said, log=True))
         charts.append(_points(data))
     flat = data.assign(flat_groups=1.0 - data.share_with_spread)
@@ -192,6 +163,52 @@ def _charts(data: xr.Dataset) -> list[_Chart]:
         )
     )
     return charts
+
+
+def _along(data: xr.Dataset) -> list[_Chart]:
+    """What becomes of the ground truth, or without one of the reward that is trained on."""
+    of, name = ("truth", "ground truth") if "truth_along" in data else ("reward", "scaled reward")
+    followed, budget = data.attrs["followed"], data.attrs["budget"]
+    figure = _lines(data.isel(time=slice(1, None)), data.time.values[1:] * budget, f"{of}_along")
+    said = f"Expected {name} along training ({data.attrs['estimator']}), mean over {followed} prompts."
+    charts = [_chart(figure, "time", name, said, log=True)]
+    figure = _lines(data, "kl_along", f"{of}_along", markers=True)
+    for i, reward in enumerate(teacher_answer.ranked(data)):
+        if (peak := teacher_answer.peak(data.sel(reward=reward))) is None:
+            continue
+        mark = {"symbol": "star", "size": 13, "color": _COLORS[i % len(_COLORS)]}
+        figure.add_scatter(
+            x=[peak["kl"]],
+            y=[peak["truth"]],
+            mode="markers",
+            marker=mark,
+            name=f"peak of {_escaped(reward)}",
+            showlegend=False,
+        )
+    said = "The same against the divergence from the initial policy"
+    stars = "; stars mark peaks, after which it falls" if of == "truth" else ""
+    charts.append(_chart(figure, "KL (nat)", name, f"{said}{stars}."))
+    figure = _lines(data, "kl_tilted", f"{of}_tilted")
+    said = (
+        f"The frontier of {of} against KL: policies in proportion to exp(tau r), the optima of training "
+        "with a KL penalty. It ends where a policy would rest on fewer than three draws."
+    )
+    charts.append(_chart(figure, "KL (nat)", name, said))
+    spread = data.isel(time=slice(1, None))
+    charts.append(_spread(spread.assign_coords(time=spread.time * budget)))
+    return charts
+
+
+def _spread(data: xr.Dataset) -> _Chart:
+    """Of the best reward, for every size of group."""
+    name = teacher_answer.ranked(data)[0]
+    figure = go.Figure()
+    for i, group in enumerate(data.group.values):
+        along = data.spread_along.sel(reward=name, group=group).values
+        line = {"color": _COLORS[i % len(_COLORS)]}
+        figure.add_scatter(x=data.time.values, y=along, name=f"G = {int(group)}", mode="lines", line=line)
+    said = f"Share of groups with spread along training under {name}, of the model policy."
+    return _chart(figure, "time", "groups with spread", said, log=True)
 
 
 def _points(data: xr.Dataset) -> _Chart:
@@ -236,7 +253,13 @@ def _methods(data: xr.Dataset) -> list[str]:
         "rewards are compared on the same resamples.",
     ]
     if "truth_at_start" not in data:
-        return drawn
+        followed = (
+            f"Policies follow the {about['estimator']} of a model policy whose outputs are the distinct "
+            "draws of a prompt, with their shares as probabilities. Without a ground truth the budget is "
+            f"{about['budget']:.3g}: what was given, or ten times the median time in which a prompt gains "
+            f"{about['goal']:g} of what the reward could still give it."
+        )
+        return [*drawn, followed] if about["followed"] else drawn
     return [
         *drawn,
         f"Verdicts follow the {about['estimator']} of a model policy whose outputs are the distinct draws of "

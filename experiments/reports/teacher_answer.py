@@ -189,15 +189,15 @@ def limits(data: xr.Dataset) -> list[str]:
                 f"{int(unseen.sum())} prompts showed no better output: it may have a probability of up to "
                 f"{digits(chance, 3)} (95 % confidence, the median of these prompts){later}."
             )
-        said += _frontier(data)
-        if data.attrs["followed"] < int(np.isfinite(data.truth_at_start.values).sum()):
-            said.append(
-                f"The way along training and its peak are of "
-                f"{data.attrs['followed']} prompts drawn at random."
-            )
-        said.append("Times are of the model policy of what was drawn, not updates of a large network.")
+        could = int(np.isfinite(data.truth_at_start.values).sum())
     else:
-        said.append("Without a ground truth nothing is followed: goal, budget and estimator play no part.")
+        said.append("Without a ground truth it is not known what a reward teaches: only how far it leads.")
+        could = data.sizes["prompt"]
+    if data.attrs["followed"]:
+        said += _frontier(data)
+        if data.attrs["followed"] < could:
+            said.append(f"The way along training is of {data.attrs['followed']} prompts drawn at random.")
+        said.append("Times are of the model policy of what was drawn, not updates of a large network.")
     guessed = [
         int(g)
         for g, of in zip(data.group.values, data.share_is_extrapolated.values.T, strict=True)
@@ -215,19 +215,20 @@ def _frontier(data: xr.Dataset) -> list[str]:
     """Where the frontier of truth against KL ends first."""
     ends = {
         str(name): float(data.tau.values[np.isfinite(row)].max(initial=-np.inf))
-        for name, row in zip(data.reward.values, data.truth_tilted.values, strict=True)
-        if np.isfinite(data["rank"].sel(reward=name))
+        for name, row, along in zip(
+            data.reward.values, data.kl_tilted.values, data.kl_along.values, strict=True
+        )
+        if np.isfinite(along).any()
     }
-    if not ends:
-        return []
     first = min(ends, key=lambda name: ends[name])
+    of = "truth" if "truth_tilted" in data else "reward"
     if np.isinf(ends[first]):
-        said = f"The median prompt has fewer than three draws ({first}): there is no frontier of truth"
+        said = f"The median prompt has fewer than three draws ({first}): there is no frontier of {of}"
         return [f"{said} against KL."]
     if ends[first] < float(data.tau[-1]):
         return [
             f"Beyond tau = {digits(ends[first], 3)} ({first}) a tilted policy rests on fewer than three "
-            "draws of the median prompt: the frontier of truth against KL ends there."
+            f"draws of the median prompt: the frontier of {of} against KL ends there."
         ]
     return []
 
@@ -260,6 +261,8 @@ def rewards_table(data: xr.Dataset) -> Table:
     if truth:
         headers = ["rank", "beats next", "ground truth at budget", *headers, "covariance", "accuracy"]
         headers += ["where truth differs", "harm-aware", "median time", "on truth", "peak at KL"]
+    elif "reward_along" in data:
+        headers += ["reward at the start", f"at time {digits(data.attrs['budget'], 3)}", "KL then"]
     rows = numbers_table("reward", *headers)
     for name in ranked(data):
         of = data.sel(reward=name)
@@ -279,6 +282,11 @@ def rewards_table(data: xr.Dataset) -> Table:
                 _time(_median(of, "hitting_time_on_truth")),
                 "-" if highest is None else digits(highest["kl"], 3),
             ]
+        elif "reward_along" in data:
+            along = of.reward_along.values
+            start = 0.0 if abs(along[0]) < _ROUNDING * np.ptp(along) else along[0]
+            ends = start, along[-1], of.kl_along.values[-1]
+            cells += ["-" if np.isnan(end) else digits(float(end), 3) for end in ends]
         rows.add_row(name, *cells)
     return rows
 

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,10 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from goodteacher.experiments.datasets import TIME, variable
+from goodteacher.experiments.rollouts.along import TAUS, TIMES, Curves, Tell, alone
 from goodteacher.experiments.rollouts.collection import LARGEST, Rollouts
 from goodteacher.experiments.rollouts.drawn import Drawn, best_of_numbers, drawn
-from goodteacher.experiments.rollouts.fates import (
-    TAUS,
-    TIMES,
-    Objections,
-    Taught,
-    Tell,
-    objections,
-    teach,
-    with_others,
-)
+from goodteacher.experiments.rollouts.fates import Objections, Taught, objections, teach, with_others
 from goodteacher.experiments.rollouts.groups import extrapolated_spread
 from goodteacher.experiments.rollouts.resampling import (
     Interval,
@@ -34,7 +26,7 @@ from goodteacher.experiments.rollouts.resampling import (
     resample,
 )
 from goodteacher.experiments.rollouts.scales import Unscaled, find_scale
-from goodteacher.experiments.rollouts.teaching import find_estimator
+from goodteacher.experiments.rollouts.teaching import Estimator, find_estimator
 from goodteacher.experiments.rollouts.verdicts import Verdict
 from goodteacher.sim import estimates
 
@@ -64,7 +56,8 @@ class Asked:
             clock, such as ``Grpo(8)``; or a value as
             :class:`goodteacher.experiments.rollouts.teaching.Estimator`.
         goal: the share of the possible increase of the ground truth that is to be reached.
-        budget: the time that there is; ten times the median time on the ground truth if not given.
+        budget: the time that there is; ten times the median time on the ground truth if not given, or on the
+            rewards themselves if there is none.
         groups: sizes.
         resamples: of the bootstrap.
         seed: of all random numbers.
@@ -112,10 +105,11 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
 
     Returns:
         A dataset with dimensions ``reward``, ``prompt``, ``group``, ``verdict``, ``time`` (in budgets),
-        ``tau`` and ``best_of``; what needs a ground truth is ``nan`` without one. What is :data:`ESTIMATED`
-        over the data set has ``_low`` and ``_high`` beside it, the ends of its 95 % interval. ``rank`` counts
-        from 1, and ``beats_next`` is the probability that a reward teaches better than the one below it:
-        that it brings the ground truth higher by the budget. Every variable has ``long_name`` and ``units``.
+        ``tau`` and ``best_of``; what needs a ground truth is ``nan``, or missing, without one. What is
+        :data:`ESTIMATED` over the data set has ``_low`` and ``_high`` beside it, the ends of its 95 %
+        interval. ``rank`` counts from 1, and ``beats_next`` is the probability that a reward teaches better
+        than the one below it: that it brings the ground truth higher by the budget. Every variable has
+        ``long_name`` and ``units``.
 
     Raises:
         ValueError: as :class:`Asked`, or for a reward whose square is too large a number.
@@ -127,21 +121,16 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
     tell("what the draws tell")
     numbers = best_of_numbers(rollouts)
     told = drawn(rollouts, scaled, wish.groups, numbers)
-    taught, lost = None, Objections({}, {})
-    if _has_truth(rollouts):
-        lost = objections(scaled, scale, estimator)
-        kept = [i for i, name in enumerate(rollouts.names) if name not in lost.rewards]
-        known = _without(scaled, lost).choose([rollouts.names[i] for i in kept])
-        taught = teach(known, scale, estimator, wish.goal, wish.budget, wish.groups, wish.seed, tell)
-        taught = with_others(taught, kept, len(rollouts.names))
+    followed = _follow(rollouts, scaled, scale, estimator, wish, tell)
+    taught, lost = followed.taught, followed.lost
     tell("intervals")
     sums = resample(columns(told, taught), wish.resamples, wish.seed)
     names = rollouts.names
     parts = [_of_prompts(rollouts, told, taught), _of_rewards(names, scale, told, taught, sums)]
-    parts += [_of_groups(rollouts, told, wish), _along(told, taught)]
+    parts += [_of_groups(rollouts, told, wish), _along(told, followed)]
     data = xr.Dataset({name: of for part in parts for name, of in part.items()})
     if lost.prompts:
-        _mark(data, lost.prompts)
+        _mark(data, lost.prompts, taught is not None)
     if lost.rewards:
         why = [lost.rewards.get(name, "") for name in names]
         data["reward_not_followed"] = variable("reward", why, "why a reward cannot be followed on any prompt")
@@ -161,8 +150,8 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
         "scale": scale.title,
         "estimator": estimator.title,
         "goal": wish.goal,
-        "budget": np.nan if taught is None else taught.budget,
-        "followed": 0 if taught is None else taught.curves.prompts,
+        "budget": followed.budget,
+        "followed": 0 if followed.curves is None else followed.curves.prompts,
         "resamples": wish.resamples,
         "seed": wish.seed,
     }
@@ -180,32 +169,70 @@ def _check_sizes(rollouts: Rollouts) -> None:
             )
 
 
-def _without(scaled: Rollouts, lost: Objections) -> Rollouts:
-    """Without the ground truth of prompts that cannot be followed.
+class _Followed(NamedTuple):
+    """What becomes of the policy.
+
+    Attributes:
+        taught: by a ground truth, if there is one.
+        budget: the time that there is.
+        curves: along training; ``None`` where nothing is followed.
+        lost: what cannot be followed.
+    """
+
+    taught: Taught | None
+    budget: float
+    curves: Curves | None
+    lost: Objections
+
+
+def _follow(
+    rollouts: Rollouts, scaled: Rollouts, scale: Unscaled, estimator: Estimator, wish: Asked, tell: Tell
+) -> _Followed:
+    """What becomes of the policy under each reward, with what is known of the ground truth.
 
     Raises:
-        ValueError: if none can, or no reward.
+        ValueError: if there is a ground truth, but nothing can be followed.
     """
-    if len(lost.rewards) == len(scaled.names):
+    has_truth, names = _has_truth(rollouts), rollouts.names
+    if not has_truth:
+        scaled = replace(scaled, truth=None)
+    lost = objections(scaled, scale, estimator)
+    kept = [i for i, name in enumerate(names) if name not in lost.rewards]
+    known = _known(scaled, lost)
+    if has_truth:
+        _check_followed(known, lost)
+    elif not kept or not _has_truth(known):
+        return _Followed(None, np.nan, None, lost)
+    known = known.choose([names[i] for i in kept])
+    aims = wish.goal, wish.budget, wish.groups, wish.seed, tell
+    if has_truth:
+        taught = with_others(teach(known, scale, estimator, *aims), kept, len(names))
+        return _Followed(taught, taught.budget, taught.curves, lost)
+    budget, curves = alone(known, estimator, *aims)
+    return _Followed(None, budget, curves.among(kept, len(names)), lost)
+
+
+def _known(scaled: Rollouts, lost: Objections) -> Rollouts:
+    """Without the ground truth, which where it is not known is 0, of prompts that cannot be followed."""
+    truth = np.zeros(len(scaled.prompt_of)) if scaled.truth is None else scaled.truth
+    return replace(scaled, truth=np.where(np.isin(scaled.prompt_of, list(lost.prompts)), np.nan, truth))
+
+
+def _check_followed(known: Rollouts, lost: Objections) -> None:
+    if len(lost.rewards) == len(known.names):
         name, why = next(iter(lost.rewards.items()))
         raise ValueError(f"no reward can be followed: the rewards of {name} {why}")
-    if not lost.prompts:
-        return scaled
-    assert scaled.truth is not None
-    known = replace(
-        scaled, truth=np.where(np.isin(scaled.prompt_of, list(lost.prompts)), np.nan, scaled.truth)
-    )
     if not _has_truth(known):
         prompt, why = next(iter(lost.prompts.items()))
-        raise ValueError(f"no prompt can be followed: the rewards of {scaled.prompts[prompt]} {why}")
-    return known
+        raise ValueError(f"no prompt can be followed: the rewards of {known.prompts[prompt]} {why}")
 
 
-def _mark(data: xr.Dataset, unknown: Mapping[int, str]) -> None:
-    """Enters why prompts were not followed, and their verdict."""
+def _mark(data: xr.Dataset, unknown: Mapping[int, str], has_truth: bool) -> None:
+    """Enters why prompts were not followed, and with a ground truth their verdict."""
     reasons = [unknown.get(prompt, "") for prompt in range(data.sizes["prompt"])]
     data["not_followed"] = variable("prompt", reasons, "what the rewards are that cannot be followed")
-    lost = np.array([bool(why) for why in reasons]) & (data.prompt_verdict.values == Verdict.NO_TRUTH)
+    lost = np.array([has_truth and bool(why) for why in reasons])
+    lost = lost & (data.prompt_verdict.values == Verdict.NO_TRUTH)
     data.prompt_verdict.values[lost] = int(Verdict.NOT_KNOWN)
 
 
@@ -435,24 +462,26 @@ def _of_groups(rollouts: Rollouts, told: Drawn, wish: Asked) -> dict[str, xr.Var
     }
 
 
-def _along(told: Drawn, taught: Taught | None) -> dict[str, xr.Variable]:
-    counts = {}
-    if taught is not None:
-        curves, along, tilted = taught.curves, ("reward", "time"), ("reward", "tau")
-        counts = {
-            "truth_along": variable(along, curves.truth, "expected ground truth, mean over prompts followed"),
+def _along(told: Drawn, followed: _Followed) -> dict[str, xr.Variable]:
+    made, curves = {}, followed.curves
+    along, tilted = ("reward", "time"), ("reward", "tau")
+    if curves is not None:
+        made |= {
+            "reward_along": variable(along, curves.reward, "expected scaled reward, mean of those followed"),
             "kl_along": variable(along, curves.kl, "divergence from the initial policy, likewise", "nat"),
             "spread_along": variable(
                 (*along, "group"), curves.spread, "share of groups that have two rewards"
             ),
-            "truth_tilted": variable(
-                tilted, curves.tilt_truth, "expected ground truth of the tilted policies"
-            ),
-            "reward_tilted": variable(tilted, curves.tilt_reward, "expected scaled reward of these"),
+            "reward_tilted": variable(tilted, curves.tilt_reward, "scaled reward of the tilted policies"),
             "kl_tilted": variable(tilted, curves.tilt_kl, "their divergence from the initial policy", "nat"),
         }
+    if curves is not None and followed.taught is not None:
+        made |= {
+            "truth_along": variable(along, curves.truth, "expected ground truth, mean of those followed"),
+            "truth_tilted": variable(tilted, curves.tilt_truth, "ground truth of the tilted policies"),
+        }
     best = divided(np.nansum(told.best_of, 1), np.isfinite(told.best_of).sum(1).astype(float))
-    counts["truth_of_best_of"] = variable(
+    made["truth_of_best_of"] = variable(
         ("reward", "best_of"), best, "expected ground truth of the best of so many draws by reward"
     )
-    return counts
+    return made

@@ -1,6 +1,6 @@
 """What becomes of prompts under a reward: exact flows of the model policy of what was drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -8,22 +8,28 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from goodteacher.experiments.rollouts.along import (
+    LOOKS,
+    Curves,
+    Prompts,
+    Tell,
+    along,
+    at_times,
+    divergence,
+    expected,
+    filled,
+    patient,
+    with_reward,
+)
 from goodteacher.experiments.rollouts.collection import Rollouts
-from goodteacher.experiments.rollouts.outputs import Outputs, outputs
+from goodteacher.experiments.rollouts.outputs import outputs
 from goodteacher.experiments.rollouts.scales import Unscaled
 from goodteacher.experiments.rollouts.teaching import BLOCK, Estimator
 from goodteacher.experiments.rollouts.verdicts import SLIGHT, Verdict, moving, still
-from goodteacher.sim import estimates
 
-TIMES = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 12)])  # along training, in budgets
-TAUS = np.concatenate([[0.0], np.geomspace(1e-2, 1e2, 33)])
-_LOOKS = np.append(TIMES[1:-1:2], 1.0)  # at which prompts are seen; so many at once, by one program
-_PATIENCE = 10.0  # median times on the truth, that the budget is if none is given
 _LATE = 1e300
 _ZOOMS = 3  # after which times of peaks are known to a twentieth
 _SIDE_BY_SIDE = 8192  # prompts, each with each reward, that are followed at a time
-
-Tell = Callable[[str], None]
 
 
 class Fate(NamedTuple):
@@ -49,26 +55,6 @@ class Fate(NamedTuple):
     held_by: Int[np.ndarray, "*rewards prompts"]
 
 
-class Curves(NamedTuple):
-    """Along training, means over the prompts that are followed.
-
-    Attributes:
-        prompts: how many those are.
-        truth, kl: at :data:`TIMES`.
-        spread: share of groups with spread at these times.
-        tilt_truth, tilt_reward, tilt_kl: at :data:`TAUS`, of ten thousand prompts; ``nan`` beyond what
-            the draws know.
-    """
-
-    prompts: int
-    truth: Float[np.ndarray, "rewards times"]
-    kl: Float[np.ndarray, "rewards times"]
-    spread: Float[np.ndarray, "rewards times groups"]
-    tilt_truth: Float[np.ndarray, "rewards taus"]
-    tilt_reward: Float[np.ndarray, "rewards taus"]
-    tilt_kl: Float[np.ndarray, "rewards taus"]
-
-
 class Taught(NamedTuple):
     """What becomes of all prompts under every reward.
 
@@ -90,62 +76,15 @@ class Taught(NamedTuple):
 
 def with_others(taught: Taught, kept: Sequence[int], count: int) -> Taught:
     """What becomes of all of ``count`` rewards, of which only those were followed that were kept."""
-
-    def filled(of: np.ndarray, fill: float = np.nan) -> np.ndarray:
-        every = np.full((count, *of.shape[1:]), fill, of.dtype)
-        every[list(kept)] = of
-        return every
-
     fates = taught.on_rewards
     nothing = np.where(np.isfinite(taught.start), int(Verdict.NOT_KNOWN), int(Verdict.NO_TRUTH))
     verdicts = np.tile(nothing, (count, 1))
     verdicts[list(kept)] = fates.verdict
-    others = {name: filled(of) for name, of in fates._asdict().items() if of.dtype == float}
-    curves = {name: filled(of) for name, of in taught.curves._asdict().items() if name != "prompts"}
+    others = {name: filled(of, kept, count) for name, of in fates._asdict().items() if of.dtype == float}
     return taught._replace(
-        on_rewards=Fate(**others, verdict=verdicts, held_by=filled(fates.held_by, -1)),
-        curves=taught.curves._replace(**curves),
+        on_rewards=Fate(**others, verdict=verdicts, held_by=filled(fates.held_by, kept, count, -1)),
+        curves=taught.curves.among(kept, count),
     )
-
-
-class _Prompts(NamedTuple):
-    """Prompts of one number of outputs with one reward."""
-
-    at: Int[np.ndarray, " n"]
-    log_p: Float[np.ndarray, "n outputs"]
-    rewards: Float[np.ndarray, "n outputs"]
-    truth: Float[np.ndarray, "n outputs"]
-    first: Int[np.ndarray, "n outputs"]
-    counts: Int[np.ndarray, "n outputs"]
-
-    def of(self, rows: np.ndarray) -> "_Prompts":
-        """Some of them."""
-        return _Prompts(*(each[rows] for each in self))
-
-    @property
-    def start(self) -> np.ndarray:
-        """Their expected ground truth."""
-        return _expected(self.log_p, self.truth)
-
-    @property
-    def best(self) -> np.ndarray:
-        """The ground truth of their best outputs."""
-        return np.where(np.isfinite(self.log_p), self.truth, -np.inf).max(1)
-
-    @property
-    def worst(self) -> np.ndarray:
-        """That of their worst outputs."""
-        return np.where(np.isfinite(self.log_p), self.truth, np.inf).min(1)
-
-
-def _expected(log_p: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return (np.exp(log_p) * values).sum(-1)
-
-
-def _divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-    both = np.isfinite(log_p) & np.isfinite(log_q)
-    change = np.subtract(log_p, log_q, out=np.zeros(log_p.shape), where=both)
-    return np.maximum((np.exp(log_p) * change).sum(-1), 0.0)
 
 
 class Objections(NamedTuple):
@@ -164,9 +103,10 @@ def objections(scaled: Rollouts, scale: Unscaled, estimator: Estimator) -> Objec
     """What the estimator objects to."""
     plain = type(scale) is Unscaled
     remark = "" if plain else f" (rewards are on a scale: {scale.title}; scale none leaves them as they are)"
-    found: list[dict[int, str]] = [{} for _ in range(len(scaled.names) + 1)]
+    both = scaled if scaled.truth is None else _with_truth(scaled, scale)
+    found: list[dict[int, str]] = [{} for _ in both.names]
     count = 0
-    for part in outputs(_with_truth(scaled, scale), estimator.sizes):
+    for part in outputs(both, estimator.sizes):
         count += len(part.prompts)
         exists = np.isfinite(part.log_probabilities)
         for of_reward, rewards in zip(found, part.rewards, strict=True):
@@ -177,7 +117,7 @@ def objections(scaled: Rollouts, scale: Unscaled, estimator: Estimator) -> Objec
         for name, of in zip(scaled.names, found, strict=False)
         if len(of) == count
     }
-    others = [of for name, of in zip((*scaled.names, ""), found, strict=True) if name not in never]
+    others = [of for name, of in zip(both.names, found, strict=True) if name not in never]
     return Objections(never, dict(sorted(item for of in others for item in of.items())))
 
 
@@ -215,7 +155,7 @@ def teach(
     parts, count = list(outputs(both, estimator.sizes)), len(scaled.prompts)
     start, best = np.full(count, np.nan), np.full(count, np.nan)
     for part in parts:
-        its = _with_reward(part, -1)
+        its = with_reward(part, -1)
         start[its.at], best[its.at] = its.start, its.best
     top = _highest(scaled.truth)
 
@@ -225,7 +165,7 @@ def teach(
     several = max(_SIDE_BY_SIDE // count, 1)
     groups_of_rewards = [range(i, min(i + several, rewards)) for i in range(0, rewards, several)]
     moving = [
-        _enter([_with_reward(part, number) for number in numbers], numbers, found, top)
+        _enter([with_reward(part, number) for number in numbers], numbers, found, top)
         for numbers in groups_of_rewards
         for part in parts
     ]
@@ -235,27 +175,27 @@ def teach(
         # Compiled, where it is, beside the other.
         sizes = {(min(len(its.at), BLOCK), its.log_p.shape[1]): its for _, its in moving}
         some = [its.of(np.arange(size)) for (size, _), its in sizes.items()]
-        compiled = aside.submit(lambda: [_at_times(estimator, [its], _LOOKS) for its in some])
+        compiled = aside.submit(lambda: [at_times(estimator, [its], LOOKS) for its in some])
         for rows, its in moving:
             increase = goal * (its.best - its.start)
             found.time[rows, its.at] = estimator.times(its.log_p, its.rewards, its.truth, increase)
         compiled.result()
     if budget is None:
-        budget = _patient(found.time[-1])
+        budget = patient(found.time[-1])
     tell("policies at the budget")
     for rows, its in moving:
         fate = _followed(its, found.time[rows, its.at], estimator, goal, budget)
         for name, values in fate._asdict().items():
             getattr(found, name)[rows, its.at] = values
     tell("along training")
-    curves = _curves(parts, len(scaled.names), estimator, budget, groups, seed)
+    curves = along(parts, len(scaled.names), estimator, budget, groups, seed)
     on_truth, on_rewards = (Fate(*(field[of] for field in found)) for of in (-1, slice(-1)))
     return Taught(budget, start, best, on_truth, on_rewards, curves)
 
 
 def _enter(
-    each: Sequence[_Prompts], numbers: Sequence[int], found: Fate, top: float
-) -> tuple[np.ndarray, _Prompts]:
+    each: Sequence[Prompts], numbers: Sequence[int], found: Fate, top: float
+) -> tuple[np.ndarray, Prompts]:
     """Enters the verdicts of prompts on which nothing moves.
 
     Returns:
@@ -270,25 +210,14 @@ def _enter(
         codes = still(signal, flat & (its.best >= top), flat & (its.best < top))
         found.verdict[number, its.at] = codes
         moving.append(its.of(codes < 0))
-    together = _Prompts(*(np.concatenate(of) for of in zip(*moving, strict=True)))
+    together = Prompts(*(np.concatenate(of) for of in zip(*moving, strict=True)))
     return np.repeat(numbers, [len(its.at) for its in moving]), together
-
-
-def _with_reward(part: Outputs, number: int) -> _Prompts:
-    return _Prompts(
-        part.prompts, part.log_probabilities, part.rewards[number], part.truth, part.first, part.counts
-    )
 
 
 def _highest(truth: np.ndarray) -> float:
     """The maximum of the ground truth: the largest seen, or 1 for what is between 0 and 1."""
     low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
     return 1.0 if low >= 0.0 and high <= 1.0 else high
-
-
-def _patient(times: np.ndarray) -> float:
-    reached = times[np.isfinite(times) & (times > 0)]
-    return _PATIENCE * float(np.median(reached)) if reached.size else 1.0
 
 
 def _unmoved(start: np.ndarray, rewards: int) -> Fate:
@@ -305,25 +234,25 @@ def _unmoved(start: np.ndarray, rewards: int) -> Fate:
     )
 
 
-def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float, budget: float) -> Fate:
+def _followed(its: Prompts, time: np.ndarray, estimator: Estimator, goal: float, budget: float) -> Fate:
     """Of prompts with a signal and something to gain, which reach the goal at given times."""
     increase = goal * (its.best - its.start)
-    (then,) = _at_times(estimator, [its], budget * _LOOKS)
-    truths, policy = _expected(then, its.truth), then[-1]
-    truth, kl = truths[-1], _divergence(policy, its.log_p)
+    (then,) = at_times(estimator, [its], budget * LOOKS)
+    truths, policy = expected(then, its.truth), then[-1]
+    truth, kl = truths[-1], divergence(policy, its.log_p)
     at_last = np.full(time.shape, np.inf)
     if (lost := np.isnan(time)).any():
         late = its.of(lost)
-        (last,) = _at_times(estimator, [late], np.array([_LATE]))[0]
-        at_last[lost] = _expected(last, late.truth) - late.start
+        (last,) = at_times(estimator, [late], np.array([_LATE]))[0]
+        at_last[lost] = expected(last, late.truth) - late.start
     peak = np.stack([np.full(time.shape, budget), kl, truth])
     best = np.vstack([its.start, truths]).argmax(0)
     # Unless it falls from the start, and what becomes of it was seen while it had not moved by much.
     ever = (best > 0) | estimator.rises(its.log_p, its.rewards, its.truth)
-    ever |= budget * _LOOKS[0] * _spread_of_rewards(its) > 1.0
-    falls = ever & (best < len(_LOOKS)) & (truth < its.start + increase)
-    rows, ends = np.flatnonzero(falls), budget * np.concatenate([[0.0], _LOOKS])
-    low, high = ends[np.maximum(best - 1, 0)][rows], ends[np.minimum(best + 1, len(_LOOKS))][rows]
+    ever |= budget * LOOKS[0] * _spread_of_rewards(its) > 1.0
+    falls = ever & (best < len(LOOKS)) & (truth < its.start + increase)
+    rows, ends = np.flatnonzero(falls), budget * np.concatenate([[0.0], LOOKS])
+    low, high = ends[np.maximum(best - 1, 0)][rows], ends[np.minimum(best + 1, len(LOOKS))][rows]
     for _ in range(_ZOOMS):
         if not len(rows):
             break
@@ -346,13 +275,13 @@ def _followed(its: _Prompts, time: np.ndarray, estimator: Estimator, goal: float
     return Fate(verdict, time, truth, kl, *peak, held_by=np.where(verdict == Verdict.LEARNS, -1, holding))
 
 
-def _spread_of_rewards(its: _Prompts) -> np.ndarray:
+def _spread_of_rewards(its: Prompts) -> np.ndarray:
     """Of the outputs that exist: no logit moves faster than that."""
     return np.ptp(np.where(np.isfinite(its.log_p), its.rewards, its.rewards[:, :1]), axis=1)
 
 
 def _nearer(
-    its: _Prompts, rows: np.ndarray, before: np.ndarray, after: np.ndarray, estimator: Estimator
+    its: Prompts, rows: np.ndarray, before: np.ndarray, after: np.ndarray, estimator: Estimator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Between which times the ground truth of some prompts is largest, given times further apart.
 
@@ -365,94 +294,10 @@ def _nearer(
     low, high = np.resize(before, len(filled)), np.resize(after, len(filled))
     unmoved = 1e-2 / np.maximum(_spread_of_rewards(some), 1.0)
     low = np.maximum(low, np.minimum(unmoved, 1e-2 * high))
-    grid = np.geomspace(low, high, len(_LOOKS) + 2, axis=1)
+    grid = np.geomspace(low, high, len(LOOKS) + 2, axis=1)
     then = estimator.policies(some.log_p, some.rewards, grid[:, 1:-1])
-    best = _expected(then, some.truth[:, None]).argmax(1)
+    best = expected(then, some.truth[:, None]).argmax(1)
     highest = then[each, best]
-    found = np.stack([grid[each, best + 1], _divergence(highest, some.log_p), _expected(highest, some.truth)])
+    found = np.stack([grid[each, best + 1], divergence(highest, some.log_p), expected(highest, some.truth)])
     count = len(rows)
     return grid[each, best][:count], grid[each, best + 2][:count], found[:, :count]
-
-
-def _curves(
-    parts: Sequence[Outputs],
-    rewards: int,
-    estimator: Estimator,
-    budget: float,
-    groups: Sequence[int],
-    seed: int,
-) -> Curves:
-    every = np.concatenate([part.prompts for part in parts])
-    most = estimator.paths // (rewards * (len(TIMES) - 1))
-    rng = np.random.default_rng(seed)
-    chosen = every if len(every) <= most else rng.choice(every, max(most, 1), replace=False)
-    truth, kl = np.zeros((2, rewards, len(TIMES)))
-    spread = np.zeros((rewards, len(TIMES), len(groups)))
-    for part in parts:
-        some = [_with_reward(part, i) for i in range(rewards)]
-        some = [its.of(np.isin(its.at, chosen)) for its in some]
-        if not len(some[0].at):
-            continue
-        later = _at_times(estimator, some, budget * TIMES[1:])
-        for i, (its, then) in enumerate(zip(some, later, strict=True)):
-            ways = np.concatenate([its.log_p[None], then])
-            truth[i] += _expected(ways, its.truth).sum(1)
-            kl[i] += _divergence(ways, its.log_p).sum(1)
-            spread[i] += [_spread(policy, its.rewards, groups) for policy in ways]
-    followed = len(chosen)
-    tilted = _tilted(parts, rewards, every[rng.permutation(len(every))[:_MOST_TILTED]])
-    return Curves(followed, truth / followed, kl / followed, spread / followed, *tilted)
-
-
-def _at_times(estimator: Estimator, problems: Sequence[_Prompts], times: np.ndarray) -> list[np.ndarray]:
-    """Policies ``[times, n, outputs]`` of problems of one size, all at once."""
-    log_p, rewards = (
-        np.concatenate(each) for each in ([p.log_p for p in problems], [p.rewards for p in problems])
-    )
-    looks, count = -(-len(times) // len(_LOOKS)), len(log_p)
-    filled = np.append(times, np.repeat(times[-1:], looks * len(_LOOKS) - len(times)))
-    several = np.repeat(filled.reshape(looks, -1), count, axis=0)
-    found = estimator.policies(np.tile(log_p, (looks, 1)), np.tile(rewards, (looks, 1)), several)
-    every = np.moveaxis(found.reshape(looks, count, *found.shape[1:]), 1, 2).reshape(-1, *log_p.shape)
-    return np.split(every[: len(times)], np.cumsum([len(p.at) for p in problems])[:-1], axis=1)
-
-
-def _tilted(parts: Sequence[Outputs], rewards: int, chosen: np.ndarray) -> np.ndarray:
-    """Ground truth, reward and divergence of the tilted policies of some prompts, ``[3, rewards, taus]``."""
-    sums = np.zeros((3, rewards, len(TAUS)))
-    known = np.ones((rewards, len(TAUS)), bool)
-    for i in range(rewards):
-        several = [_with_reward(part, i) for part in parts]
-        several = [its.of(np.isin(its.at, chosen)) for its in several]
-        for j, tau in enumerate(TAUS):
-            sizes = []
-            for its in several:
-                tilted = estimates.tilt(its.log_p, its.rewards, np.full(len(its.at), tau), its.counts)
-                policy = tilted.log_probabilities
-                means = _expected(policy, its.truth), _expected(policy, its.rewards), tilted.kl
-                sums[:, i, j] += [mean.sum() for mean in means]
-                sizes.append(tilted.effective_size)
-            known[i, j] = np.median(np.concatenate(sizes)) >= _FEWEST
-            if not known[i, j]:
-                known[i, j:] = False
-                break
-    return np.where(np.logical_and.accumulate(known, axis=1), sums / len(chosen), np.nan)
-
-
-_MOST_TILTED = 10_000
-_FEWEST = 3.0  # draws' worth of weight in the median prompt, below which a tilted mean says nothing
-
-
-def _spread(log_p: np.ndarray, rewards: np.ndarray, groups: Sequence[int]) -> np.ndarray:
-    """Expected number of prompts of which a group has two rewards, for every size."""
-    p = np.exp(log_p)
-    order = np.argsort(rewards, axis=1)
-    r, p = np.take_along_axis(rewards, order, 1), np.take_along_axis(p, order, 1)
-    total = np.cumsum(p, axis=1)
-    last = np.ones(r.shape, bool)
-    last[:, :-1] = r[:, 1:] != r[:, :-1]
-    # The mass of each value: what has come up to its last output, less what had come before its first.
-    upto = np.where(last, total, 0.0)
-    before = np.concatenate([np.zeros((len(r), 1)), np.maximum.accumulate(upto, axis=1)[:, :-1]], axis=1)
-    mass = np.where(last, np.clip(upto - before, 0.0, 1.0), 0.0)
-    return np.array([(1.0 - (mass**group).sum(1)).sum() for group in groups])

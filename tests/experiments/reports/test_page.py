@@ -49,7 +49,7 @@ def test_it_says_what_the_command_says(html):
     assert all(f"<td>{name}</td>" in html for name in REWARDS)
     for heading in ("Verdicts", "Groups", "Pictures", "What the draws cannot tell", "How this was found"):
         assert f"<h2>{heading}" in html
-    assert html.count('class="plotly-graph-div"') == 6
+    assert html.count('class="plotly-graph-div"') == 7
 
 
 def test_a_prompt_is_no_markup(html):
@@ -59,7 +59,7 @@ def test_a_prompt_is_no_markup(html):
 def test_without_a_truth_there_is_a_page_too():
     rollouts = collection(None)
     without = page(diagnose(rollouts, resamples=5), rollouts)
-    assert without.count('class="plotly-graph-div"') == 1
+    assert without.count('class="plotly-graph-div"') == 5
     assert "Without a ground truth" in without
     assert "<h2>Prompts worth training on with" in without
     assert "Verdicts follow" not in without

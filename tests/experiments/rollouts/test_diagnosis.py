@@ -272,6 +272,42 @@ def test_without_a_truth_what_needs_none_is_said():
     assert "truth_at_budget" not in found
 
 
+@pytest.mark.parametrize("estimator", ["gradient", "natural", Grpo()])
+def test_without_a_truth_rewards_are_followed_as_if_they_were_it(estimator):
+    draws = made()
+    reward = draws.rewards[0]
+    asked: dict[str, Any] = {"scale": "none", "resamples": 5, "estimator": estimator}
+    alone = diagnose(replace(draws, names=("r",), rewards=reward[None], truth=None), **asked)
+    truth = diagnose(replace(draws, names=("r",), rewards=reward[None], truth=reward), **asked)
+    assert alone.attrs["budget"] == pytest.approx(truth.attrs["budget"], rel=1e-12)
+    assert alone.attrs["followed"] == len(draws.prompts)
+    np.testing.assert_allclose(alone.reward_along, truth.truth_along, rtol=1e-12)
+    for name in ("reward_along", "kl_along", "spread_along", "reward_tilted", "kl_tilted"):
+        np.testing.assert_allclose(alone[name], truth[name], rtol=1e-12)
+    assert not {"truth_along", "truth_tilted", "truth_at_start"} & set(alone.data_vars)
+    given = diagnose(replace(draws, names=("r",), rewards=reward[None], truth=None), budget=3.0, **asked)
+    assert given.attrs["budget"] == 3.0
+    assert float(given.reward_along[0, -1]) != pytest.approx(float(alone.reward_along[0, -1]), rel=1e-3)
+
+
+def test_without_a_truth_what_cannot_be_followed_stops_nothing():
+    many, two = np.linspace(0.0, 1.0, 40), [1.0, 0.0, 0.0, 0.0] * 10
+    asked: dict[str, Any] = {"estimator": Grpo(8), "scale": "none", "resamples": 5}
+    some = diagnose(Rollouts.from_arrays({"r": [many, two]}, prompts=["a", "b"]), **asked)
+    assert some.attrs["followed"] == 1
+    assert titles(some) == ["no truth", "no truth"]
+    assert str(some.not_followed.values[0]).startswith("take more than two values")
+    both = diagnose(Rollouts.from_arrays({"r": [two, many], "s": [many, two]}, prompts=["a", "b"]), **asked)
+    one = diagnose(Rollouts.from_arrays({"r": [two], "s": [many]}, prompts=["a"]), **asked)
+    for none in (diagnose(Rollouts.from_arrays({"r": [many]}, prompts=["a"]), **asked), both):
+        assert none.attrs["followed"] == 0
+        assert "kl_along" not in none
+        assert teacher_answer.limits(none)
+        assert teacher_answer.rewards_table(none).row_count == none.sizes["reward"]
+    assert np.isfinite(one.kl_along.values).all(1).tolist() == [True, False]
+    assert "-" in list(teacher_answer.rewards_table(one).columns[-1].cells)
+
+
 def test_a_missing_truth_is_missing_and_not_zero():
     full = made()
     truth = table(full.truth).copy()
