@@ -200,6 +200,8 @@ LINES = (
         ("from_start = since <= before", "from_start = whole.sign > 0"),
         ("walk.half + past.sum(0)", "walk.half + past.any(0)"),
         ("way.step > close", "way.step > 1e-2"),
+        ("length * slope / rate - growth", "-length * slope / rate - growth"),
+        ("_CUBIC = 1e-5", "_CUBIC = 1e-4"),
     ),
     *_in(
         "shortcut",
@@ -253,7 +255,7 @@ LINES = (
         "solved",
         "test_shortcut",
         ("met.certain & problems.trained &", "met.certain &"),
-        ("done + jnp.arange(_BLOCK) < left", "done + jnp.arange(_BLOCK) < left - 1"),
+        ("done + jnp.arange(block) < left", "done + jnp.arange(block) < left - 1"),
     ),
 )
 

@@ -16,10 +16,11 @@ from goodteacher.sim.loops import repeat_while, search
 from goodteacher.sim.quadrature import Rule, gauss_rule, half, integral, rate_of_time, rule
 from goodteacher.sim.validation import AnyArray, namespace
 
-_NEAR = 1e-3  # step after which a search goes on with the better rule
+_NEAR = 1e-2  # step after which a search goes on with the better rule
 _MOST_TRIALS = 60
 _WIDEST = 1 << 14  # outputs side by side, from which NumPy gains nothing by more
-_COARSE_NODES = 16  # of the rule by which a time is searched for, before it is found with that of its half
+_COARSE_NODES = 14  # of the rule by which a time is searched for, before it is found with that of its half
+_CUBIC = 1e-5  # step after which Halley's method is right to rounding, however many outputs there are
 
 
 class _Walk(NamedTuple):
@@ -153,7 +154,17 @@ def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArr
         # What is no number is too far.
         low = xp.where(miss <= 0, way.log, way.low)
         high = xp.where(miss < 0, way.high, way.log)
-        moved = way.log - miss * spent / (length * rate_of_time(flow, state(of, here).x))
+        at = state(of, here)
+        rate = rate_of_time(flow, at.x)
+        growth = length * rate / spent
+        step = miss / growth
+        if flow.clocked is None:
+            # By Halley's method: the rate is the mass, of which the slope is known too.
+            masses = (1.0 if flow.inertia is None else flow.inertia) / at.x
+            slope = whole.sign * xp.where(outwards, -1.0, 1.0) * (masses * at.slope / at.x).sum(0)
+            bend = 1.0 + length * slope / rate - growth
+            step = step / (1.0 - xp.clip(0.5 * step * bend, -0.5, 0.5))
+        moved = way.log - step
         moved = xp.where((moved >= low) & (moved <= high), moved, 0.5 * (low + high))
         return _Search(moved, low, high, xp.abs(moved - way.log), way.trials + 1)
 
@@ -163,8 +174,8 @@ def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArr
 
         return search(far, partial(nearer, nodes=nodes), way)
 
-    way = first
+    way, close = first, QUADRATIC
     if flow.clocked is None:
-        way = first._replace(log=found(way, gauss_rule(_COARSE_NODES), _NEAR).log)
-    position = Position(whole.anchor, xp.where(at_start, 0.0, offset(found(way, rule(flow), QUADRATIC).log)))
+        way, close = first._replace(log=found(way, gauss_rule(_COARSE_NODES), _NEAR).log), _CUBIC
+    position = Position(whole.anchor, xp.where(at_start, 0.0, offset(found(way, rule(flow), close).log)))
     return position, log_masses(flow, state(of, position.offset).x)

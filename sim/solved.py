@@ -39,7 +39,8 @@ from goodteacher.sim.validation import AnyArray, namespace
 
 _BLOCK = 256  # problems side by side on a processor: what a core's nearest memory holds
 _WIDE_BLOCK = 1 << 17  # on an accelerator, which is busy with no fewer
-_SHORTCUTS = (24, 96)  # nodes of the rules that are tried first where problems are many
+_SHORTCUTS = (24, 96)  # nodes of the rules that are tried first where problems are many:
+_MANY = 1024  # so many that they gain more than it takes to compile them
 
 
 class Found(NamedTuple):
@@ -225,7 +226,7 @@ def _found(xp: ModuleType, problems: _Problems, only_trained: bool) -> _Spot:
     """Where goals are met: of many, most by a shortcut."""
     thorough = partial(_searched, only_trained=only_trained)
     count, prompts = problems.level.size, problems.prompts
-    if count <= _BLOCK or xp is np or prompts.clocked is not None or prompts.inertia is not None:
+    if count <= _MANY or xp is np or prompts.clocked is not None or prompts.inertia is not None:
         return _by_blocks(xp, thorough, problems)[0]
     first, *others = (*(partial(_easily, nodes=nodes) for nodes in _SHORTCUTS), thorough)
     spots, certain = _by_blocks(xp, first, problems)

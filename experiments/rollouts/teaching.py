@@ -25,7 +25,7 @@ from goodteacher.sim.flow import hitting_times_only, policies
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 
-BLOCK = 1024  # problems at a time
+BLOCK = 512  # problems at a time
 
 Problems = Float[np.ndarray, "n outputs"]
 

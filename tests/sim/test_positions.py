@@ -5,7 +5,7 @@ import pytest
 from sim_strategies import anywhere, random_lines
 
 from goodteacher.sim import quadrature
-from goodteacher.sim.lines import Position, base, state
+from goodteacher.sim.lines import Position, base, lines, state
 from goodteacher.sim.positions import at_times
 
 
@@ -25,3 +25,15 @@ def test_what_is_at_a_time_is_where_that_time_is(outputs):
     assert judged.mean() > 0.5
     np.testing.assert_allclose(again[:, judged], np.stack([time, 0.5 * time])[:, judged], rtol=1e-11)
     np.testing.assert_allclose(found.x[:, judged], here.x[:, judged], rtol=1e-7)
+
+
+def test_times_are_met_to_rounding_with_many_outputs():
+    rng = np.random.default_rng(1)
+    count, outputs = 500, 64
+    logits = rng.normal(size=(outputs, count)) * rng.choice([0.5, 3.0, 20.0], count)
+    flow = lines(logits, rng.normal(size=(outputs, count)))
+    times = 10.0 ** rng.uniform(-3.0, 8.0, (1, count))
+    with np.errstate(all="ignore"):
+        there, _ = at_times(flow, times)
+        again = quadrature.time(flow, Position(there.anchor[0], there.offset[0]))
+    np.testing.assert_allclose(again, times[0], rtol=1e-12)
