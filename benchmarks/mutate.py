@@ -200,6 +200,8 @@ class Observed:
     """
 
     def __init__(self, statement: Statement, instances: int = _INSTANCES, *, trials: bool = True):
+        # A process has room for only so many programs.
+        jax.clear_caches()
         self.statement = statement
         self._batch = statement.sample(jax.random.key(0), instances)
         self._found: dict[Any, Any] = {}
