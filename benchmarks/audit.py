@@ -8,8 +8,8 @@ mpmath; flows that are solved are integrated again in 40 digits and more.
 
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
@@ -22,9 +22,11 @@ from scipy.integrate import solve_ivp
 
 from benchmarks.solved_reference import draw, reference_time
 from benchmarks.timing import table
+from goodteacher.experiments.workers import cores
 from goodteacher.sim.autoregressive import Sequences, TokenTable, token_function
+from goodteacher.sim.batching import widened
 from goodteacher.sim.control import HORIZON
-from goodteacher.sim.flow import hitting_times
+from goodteacher.sim.flow import LANES, hitting_times
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.policies import LinearSoftmax
@@ -37,6 +39,7 @@ _EVALUATIONS = 8_000  # of the field, after which a flow is too stiff for the re
 _CLAIMED, _CLAIMED_OF_SOLVED = 1e-9, 1e-10
 _CONDITION = 32.0  # rounding errors of a level, or of its expectation, that a time is not blamed for
 _HIDDEN = 16  # units of the network
+_TOGETHER = 32  # problems whose references a process computes at a time
 
 
 class _Case(NamedTuple):
@@ -267,8 +270,8 @@ def _way(rng: np.random.Generator, structure: _Structure, case: _Case) -> float:
 # Ours ------------------------------------------------------------------------------
 
 
-def _instances(cases: list[_Case], policy: Any) -> Instance:
-    regularized = any(case.strength.any() for case in cases)
+def _instances(cases: Sequence[Mapping[str, Any]], policy: Any) -> Instance:
+    regularized = any(case["strength"].any() for case in cases)
 
     def build(case: dict[str, Any], features: Any) -> Instance:
         start, chosen = case["start"], policy
@@ -288,18 +291,20 @@ def _instances(cases: list[_Case], policy: Any) -> Instance:
         )
 
     fields = ("start", "rewards", "truth", "weights", "strength", "reference")
-    arrays = {name: np.stack([getattr(case, name) for case in cases]) for name in fields}
-    features = None if cases[0].features is None else np.stack([np.asarray(c.features) for c in cases])
+    arrays = {name: np.stack([case[name] for case in cases]) for name in fields}
+    features = None if cases[0]["features"] is None else np.stack([case["features"] for case in cases])
     instances = jax.vmap(build, in_axes=(0, None if features is None else 0))(arrays, features)
-    mask = np.stack([case.mask for case in cases])
+    mask = np.stack([case["mask"] for case in cases])
     if mask.all():
         return instances
     return eqx.tree_at(lambda i: i.mask, instances, jnp.asarray(mask), is_leaf=lambda leaf: leaf is None)
 
 
-def _audit(name: str, count: int, rng: np.random.Generator) -> tuple[Any, ...]:
+def _referenced(
+    name: str, count: int, rng: np.random.Generator
+) -> tuple[list[dict[str, Any]], list[_Reference], int]:
+    """Problems of a structure, as arrays, where the reference ends; and how many were too stiff for it."""
     structure = STRUCTURES[name]
-    began = time.perf_counter()
     cases, references, stiff = [], [], 0
     for _ in range(count):
         case = structure.draw(rng)
@@ -307,15 +312,31 @@ def _audit(name: str, count: int, rng: np.random.Generator) -> tuple[Any, ...]:
         if reference is None or not reference.first.any():
             stiff += reference is None
             continue
-        cases.append(case)
+        arrays = case._asdict()
+        del arrays["logits"]  # a function, which goes to no other process
+        cases.append(arrays)
         references.append(reference)
+    return cases, references, stiff
+
+
+def _lanes() -> int:
+    return LANES if jax.default_backend() == "cpu" else 1 << 14
+
+
+def _audit(name: str, count: int, rng: np.random.Generator, processes: Executor) -> tuple[Any, ...]:
+    structure = STRUCTURES[name]
+    began = time.perf_counter()
+    counts = [min(_TOGETHER, count - first) for first in range(0, count, _TOGETHER)]
+    parts = list(processes.map(_referenced, [name] * len(counts), counts, rng.spawn(len(counts))))
+    cases, references = ([each for part in parts for each in part[of]] for of in (0, 1))
+    stiff = sum(part[2] for part in parts)
     levels = np.stack([reference.level for reference in references])
     times = np.array([reference.time for reference in references])[:, None]
     slopes = np.stack([reference.slope for reference in references])
     judged = np.stack([reference.first for reference in references])
     instances = _instances(cases, structure.policy)
     goals = Goal(instances.ground_truth_rewards, jnp.asarray(levels))
-    found = hitting_times(instances, goals)
+    found = hitting_times(instances, goals, lanes=_lanes())
     status = np.asarray(found.status)
     reached = judged & (status == Status.REACHED)
     unknown = judged & np.isin(status, (Status.NOT_CONVERGED, Status.STATIONARY))
@@ -379,7 +400,7 @@ def _near_optimum(count: int, rng: np.random.Generator) -> tuple[Any, ...]:
         )
 
     instances = jax.vmap(build)(start, reference, strength)
-    found = hitting_times(instances, Goal(instances.rewards, jnp.asarray(level)[:, None]))
+    found = hitting_times(instances, Goal(instances.rewards, jnp.asarray(level)[:, None]), lanes=_lanes())
     status, reached = np.asarray(found.status[:, 0]), np.asarray(found.status[:, 0]) == Status.REACHED
     error = np.abs(np.where(reached, np.asarray(found.time[:, 0]), times) / times - 1.0)
     z = np.log(level / (1.0 - level))
@@ -401,22 +422,35 @@ def _near_optimum(count: int, rng: np.random.Generator) -> tuple[Any, ...]:
     )
 
 
-def _solved(count: int, rng: np.random.Generator) -> tuple[Any, ...]:
-    """Tabular problems of up to 64 outputs, as wide as numbers go, in 40 digits, on all cores."""
+def _repeated(problems: Any) -> Any:
+    """As many as there is a program for: a power of two, of which the surplus repeats the last."""
+
+    def longer(leaf: Any) -> Any:
+        missing = (1 << (len(leaf) - 1).bit_length()) - len(leaf)
+        return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), missing, axis=0)])
+
+    return jax.tree.map(longer, problems)
+
+
+def _solved(count: int, rng: np.random.Generator, processes: Executor) -> tuple[Any, ...]:
+    """Tabular problems of up to 64 outputs, as wide as numbers go, in 40 digits."""
     began = time.perf_counter()
     problems = [draw(rng) for _ in range(count)]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
-        found = processes.map(reference_time, *zip(*problems, strict=True), chunksize=8)
-        exact = np.array([float(text) for text in found])
+    found = processes.map(reference_time, *zip(*problems, strict=True), chunksize=8)
+    exact = np.array([float(text) for text in found])
     times, status = np.empty(count), np.empty(count, int)
     sizes = np.array([len(logits) for logits, _, _ in problems])
+    build = jax.vmap(lambda r, start: Instance(r, start=Parameters(start)))
     for outputs in np.unique(sizes):
         these = np.flatnonzero(sizes == outputs)
         logits, rewards, levels = (np.stack([problems[i][part] for i in these]) for part in range(3))
-        instances = jax.vmap(lambda r, start: Instance(r, start=Parameters(start)))(rewards, logits)
+        instances = build(rewards[:, None], logits[:, None])
         goals = Goal(instances.rewards, jnp.asarray(levels)[:, None])
-        result = jax.jit(hitting_times)(instances, goals)  # compiled, as many are, however few these
-        times[these], status[these] = result.time[:, 0], result.status[:, 0]
+        # Filled up as others are, and compiled as many are, however few these.
+        filled = widened(instances, goals, 1 << int(outputs - 1).bit_length())
+        result = jax.jit(hitting_times)(*_repeated(filled))
+        times[these] = result.time[: len(these), 0]
+        status[these] = result.status[: len(these), 0]
     judged = (exact > 0) & (exact < HORIZON)
     reached = judged & (status == Status.REACHED)
     unknown = judged & (status == Status.NOT_CONVERGED)
@@ -442,8 +476,9 @@ def main(count: int = COUNT, seed: int = SEED) -> None:
     """Prints a table of errors by structure."""
     each = max(count // (len(STRUCTURES) + 2), 1)
     *children, near, solved = np.random.default_rng(seed).spawn(len(STRUCTURES) + 2)
-    rows = [_audit(name, each, rng) for name, rng in zip(STRUCTURES, children, strict=True)]
-    rows += [_near_optimum(each, near), _solved(each, solved)]
+    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as processes:
+        rows = [_audit(name, each, rng, processes) for name, rng in zip(STRUCTURES, children, strict=True)]
+        rows += [_near_optimum(each, near), _solved(each, solved, processes)]
     table(
         f"hitting times against an independent solver, seed {seed}; errors beyond those of rounding a level",
         (
