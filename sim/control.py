@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from goodteacher.sim.validation import Numbers, is_concrete, namespace
 
 HORIZON = 1e300  # about as far as numbers go
-TOLERANCE = 1e-10  # hitting times are then good to a relative 1e-9 or better (benchmarks/accuracy.py)
+TOLERANCE = 1e-11  # hitting times are then good to a relative 1e-9 or better (make audit)
 MAX_STEPS = 100_000
 
 
