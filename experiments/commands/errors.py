@@ -13,7 +13,7 @@ from goodteacher.experiments.commands.options import (
     optional,
     print_rest,
 )
-from goodteacher.experiments.text import console
+from goodteacher.experiments.text import print_table
 
 
 def errors(
@@ -74,7 +74,7 @@ def errors(
     if followed != GRADIENT:
         print(f"under {clock.title}:")
     chosen = error_table.shown(report, rows)
-    console().print(error_table.table(report, chosen))
+    print_table(error_table.table(report, chosen), keys=2)
     if way := on_the_way(report, list(chosen)):
         print(way)
     if more := error_table.unprinted(report, chosen):

@@ -16,7 +16,7 @@ from goodteacher.experiments.commands.options import (
     optional,
     print_rest,
 )
-from goodteacher.experiments.text import console
+from goodteacher.experiments.text import print_table
 
 
 def run(
@@ -90,7 +90,7 @@ def run(
     report = simulation.report(problem, outcome, unknown, has_truth=has_truth)
     result.write(report)
     print(f"{source.file}: {title}{aim}: {report['status']}")
-    console().print(simulation.table(report, rows))
+    print_table(simulation.table(report, rows), keys=2)
     prompts = len(report["prompt_status"])
     if stops := simulation.on_the_way(report, range(prompts)[:rows]):
         print(stops)
