@@ -552,6 +552,38 @@ def test_a_truth_or_reward_that_is_no_number_is_refused(write):
     assert some.notes[0].endswith("s.csv, row 2.")
 
 
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_tables_as_spreadsheets_write_them(write, encoding, separator):
+    frame = LONG.assign(problem=["1, ä; 2|", "1, ä; 2|", "ß\n3", "ß\n3"], **{"a, b; c|d": "x"})
+    text = "" if encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    text += frame.to_csv(index=False, sep=separator)
+    path = write("t.csv", "")
+    path.write_bytes(text.encode(encoding))
+    found = read_rollouts([path])
+    assert (found.names, by_prompt(found, "second")) == (("first", "second"), [[4, 3], [2, 1]])
+    assert (found.prompts, truths(found)) == (("1, ä; 2|", "ß 3"), [[1, 0], [0, 1]])
+    path.with_suffix(".tsv.gz").write_bytes(gzip.compress(text.encode(encoding)))
+    assert by_prompt(read_rollouts([path.with_suffix(".tsv.gz")]), "second") == [[4, 3], [2, 1]]
+
+
+def test_what_separates_fields_is_told_by_the_first_row_too(write):
+    found = read_rollouts([write("t.csv", 'prompt;r (0, 0.5, 1 or 2);judge\n1,5?;1;2\n1,5?;"2";3\n')])
+    assert (found.names, by_prompt(found, "judge")) == (("r (0, 0.5, 1 or 2)", "judge"), [[2, 3]])
+    trailing = read_rollouts([write("t.csv", "prompt,judge\na,1,\na,2,\n")])
+    assert by_prompt(trailing) == [[1, 2]]
+    for text in ("prompt,judge\na,0,5\na,0,75\n", "prompt,judge\na and, yes, b,1\nc,2\n"):
+        with pytest.raises(ValueError, match=r"t.csv has \d values in its first row and 2 names in its"):
+            read_rollouts([write("t.csv", text)])
+    path = write("t.csv", "")
+    path.write_bytes("prompt,judge\na,1\na,2\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"t.csv is not in UTF-8, nor in UTF-16 with .*; save it as UTF-8"):
+        read_rollouts([path])
+
+
 def test_columns_and_files_that_there_are_not(write, tmp_path):
     path = write("t.csv", LONG)
     for columns in (Columns(("frist",)), Columns(truth="corect"), Columns(prompt="prolbem")):
