@@ -22,7 +22,6 @@ from goodteacher.experiments.rollouts.collection import (
     Losses,
     Rollouts,
     codes,
-    label,
     numbers,
     texts,
 )
@@ -35,6 +34,7 @@ from goodteacher.experiments.rollouts.layouts import (
     prompt_columns,
     truths,
 )
+from goodteacher.experiments.rollouts.naming import Names, label
 
 _LONG = 200  # characters, from which on a prompt is told by its digest
 _FILES = 10  # that are named of those that are left out
@@ -139,7 +139,7 @@ class Gathered:
     def __init__(self, columns: Columns):
         self._columns = columns
         self._numbers: dict[Any, int] = {}
-        self._labels: list[str] = []
+        self._names = Names()
         self._folders: dict[Path, None] = {}
         self._files: list[_File] = []
         self._losses = Losses()
@@ -213,7 +213,7 @@ class Gathered:
         key = hashlib.blake2b(text.encode(), digest_size=16).digest() if len(text) > _LONG else text
         if key not in self._numbers:
             self._numbers[key] = len(self._numbers)
-            self._labels.append(label(", ".join(level)))
+            self._names.add(", ".join(level))
         return self._numbers[key]
 
     def rollouts(self) -> Rollouts:
@@ -249,7 +249,7 @@ class Gathered:
             {name: table[f"r {name}"].to_numpy() for name in names},
             None if its.truth is None else table["truth"].to_numpy(),
             None if its.answer is None else table["answer"].to_numpy(),
-            prompts=self._labels,
+            prompts=list(self._names),
             draw_numbers=table["draw"].to_numpy(int) if its.format.by_file else None,
             answer_texts=None if its.answer is None else table["answer text"].to_numpy(object),
             recognised=its.described(names),
