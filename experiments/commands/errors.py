@@ -58,7 +58,7 @@ def errors(
     at_most_one(gamma=gamma, goal=goal)
     thresholds = Thresholds(**given(low=low, high=high, negligible=negligible))
     clock = followed.clock()
-    problem, has_truth = source.read(like_truth=True)
+    problem, has_truth, names = source.read(like_truth=True)
     if not has_truth:
         raise source.without_truth("errors are what differs from it")
     followable = follow(problem, clock, also=problem.ground_truth_rewards)
@@ -70,6 +70,7 @@ def errors(
         report = interruptible(
             lambda: error_table.report(problem, gamma, thresholds, goal, tell, followed=followable)
         )
+    report |= names
     result.write(report)
     if followed != GRADIENT:
         print(f"under {clock.title}:")
@@ -81,6 +82,6 @@ def errors(
         print(f"{more} more outputs: --rows {len(chosen)} prints them too")
     print_rest(len(report["status"]), len(chosen))
     print(error_table.summary(report))
-    for line in told(followable.unknown):
+    for line in told(followable.unknown, names.get("prompt_names")):
         print(line)
     return 0

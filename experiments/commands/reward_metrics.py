@@ -27,8 +27,8 @@ def metrics(source: InstanceFile, *, rows: Rows = SCREENFUL, result: Result = NO
     compile_quickly()
     keep_compiled()
     result.check()
-    instance, has_truth = source.read()
-    report = reward_quality.report(instance, has_truth=has_truth)
+    instance, has_truth, names = source.read()
+    report = reward_quality.report(instance, has_truth=has_truth) | names
     result.write(report)
     print_table(reward_quality.table(report, rows))
     print_rest(len(report["status"]), rows)

@@ -69,7 +69,7 @@ def run(
     at_most_one(gamma=gamma, goal=goal)
     way = simulation.DYNAMICS[dynamics](**own)
     clock = followed.clock()
-    problem, has_truth = source.read()
+    problem, has_truth, names = source.read()
     for name in given(gamma=gamma, goal=goal):
         if not has_truth:
             raise source.without_truth(f"--{name} is of it")
@@ -87,7 +87,7 @@ def run(
         title = f"{clock.title}: {way.title.removeprefix('gradient ')}"
     with Progress(title, way.parts) as progress:
         outcome = interruptible(lambda: way.follow(instance, wanted, progress))
-    report = simulation.report(problem, outcome, unknown, has_truth=has_truth)
+    report = simulation.report(problem, outcome, unknown, has_truth=has_truth) | names
     result.write(report)
     print(f"{source.file}: {title}{aim}: {report['status']}")
     print_table(simulation.table(report, rows), keys=2)
@@ -97,7 +97,7 @@ def run(
     print_rest(prompts, rows)
     if note := simulation.note(report):
         print(note)
-    for line in told(unknown):
+    for line in told(unknown, names.get("prompt_names")):
         print(line)
     if not has_truth:
         print(NO_TRUTH)
