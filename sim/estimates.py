@@ -117,6 +117,7 @@ def _spread(rewards: np.ndarray, n: np.ndarray, group: int) -> np.ndarray:
 
 def _choose_share(place: np.ndarray, group: int, n: np.ndarray) -> np.ndarray:
     """``C(place, group - 1) / C(n, group)``, as a product that does not overflow."""
+    place = np.minimum(place, n[..., None] - 1)  # beyond it there is no draw, and factors are above 1
     value = group / np.maximum(n, 1)[..., None] * np.ones(place.shape)
     for j in range(group - 1):
         value = value * np.maximum(place - j, 0) / np.maximum(n[..., None] - 1 - j, 1)

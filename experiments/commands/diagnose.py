@@ -13,7 +13,7 @@ from goodteacher.experiments.commands.options import (
     given,
     optional,
 )
-from goodteacher.experiments.text import console
+from goodteacher.experiments.text import print_table
 
 Words = Annotated[tuple[str, ...], optional("NAME ...")]
 
@@ -90,12 +90,11 @@ def diagnose(
 
         report.write_text(page(data, read), encoding="utf-8")
     print(teacher_answer.answer(data))
-    out = console()
-    out.print(teacher_answer.rewards_table(data))
-    out.print(teacher_answer.verdicts_table(data))
+    print_table(teacher_answer.rewards_table(data))
+    print_table(teacher_answer.verdicts_table(data))
     if (prompts := teacher_answer.prompts_table(data)) is not None:
-        out.print(prompts)
-    out.print(teacher_answer.groups_table(data))
+        print_table(prompts)
+    print_table(teacher_answer.groups_table(data))
     for line in teacher_answer.limits(data):
         print(line)
     print(teacher_answer.recognised(read, "--prompt, --reward, --truth and --answer say otherwise"))

@@ -13,7 +13,7 @@ from goodteacher.experiments.commands.options import (
     optional,
     print_rest,
 )
-from goodteacher.experiments.text import console
+from goodteacher.experiments.text import print_table
 
 
 def errors(
@@ -58,7 +58,7 @@ def errors(
     at_most_one(gamma=gamma, goal=goal)
     thresholds = Thresholds(**given(low=low, high=high, negligible=negligible))
     clock = followed.clock()
-    problem, has_truth = source.read(like_truth=True)
+    problem, has_truth, names = source.read(like_truth=True)
     if not has_truth:
         raise source.without_truth("errors are what differs from it")
     followable = follow(problem, clock, also=problem.ground_truth_rewards)
@@ -70,17 +70,18 @@ def errors(
         report = interruptible(
             lambda: error_table.report(problem, gamma, thresholds, goal, tell, followed=followable)
         )
+    report |= names
     result.write(report)
     if followed != GRADIENT:
         print(f"under {clock.title}:")
     chosen = error_table.shown(report, rows)
-    console().print(error_table.table(report, chosen))
+    print_table(error_table.table(report, chosen), keys=2)
     if way := on_the_way(report, list(chosen)):
         print(way)
     if more := error_table.unprinted(report, chosen):
         print(f"{more} more outputs: --rows {len(chosen)} prints them too")
     print_rest(len(report["status"]), len(chosen))
     print(error_table.summary(report))
-    for line in told(followable.unknown):
+    for line in told(followable.unknown, names.get("prompt_names")):
         print(line)
     return 0

@@ -43,10 +43,12 @@ class Problem(NamedTuple):
     Attributes:
         instance: the problem.
         has_truth: whether it has a ground truth; in its place the instance has the reward itself if not.
+        names: of prompts and outputs, as reports have them; none of an instance file, which numbers them.
     """
 
     instance: "Instance"
     has_truth: bool
+    names: dict[str, Any]
 
 
 NO_TRUTH = "There is no ground truth: what needs one is not known (--truth names its column)."
@@ -81,16 +83,18 @@ class InstanceFile:
         from goodteacher.sim.files import is_instance_file, read_instance
 
         if is_instance_file(self.file):
-            return Problem(read_instance(self.file, nearest=self.nearest), True)
+            return Problem(read_instance(self.file, nearest=self.nearest), True, {})
 
         # pandas and what reads with it take long to import, and few need them.
         from goodteacher.experiments.rollouts.intake import read_rollouts
         from goodteacher.experiments.rollouts.layouts import Columns
-        from goodteacher.experiments.rollouts.problems import as_instance
+        from goodteacher.experiments.rollouts.problems import as_problem
 
         named = () if self.reward is None else (self.reward,)
         rollouts = read_rollouts([self.file], Columns(named, self.truth, self.prompt, self.answer))
-        return Problem(as_instance(rollouts, self.reward, like_truth=like_truth), rollouts.truth is not None)
+        found = as_problem(rollouts, self.reward, like_truth=like_truth)
+        names = {"prompt_names": found.prompts, "output_names": found.outputs}
+        return Problem(found.instance, rollouts.truth is not None, names)
 
     def without_truth(self, what: str) -> ValueError:
         """Says that there is no ground truth for something that needs one."""

@@ -9,7 +9,7 @@ from goodteacher.experiments.commands.options import (
     Rows,
     print_rest,
 )
-from goodteacher.experiments.text import console
+from goodteacher.experiments.text import print_table
 
 
 def metrics(source: InstanceFile, *, rows: Rows = SCREENFUL, result: Result = NOWHERE) -> int:
@@ -27,10 +27,10 @@ def metrics(source: InstanceFile, *, rows: Rows = SCREENFUL, result: Result = NO
     compile_quickly()
     keep_compiled()
     result.check()
-    instance, has_truth = source.read()
-    report = reward_quality.report(instance, has_truth=has_truth)
+    instance, has_truth, names = source.read()
+    report = reward_quality.report(instance, has_truth=has_truth) | names
     result.write(report)
-    console().print(reward_quality.table(report, rows))
+    print_table(reward_quality.table(report, rows))
     print_rest(len(report["status"]), rows)
     if note := reward_quality.note(report) if has_truth else NO_TRUTH:
         print(note)

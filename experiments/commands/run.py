@@ -16,7 +16,7 @@ from goodteacher.experiments.commands.options import (
     optional,
     print_rest,
 )
-from goodteacher.experiments.text import console
+from goodteacher.experiments.text import print_table
 
 
 def run(
@@ -69,7 +69,7 @@ def run(
     at_most_one(gamma=gamma, goal=goal)
     way = simulation.DYNAMICS[dynamics](**own)
     clock = followed.clock()
-    problem, has_truth = source.read()
+    problem, has_truth, names = source.read()
     for name in given(gamma=gamma, goal=goal):
         if not has_truth:
             raise source.without_truth(f"--{name} is of it")
@@ -87,17 +87,17 @@ def run(
         title = f"{clock.title}: {way.title.removeprefix('gradient ')}"
     with Progress(title, way.parts) as progress:
         outcome = interruptible(lambda: way.follow(instance, wanted, progress))
-    report = simulation.report(problem, outcome, unknown, has_truth=has_truth)
+    report = simulation.report(problem, outcome, unknown, has_truth=has_truth) | names
     result.write(report)
     print(f"{source.file}: {title}{aim}: {report['status']}")
-    console().print(simulation.table(report, rows))
+    print_table(simulation.table(report, rows), keys=2)
     prompts = len(report["prompt_status"])
     if stops := simulation.on_the_way(report, range(prompts)[:rows]):
         print(stops)
     print_rest(prompts, rows)
     if note := simulation.note(report):
         print(note)
-    for line in told(unknown):
+    for line in told(unknown, names.get("prompt_names")):
         print(line)
     if not has_truth:
         print(NO_TRUTH)

@@ -97,11 +97,7 @@ def read_problems(path: Path) -> Collection:
 
     # pandas and what reads with it take long to import, and few need them.
     from goodteacher.experiments.rollouts.intake import read_rollouts
-    from goodteacher.experiments.rollouts.problems import as_instance
+    from goodteacher.experiments.rollouts.problems import as_problem
 
-    rollouts = read_rollouts([path])
-    instance = as_instance(rollouts, like_truth=True)
-    names = (
-        rollouts.prompts if len(rollouts.prompts) == len(instance.rewards) else range(len(instance.rewards))
-    )
-    return Collection(path.name, instance, tuple(map(str, names)))
+    problem = as_problem(read_rollouts([path]), like_truth=True)
+    return Collection(path.name, problem.instance, tuple(problem.prompts))

@@ -1,14 +1,14 @@
 """Which outputs of a prompt are best by ground truth, and what is said where that are several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from goodteacher.experiments.aims import constant
+from goodteacher.experiments.reports.called import prompts_named
 from goodteacher.sim.instance import Instance
-
-_NAMED = 10
 
 
 def existing(instance: Instance) -> Bool[np.ndarray, "prompts outputs"]:
@@ -34,23 +34,18 @@ def best_outputs(instance: Instance) -> Bool[np.ndarray, "prompts outputs"]:
     return best & ~flat[:, None]
 
 
-def no_preference(outputs: Sequence[Sequence[int]]) -> str:
-    """A sentence on prompts without a best output, given those of each; empty if there are none."""
-    flat = [prompt for prompt, best in enumerate(outputs) if not best]
+def no_preference(result: Mapping[str, Any]) -> str:
+    """A sentence on the prompts of a report without a best output; empty if there are none."""
+    flat = [prompt for prompt, best in enumerate(result["best_outputs"]) if not best]
     if not flat:
         return ""
-    return f"{named(flat)}: the ground truth is the same for all outputs, and none is preferred."
+    return (
+        f"{prompts_named(result, flat)}: the ground truth is the same for all outputs, and none is preferred."
+    )
 
 
-def named(prompts: Sequence[int]) -> str:
-    """Prompts by their numbers, the first few of many."""
-    listed = ", ".join(map(str, prompts[:_NAMED]))
-    more = f" and {len(prompts) - _NAMED} more" if len(prompts) > _NAMED else ""
-    return f"Prompt{'s' * (len(prompts) > 1)} {listed}{more}"
-
-
-def several_best(outputs: Sequence[Sequence[int]]) -> str:
-    """A sentence on prompts with several best outputs, given those of each; empty if there are none."""
-    several = [prompt for prompt, best in enumerate(outputs) if len(best) > 1]
-    said = named(several).partition(" ")[2]
+def several_best(result: Mapping[str, Any]) -> str:
+    """A sentence on the prompts of a report with several best outputs; empty if there are none."""
+    several = [prompt for prompt, best in enumerate(result["best_outputs"]) if len(best) > 1]
+    said = prompts_named(result, several).partition(" ")[2]
     return f"Prompts with several best outputs ({said}): y* is the first of them." if several else ""

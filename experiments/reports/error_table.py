@@ -20,6 +20,7 @@ from goodteacher.experiments.reports.best_outputs import (
     no_preference,
     several_best,
 )
+from goodteacher.experiments.reports.called import output_name, prompt_name
 from goodteacher.experiments.reports.simulation import stops
 from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.flow import hitting_time
@@ -225,8 +226,8 @@ def table(result: Mapping[str, Any], chosen: Mapping[int, Sequence[int]]) -> Tab
                     f"{shapley[output]:+.3g}" if output in shapley else "",
                 ]
             columns.add_row(
-                str(prompt) if output == outputs[0] else "",
-                f"{output}{star}",
+                prompt_name(result, prompt) if output == outputs[0] else "",
+                f"{output_name(result, prompt, output)}{star}",
                 *given,
                 probability,
                 kind,
@@ -251,7 +252,7 @@ def _factor(ratio: float | str | None) -> str:
 def summary(result: Mapping[str, Any]) -> str:
     """One sentence, or two if a prompt has several best outputs."""
     kinds = Counter(kind for row in result["category"] for kind in row if kind != Category.NONE.title)
-    said = several_best(result["best_outputs"]), no_preference(result["best_outputs"])
+    said = several_best(result), no_preference(result)
     note = "".join(f" {sentence}" for sentence in said if sentence)
     if not kinds:
         return "No errors: the proxy is the ground truth." + note
@@ -265,11 +266,12 @@ def summary(result: Mapping[str, Any]) -> str:
     if not ratios:
         return f"Errors by rule: {counted}; the goal is out of reach with any one of them corrected." + note
     worst, best = max(ratios, key=lambda at: ratios[at]), min(ratios, key=lambda at: ratios[at])
-    does = []
-    if ratios[worst] > 0:
-        does.append(f"the most harmful is at output {worst[1]} of prompt {worst[0]} ({_says(ratios[worst])})")
-    if ratios[best] < 0:
-        does.append(f"the most beneficial is at output {best[1]} of prompt {best[0]} ({_says(ratios[best])})")
+    does = [
+        f"the most {kind} is at output {output_name(result, *at)} of prompt {prompt_name(result, at[0])} "
+        f"({_says(ratios[at])})"
+        for kind, at, sign in (("harmful", worst, 1), ("beneficial", best, -1))
+        if sign * ratios[at] > 0
+    ]
     return f"Errors by rule: {counted}; {' and '.join(does) or 'none changes the time'}." + note
 
 

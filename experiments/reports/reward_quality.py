@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from goodteacher.experiments.reports.best_outputs import best_outputs, no_preference, several_best
+from goodteacher.experiments.reports.called import prompt_name
 from goodteacher.experiments.text import digits, plain
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import (
@@ -113,7 +114,7 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
         columns.add_row(title, digits(numbers[0]), *[digits(value, 3) for value in numbers[1:]])
 
     for prompt in range(len(result["status"]))[:rows]:
-        row(str(prompt), result["prompts"], lambda value, prompt=prompt: value[prompt])
+        row(prompt_name(result, prompt), result["prompts"], lambda value, prompt=prompt: value[prompt])
     columns.add_section()
     row("all", result["mean"], lambda value: value)
     return columns
@@ -121,9 +122,9 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
 
 def note(result: Mapping[str, Any]) -> str:
     """What the table leaves out; empty if nothing."""
-    several = several_best(result["best_outputs"])
+    several = several_best(result)
     said = [
         several and f"{several} What ties with it is not compared.",
-        no_preference(result["best_outputs"]),
+        no_preference(result),
     ]
     return "\n".join(filter(None, said))

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from goodteacher.experiments.aims import after_updates, statuses
-from goodteacher.experiments.reports.best_outputs import named
+from goodteacher.experiments.reports.called import output_name, prompt_name, prompts_named
 from goodteacher.experiments.text import digits, plain, reward_text
 from goodteacher.sim.clocks import Natural
 from goodteacher.sim.flow import HORIZON, Control, final_policy, hitting_time, is_solvable
@@ -255,11 +255,11 @@ def on_the_way(result: Mapping[str, Any], prompts: Sequence[int] | None = None) 
         if not (row := rows[prompt]):
             continue
         way = ", ".join(
-            f"{stop['output']}"
+            output_name(result, prompt, stop["output"])
             + (f" (from t = {digits(stop['from'], 4)})" if stop["from"] else " (at the start)")
             for stop in row
         )
-        lines.append(f"prompt {prompt}: most probable in turn are outputs {way}")
+        lines.append(f"prompt {prompt_name(result, prompt)}: most probable in turn are outputs {way}")
     return "\n".join(lines)
 
 
@@ -285,7 +285,7 @@ def _measured(instance: Instance, probabilities: Float[Array, "prompts outputs"]
 
 
 def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
-    """Two lines for each of the first prompts, its initial and its final policy; outputs count from 0.
+    """Two lines for each of the first prompts, its initial and its final policy.
 
     Args:
         result: the report.
@@ -319,14 +319,19 @@ def table(result: Mapping[str, Any], rows: int | None = None) -> Table:
         )
         change = np.where(np.abs(after - before) > _ROUNDING * before, after - before, 0.0)
         moved = [
-            "-" if np.isnan(change).all() else f"{y} ({change[y]:+.3g})" if sign * change[y] > 0 else "none"
-            for y, sign in ((change.argmax(), 1), (change.argmin(), -1))
+            "-" if np.isnan(change).all() else _moved(result, prompt, y, change[y], sign)
+            for y, sign in ((int(change.argmax()), 1), (int(change.argmin()), -1))
         ]
         at_least = [] if bound is None else ["", "", f"≥ {digits(bound)}"]
-        columns.add_row(str(prompt), "initial", *measures("initial", prompt), *at_least)
+        columns.add_row(prompt_name(result, prompt), "initial", *measures("initial", prompt), *at_least)
         reached = [digits(time, 9), status] if aims else []
         columns.add_row("", "final", *measures("final", prompt), *moved, *reached)
     return columns
+
+
+def _moved(result: Mapping[str, Any], prompt: int, output: int, change: float, sign: int) -> str:
+    """Which output of a prompt gained (sign 1) or lost (-1) most."""
+    return f"{output_name(result, prompt, output)} ({change:+.3g})" if sign * change > 0 else "none"
 
 
 def note(result: Mapping[str, Any]) -> str:
@@ -346,5 +351,5 @@ def note(result: Mapping[str, Any]) -> str:
     for status, sentence in said.items():
         prompts = [p for p, title in enumerate(result["prompt_status"]) if title == status.title]
         if prompts:
-            sentences.append(f"{named(prompts)}: {sentence}.")
+            sentences.append(f"{prompts_named(result, prompts)}: {sentence}.")
     return "\n".join(sentences)

@@ -257,10 +257,13 @@ def rewards_table(data: xr.Dataset) -> Table:
     """A row for each reward, the best teacher first."""
     truth = "truth_at_start" in data
     group = int(data.group.values[min(2, data.sizes["group"] - 1)])
-    headers = ["variance within", "between", f"flat groups of {group}"]
+    headers = ["variance within", "variance between", f"flat groups of {group}"]
     if truth:
-        headers = ["rank", "beats next", "ground truth at budget", *headers, "covariance", "accuracy"]
-        headers += ["where truth differs", "harm-aware", "median time", "on truth", "peak at KL"]
+        headers = [
+            *("rank", "beats next", "ground truth at budget", "median time", "median time on truth"),
+            *("peak at KL", *headers, "covariance"),
+            *("accuracy", "accuracy where truth differs", "harm-aware accuracy"),
+        ]
     elif "reward_along" in data:
         headers += ["reward at the start", f"at time {digits(data.attrs['budget'], 3)}", "KL then"]
     rows = numbers_table("reward", *headers)
@@ -276,11 +279,11 @@ def rewards_table(data: xr.Dataset) -> Table:
                 "-" if place is None else f"{place:.0f}",
                 "-" if beats is None else f"{beats:.2f}",
                 _with_interval(of, "ground_truth_at_budget"),
-                *cells,
-                *(_with_interval(of, each) for each in _INTERVALS[2:]),
                 _time(_median(of, "hitting_time")),
                 _time(_median(of, "hitting_time_on_truth")),
                 "-" if highest is None else digits(highest["kl"], 3),
+                *cells,
+                *(_with_interval(of, each) for each in _INTERVALS[2:]),
             ]
         elif "reward_along" in data:
             along = of.reward_along.values

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from goodteacher.experiments.rollouts.naming import Names, label
 from goodteacher.sim.names import unknown
 from goodteacher.sim.validation import Numbers, as_array
 
@@ -185,12 +186,15 @@ class Rollouts:
             if name not in frame.columns:
                 raise unknown("column", name, map(str, frame.columns))
         number, levels = codes(frame, keys)
+        called = Names()
+        for level in levels:
+            called.add(", ".join(level))
         return cls.from_draws(
             number,
             {name: numbers(frame[name]) for name in names},
             None if truth is None else numbers(frame[truth]),
             None if answer is None else texts(frame[answer])[0],
-            prompts=[label(", ".join(level)) for level in levels],
+            prompts=list(called),
             place=lambda i: f"row {frame.index[i]}",
             answer_texts=None if answer is None else in_words(frame[answer]),
         )
@@ -387,12 +391,6 @@ def codes(frame: Frame, keys: Sequence[str]) -> tuple[Int[np.ndarray, " rows"], 
 def within_prompts(number: Int[np.ndarray, " draws"]) -> Int[np.ndarray, " draws"]:
     """The number of each draw among those of its prompt, in their order, given the numbers of the prompts."""
     return np.asarray(pd.Series(number).groupby(number).cumcount())
-
-
-def label(value: Any, most: int = 80) -> str:
-    """A text on one line, shortened."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def in_words(answers: Column) -> np.ndarray:

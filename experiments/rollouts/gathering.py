@@ -6,13 +6,14 @@ Which columns are rewards and truth is told when all is read: some appear late.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from goodteacher.experiments.rollouts.collection import (
     NO_PROMPT,
@@ -21,7 +22,6 @@ from goodteacher.experiments.rollouts.collection import (
     Losses,
     Rollouts,
     codes,
-    label,
     numbers,
     texts,
 )
@@ -34,6 +34,7 @@ from goodteacher.experiments.rollouts.layouts import (
     prompt_columns,
     truths,
 )
+from goodteacher.experiments.rollouts.naming import Names, label
 
 _LONG = 200  # characters, from which on a prompt is told by its digest
 _FILES = 10  # that are named of those that are left out
@@ -72,20 +73,41 @@ class _Seen:
 
     given: int = 0
     finite: int = 0
+    commas: int = 0  # numbers with a decimal comma
     other: str = ""  # the first value that is no number, and its place
+    comma: str = ""  # the first with a decimal comma
 
     def count(self, column: Column, values: np.ndarray, path: Path) -> None:
-        given, finite = column.notna().to_numpy(), np.isfinite(values)
-        self.given += int(given.sum())
-        self.finite += int(finite.sum())
-        if not self.other and (given & ~finite).any():
-            first = int(np.argmax(given & ~finite))
-            self.other = f"{label(column.iloc[first])!r} in {path}, row {column.index[first]}"
+        others = column[column.notna().to_numpy() & ~np.isfinite(values)]
+        with_comma = others[[isinstance(of, str) and bool(_COMMA.fullmatch(of)) for of in others]]
+
+        def first(of: Column) -> str:
+            return f"{label(of.iloc[0])!r} in {path}, row {of.index[0]}" if len(of) else ""
+
+        self.add(
+            _Seen(
+                int(column.notna().sum()),
+                int(np.isfinite(values).sum()),
+                len(with_comma),
+                first(others),
+                first(with_comma),
+            )
+        )
 
     def add(self, other: "_Seen") -> None:
         self.given += other.given
         self.finite += other.finite
+        self.commas += other.commas
         self.other = self.other or other.other
+        self.comma = self.comma or other.comma
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether most of it is numbers."""
+        return 2 * (self.finite + self.commas) > self.given
+
+
+_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*")
 
 
 @dataclass
@@ -104,6 +126,12 @@ class _File:
     def rows(self) -> int:
         return sum(map(len, self.parts))
 
+    def holds(self, rewards: Sequence[str]) -> Bool[np.ndarray, "rows rewards"]:
+        """Which rewards its rows have, of those with a prompt."""
+        names = ["prompt", *(f"r {name}" for name in rewards)]
+        table = pd.concat([part.reindex(columns=names) for part in self.parts])
+        return table[names[1:]].notna().to_numpy()[table["prompt"].to_numpy() >= 0]
+
 
 class Gathered:
     """The numbers of all files."""
@@ -111,7 +139,7 @@ class Gathered:
     def __init__(self, columns: Columns):
         self._columns = columns
         self._numbers: dict[Any, int] = {}
-        self._labels: list[str] = []
+        self._names = Names()
         self._folders: dict[Path, None] = {}
         self._files: list[_File] = []
         self._losses = Losses()
@@ -185,7 +213,7 @@ class Gathered:
         key = hashlib.blake2b(text.encode(), digest_size=16).digest() if len(text) > _LONG else text
         if key not in self._numbers:
             self._numbers[key] = len(self._numbers)
-            self._labels.append(label(", ".join(level)))
+            self._names.add(", ".join(level))
         return self._numbers[key]
 
     def rollouts(self) -> Rollouts:
@@ -206,6 +234,8 @@ class Gathered:
         used = {file.source.folder for file in files}
         if unused := [folder for folder in self._folders if folder not in used]:
             raise ValueError(f"nothing usable in the folder {unused[0]}: {self._losses.said()}; leave it out")
+        if not its.format.by_file:
+            _check_together(files, its.rewards)
         tables = [_chosen(file, its, i) for i, file in enumerate(files)]
         names, paths = its.rewards, [file.source.path for file in files]
         if its.format.by_file and len(files) > 1:
@@ -219,7 +249,7 @@ class Gathered:
             {name: table[f"r {name}"].to_numpy() for name in names},
             None if its.truth is None else table["truth"].to_numpy(),
             None if its.answer is None else table["answer"].to_numpy(),
-            prompts=self._labels,
+            prompts=list(self._names),
             draw_numbers=table["draw"].to_numpy(int) if its.format.by_file else None,
             answer_texts=None if its.answer is None else table["answer text"].to_numpy(object),
             recognised=its.described(names),
@@ -257,9 +287,19 @@ class Gathered:
             for name, of in file.seen.items():
                 seen.setdefault(name, _Seen()).add(of)
         prompt = tuple(dict.fromkeys(name for file in files for name in file.prompt))
-        numeric = {name for name, of in seen.items() if 2 * of.finite > of.given}
+        numeric = {name for name, of in seen.items() if of.is_numeric}
         try:
             its = layout(files[0].format, prompt, list(seen), numeric, self._columns)
+            # Of words that may be meant as rewards it is said that they are none.
+            words = [] if its.rewards and its.rewards != (its.truth,) else _words(seen, its)
+            if not its.rewards:
+                raise ValueError(_no_reward(list(seen), words))
+            for what, names in (("truth", [its.truth]), ("reward", its.rewards)):
+                for name in filter(None, names):
+                    if comma := seen[name].comma:
+                        raise ValueError(
+                            f"the {what} {name} has a decimal comma, {comma}; write numbers with a point"
+                        )
             for what, names in (("truth", [self._columns.truth]), ("reward", self._columns.rewards)):
                 for name in filter(None, names):
                     if not seen[name].finite:
@@ -274,7 +314,10 @@ class Gathered:
             if its.truth is None and seen[name].other
         ]
         if its.truth in its.rewards and not self._columns.rewards:
-            notes.append(f"{its.truth} is taken for the reward too: no other column is mostly of numbers.")
+            instead = f" ({'; '.join(words)}: numbers, such as 1 and 0, would be)" if words else ""
+            notes.append(
+                f"{its.truth} is taken for the reward too: no other column is mostly of numbers{instead}."
+            )
         rows = sum(file.rows for file in files)
         often = tuple(name for name in its.rewards if 2 * seen[name].finite > rows)
         if often and not self._columns.rewards:
@@ -288,20 +331,52 @@ class Gathered:
         return its, tuple(notes)
 
     def _has_rows(self, file: _File, its: Layout) -> bool:
-        """Whether a file has rows that can be used; one of a folder is left out if not."""
-        names = [f"r {name}" for name in its.rewards]
-        if file.source.folder is None or any(
-            ((part["prompt"] >= 0) & part.reindex(columns=names).notna().all(axis=1)).any()
-            for part in file.parts
-        ):
+        """Whether a file has rows with a reward that is used; one of a folder is left out if not."""
+        if file.source.folder is None or file.holds(its.rewards).any(axis=1).any():
             return True
-        self._leave_out(f"{file.source.path} has no row with a prompt and {' and '.join(its.rewards)}")
+        self._leave_out(f"{file.source.path} has no row with a prompt and {' or '.join(its.rewards)}")
         return False
 
 
+def _check_together(files: Sequence[_File], rewards: Sequence[str]) -> None:
+    """Refuses several rewards of which no draw has all.
+
+    Raises:
+        ValueError: saying where each of them is.
+    """
+    if len(rewards) == 1 or any(file.holds(rewards).all(axis=1).any() for file in files):
+        return
+    where = {
+        name: next((file.source.path for file in files if file.holds([name]).any()), "no row with a prompt")
+        for name in rewards
+    }
+    listed = ", ".join(f"{name} is in {path}" for name, path in where.items())
+    raise ValueError(
+        f"no draw has all rewards, and on different draws they cannot be compared: {listed}; name those that "
+        "are to be read"
+    )
+
+
+def _words(seen: Mapping[str, _Seen], its: Layout) -> list[str]:
+    """What stands in the first columns that might be rewards, if it were numbers."""
+    taken = {*its.prompt, its.truth, its.answer}
+    return [f"{name} has {of.other}" for name, of in seen.items() if of.other and name not in taken][:3]
+
+
+def _no_reward(columns: Sequence[str], words: Sequence[str]) -> str:
+    said = "no column of numbers is left to be a reward"
+    if words:
+        return f"{said}: {'; '.join(words)}: write numbers instead, such as 1 and 0"
+    return f"{said}; name it as the reward: the columns are {', '.join(columns)}"
+
+
 def _no_number(what: str, name: str, seen: _Seen) -> str:
-    found = f", such as {seen.other}" if seen.other else ": it is empty"
-    return f"no value of the {what} {name} is a number{found}; name a column of numbers, or of true and false"
+    if not seen.other:
+        return f"no value of the {what} {name} is a number: it is empty; name a column of numbers"
+    return (
+        f"no value of the {what} {name} is a number, such as {seen.other}; name a column of numbers, or "
+        "write 1 and 0 for such words"
+    )
 
 
 def _with_path(format: Format, frame: Frame, path: Path) -> Frame:

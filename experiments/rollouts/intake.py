@@ -4,6 +4,8 @@ Files are read part by part, and of every part only numbers are kept. A bad row 
 Nothing that is read is executed: pickles are refused.
 """
 
+import codecs
+import csv
 import io
 import itertools
 import json
@@ -26,6 +28,15 @@ from goodteacher.experiments.rollouts.wide_tables import lengthening
 
 _ROWS = 20_000  # of a part
 _SEEN = 200  # records, among which one tells the format
+_START = 1 << 16  # characters of a table, of which the first two rows tell what separates fields
+_BYTE_ORDERS = MappingProxyType(  # the longer marks first: one begins with another
+    {
+        codecs.BOM_UTF32_LE: "utf-32",
+        codecs.BOM_UTF32_BE: "utf-32",
+        codecs.BOM_UTF16_LE: "utf-16",
+        codecs.BOM_UTF16_BE: "utf-16",
+    }
+)
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 _KINDS = MappingProxyType(
     {
@@ -96,8 +107,12 @@ def _sources(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
 
 
 def _open(path: Path) -> io.TextIOWrapper:
+    """A file of text in UTF-8, or in what its byte order mark says."""
+    with pa.input_stream(path, compression="detect") as stream:
+        start = stream.read(4)
+    marked = (encoding for mark, encoding in _BYTE_ORDERS.items() if start.startswith(mark))
     return io.TextIOWrapper(
-        pa.input_stream(path, compression="detect"), encoding="utf-8-sig", errors="replace"
+        pa.input_stream(path, compression="detect"), encoding=next(marked, "utf-8-sig"), errors="replace"
     )
 
 
@@ -115,11 +130,37 @@ def _parts(path: Path, losses: Losses) -> Iterator[Part]:
         raise ValueError(f"cannot read {path}: {error}") from error
 
 
+def _separator(path: Path) -> str:
+    """What separates the fields of a table: what makes most of them of its header, and of its first row.
+
+    Raises:
+        ValueError: if that row has more than the header.
+    """
+    with _open(path) as stream:
+        start = stream.read(_START)
+    if "\0" in start:
+        raise ValueError(f"{path} is not in UTF-8, nor in UTF-16 with a byte order mark; save it as UTF-8")
+    separators = "\t,;|" if ".tsv" in path.name.lower() else ",;\t|"
+    rows = {by: filter(None, csv.reader(io.StringIO(start), delimiter=by)) for by in separators}
+    heads = {by: list(itertools.islice(of, 2)) for by, of in rows.items()}
+    separator = max(heads, key=lambda by: min(map(len, heads[by]), default=0))
+    if len(heads[separator]) == 2:
+        header, first = heads[separator]
+        if any(first[len(header) :]):
+            raise ValueError(
+                f"{path} has {len(first)} values in its first row and {len(header)} names in its header; "
+                f"quote what holds {separator!r}, and write numbers with a decimal point"
+            )
+    return separator
+
+
 def _csv(path: Path, losses: Losses) -> Iterator[Part]:
-    separator = "\t" if ".tsv" in path.name.lower() else ","
+    separator = _separator(path)
     with _open(path) as stream:
         try:
-            reader = pd.read_csv(stream, sep=separator, dtype=str, chunksize=_ROWS, on_bad_lines="warn")
+            reader = pd.read_csv(
+                stream, sep=separator, dtype=str, chunksize=_ROWS, on_bad_lines="warn", index_col=False
+            )
             first = 2
             with reader:
                 while True:

@@ -98,7 +98,7 @@ def candidates(format: Format, have: Sequence[str], columns: Columns) -> list[st
 def layout(
     format: Format, prompt: tuple[str, ...], have: Sequence[str], numeric: Collection[str], columns: Columns
 ) -> Layout:
-    """What the columns are.
+    """What the columns are; with no reward if none is recognised.
 
     Args:
         format: of all of it.
@@ -108,7 +108,7 @@ def layout(
         columns: what is said of them.
 
     Raises:
-        ValueError: for a column that there is not, or if no reward is recognised.
+        ValueError: for a column that there is not.
     """
     for name in (*columns.rewards, *filter(None, (columns.truth, columns.answer))):
         if name not in have:
@@ -127,11 +127,6 @@ def layout(
         )
         or tuple(filter(None, [truth]))
     )
-    if not rewards:
-        listed = ", ".join(have)
-        raise ValueError(
-            f"no column of numbers is left to be a reward; name it as the reward: the columns are {listed}"
-        )
     return Layout(format, prompt, rewards, truth, answer)
 
 

@@ -38,7 +38,7 @@ from goodteacher.experiments.domains import (
     domains,
 )
 from goodteacher.experiments.rollouts.intake import read_rollouts
-from goodteacher.experiments.rollouts.problems import as_instance
+from goodteacher.experiments.rollouts.problems import as_problem
 from goodteacher.sim import files
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.names import unknown
@@ -299,7 +299,7 @@ _ABSENT = -1e4  # logit of an output that a prompt does not have
 
 def _of_rollouts(name: str, path: str) -> Builder:
     rollouts = read_rollouts([path])
-    each = {reward: as_instance(rollouts.choose([reward])) for reward in rollouts.names}
+    each = {reward: as_problem(rollouts.choose([reward])).instance for reward in rollouts.names}
     prompts = len(next(iter(each.values())).rewards)
     parameters: dict[str, Domain] = {
         "prompt": Number(0, max(prompts - 1, 1), open=False, whole=True),

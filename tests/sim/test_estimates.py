@@ -1,6 +1,7 @@
 """Estimates of many draws and of few, beside what the statements of ``theory/draw_estimates.py`` check."""
 
 import math
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -40,6 +41,33 @@ def test_large_groups_of_many_draws(population, group):
 def _shares(counts, rewards):
     of_best = counts[rewards == rewards.max()]
     return of_best / of_best.sum()
+
+
+def test_thousands_of_draws_beside_few_are_exact():
+    """Beside exact fractions; of places that are filled up nothing overflows."""
+    rng = np.random.default_rng(0)
+    r = rng.permuted(np.tile(np.arange(2100.0) // 2, (3, 1)), axis=1)  # in ties of two
+    g = np.where(rng.random(r.shape) < 0.9, 1.0, 0.0)
+    mask = np.arange(2100) < np.array([2100, 1100, 3])[:, None]
+    for group in (2, 700, 1024, 2048):
+        best = estimates.best_of(r, g, mask, group)
+        spread = estimates.share_with_spread(g, mask, group)
+        for i, m in enumerate(mask):
+            n = int(m.sum())
+            if n < group:
+                assert np.isnan([best[i], spread[i]]).all()
+                continue
+            all_groups, truth, rewards = math.comb(n, group), g[i][m], r[i][m]
+            flat = sum(math.comb(int((truth == value).sum()), group) for value in (0, 1))
+            assert spread[i] == pytest.approx(float(1 - Fraction(flat, all_groups)), rel=1e-11, abs=1e-15)
+            expected, below = Fraction(0), 0
+            for value in np.unique(rewards):
+                tied = truth[rewards == value]
+                upto = below + len(tied)
+                share = Fraction(math.comb(upto, group) - math.comb(below, group), all_groups)
+                expected += share * Fraction(int(tied.sum()), len(tied))
+                below = upto
+            assert best[i] == pytest.approx(float(expected), rel=1e-11)
 
 
 def test_too_few_draws_are_not_a_number():

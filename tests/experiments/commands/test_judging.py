@@ -295,6 +295,47 @@ def test_rollouts_are_taken_by_every_command(rollouts, tmp_path, capsys):
     assert "2 of 2 chunks" in capsys.readouterr().out
 
 
+def test_prompts_and_outputs_of_rollouts_are_called_by_their_names(tmp_path, capsys):
+    """Outputs by their answers where they are known and differ, else by their first draw in the file."""
+    long = "an answer that begins as another one does and "
+    rows = [
+        *(("87 + 70", "157", 1, 0.5), ("87 + 70", "156", 0, 1), ("87 + 70", "157", 1, 0.5)),
+        *(("same", "3", 1, 1), ("same", "3", 1, 1)),
+        *(("long", "", 0, 1), ("long", f"{long}wrong", 0, 1), ("long", "?", 0, "none")),
+        *(("long", f"{long}right", 1, 0.5), ("long", "4", 1, 2)),
+    ]
+    path = tmp_path / "r.csv"
+    path.write_text("\n".join(["prompt,answer,correct,rm", *(",".join(map(str, row)) for row in rows)]))
+    shown = f"{long[:37]}..."
+    answers = [["157", "156"], ["3", "3, again"], ["draw 0", f"{shown} (draw 1)", f"{shown} (draw 3)", "4"]]
+    for command, options in (("run", ["--goal", "0.5"]), ("errors", []), ("metrics", [])):
+        found = outcome(command, path, tmp_path, *options, "--answer", "answer")
+        assert found["prompt_names"] == ["87 + 70", "same", "long"]
+        assert [sorted(of) for of in found["output_names"]] == [sorted(of) for of in answers]
+        printed = capsys.readouterr().out
+        assert "  87 + 70  " in printed
+        assert "Prompt same: the ground truth is the same for all outputs" in printed
+        if command != "metrics":
+            place = found["itinerary"][0][0]["output"]
+            name = found["output_names"][0][place]
+            assert f"prompt 87 + 70: most probable in turn are outputs {name} (at the start)" in printed
+        if command == "run":
+            final, initial = (np.array(found[of]["probabilities"][0][:2]) for of in ("final", "initial"))
+            gained = found["output_names"][0][int((final - initial).argmax())]
+            assert f" {gained} (+" in printed
+        if command == "errors":
+            assert f" {shown} (draw 3)" in printed
+            assert " 157*" in printed
+            right = found["output_names"][0].index("157")
+            assert found["initial_policy_probabilities"][0][right] == pytest.approx(2 / 3)
+    capsys.readouterr()
+    found = outcome("errors", path, tmp_path)
+    draws = [["draw 0", "draw 1"], ["draw 0", "draw 0, again"], ["draw 0", "draw 3", "draw 4"]]
+    assert [sorted(of) for of in found["output_names"]] == draws
+    assert "at output draw " in capsys.readouterr().out
+    assert "prompt_names" not in outcome("metrics", "examples/proxy.json", tmp_path)
+
+
 @pytest.fixture
 def without_truth(tmp_path):
     path = tmp_path / "without.csv"

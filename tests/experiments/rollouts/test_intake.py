@@ -552,6 +552,99 @@ def test_a_truth_or_reward_that_is_no_number_is_refused(write):
     assert some.notes[0].endswith("s.csv, row 2.")
 
 
+def test_words_in_place_of_a_reward_are_named(write):
+    """With a value, its place, and what to do; true and false are numbers."""
+    words = pd.DataFrame({"prompt": list("aabb"), "judge": ["yes", "no"] * 2, "correct": [1, 0, 0, 1]})
+    (note,) = read_rollouts([path := write("w.csv", words)]).notes
+    assert note.startswith("correct is taken for the reward too: no other column is mostly of numbers (judge")
+    assert f"judge has 'yes' in {path}, row 2: numbers, such as 1 and 0, would be" in note
+    alone = write("a.csv", words.drop(columns="correct"))
+    message = "no column of numbers is left to be a reward: judge has 'yes' in .*a.csv, row 2: write numbers"
+    with pytest.raises(ValueError, match=message):
+        read_rollouts([alone])
+    with pytest.raises(ValueError, match=r"is a number, such as 'yes' in .*write 1 and 0 for such words"):
+        read_rollouts([path], Columns(rewards=("judge",)))
+    for true, false in (("true", "False"), ("TRUE", " false ")):
+        found = read_rollouts([write("t.csv", words.replace({"judge": {"yes": true, "no": false}}))])
+        assert (found.names, by_prompt(found), found.notes) == (("judge",), [[1, 0], [1, 0]], ())
+
+
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_tables_as_spreadsheets_write_them(write, encoding, separator):
+    frame = LONG.assign(problem=["1, ä; 2|", "1, ä; 2|", "ß\n3", "ß\n3"], **{"a, b; c|d": "x"})
+    text = "" if encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    text += frame.to_csv(index=False, sep=separator)
+    path = write("t.csv", "")
+    path.write_bytes(text.encode(encoding))
+    found = read_rollouts([path])
+    assert (found.names, by_prompt(found, "second")) == (("first", "second"), [[4, 3], [2, 1]])
+    assert (found.prompts, truths(found)) == (("1, ä; 2|", "ß 3"), [[1, 0], [0, 1]])
+    path.with_suffix(".tsv.gz").write_bytes(gzip.compress(text.encode(encoding)))
+    assert by_prompt(read_rollouts([path.with_suffix(".tsv.gz")]), "second") == [[4, 3], [2, 1]]
+
+
+def test_what_separates_fields_is_told_by_the_first_row_too(write):
+    found = read_rollouts([write("t.csv", 'prompt;r (0, 0.5, 1 or 2);judge\n1,5?;1;2\n1,5?;"2";3\n')])
+    assert (found.names, by_prompt(found, "judge")) == (("r (0, 0.5, 1 or 2)", "judge"), [[2, 3]])
+    trailing = read_rollouts([write("t.csv", "prompt,judge\na,1,\na,2,\n")])
+    assert by_prompt(trailing) == [[1, 2]]
+    for text in ("prompt,judge\na,0,5\na,0,75\n", "prompt,judge\na and, yes, b,1\nc,2\n"):
+        with pytest.raises(ValueError, match=r"t.csv has \d values in its first row and 2 names in its"):
+            read_rollouts([write("t.csv", text)])
+    path = write("t.csv", "")
+    path.write_bytes("prompt,judge\na,1\na,2\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"t.csv is not in UTF-8, nor in UTF-16 with .*; save it as UTF-8"):
+        read_rollouts([path])
+
+
+def test_decimal_commas_are_refused_where_they_are_used(write):
+    frame = LONG.assign(price=["1,5", "2,5", "-,5", "4,0"])
+    commas = write("c.csv", "\ufeff" + frame.to_csv(index=False, sep=";", decimal=","))
+    message = r"the reward first has a decimal comma, '0,1' in .*c.csv, row 2; write numbers with a point"
+    with pytest.raises(ValueError, match=message):
+        read_rollouts([commas])
+    few = frame.astype({"second": object})
+    few.loc[3, "second"] = "0,5"
+    path = write("f.csv", few)
+    with pytest.raises(ValueError, match=r"the reward second has a decimal comma, '0,5' in .*f.csv, row 5"):
+        read_rollouts([path], Columns(rewards=("first", "second")))
+    with pytest.raises(ValueError, match=r"the truth second has a decimal comma"):
+        read_rollouts([path], Columns(rewards=("first",), truth="second"))
+    assert by_prompt(read_rollouts([path], Columns(rewards=("first",)))) == [[0.1, 0.2], [0.3, 0.4]]
+
+
+def test_files_of_a_folder_with_different_rewards_are_read_together(write, tmp_path):
+    """What is compared is compared on the same draws: those without a reward are counted."""
+
+    def judged(name, prompts, *rewards):
+        frame = pd.DataFrame({"prompt": np.repeat(list(prompts), 2), "correct": [0, 1] * len(prompts)})
+        return write(name, frame.assign(**{reward: np.arange(float(len(frame))) for reward in rewards}))
+
+    folder = judged("f/1.csv", "abc", "x", "y").parent
+    other = judged("f/2.csv", "de", "x")
+    for paths in ([folder], sorted(folder.iterdir())):
+        found = read_rollouts(paths)
+        assert (found.names, found.prompts) == (("x", "y"), ("a", "b", "c"))
+        assert found.skipped == {"y is not a number": 4}
+        assert found.places[0] == f"{other}, row 2: y is not a number"
+        named = read_rollouts(paths, Columns(rewards=("x",)))
+        assert (named.prompts, named.skipped) == (("a", "b", "c", "d", "e"), {})
+    judged("f/2.csv", "defg", "x")  # now most rows have x alone
+    found = read_rollouts([folder])
+    assert (found.names, len(found.prompts)) == (("x",), 7)
+    assert found.notes == ("y is not taken for a reward: only 6 of 14 rows have it.",)
+    judged("f/2.csv", "abc", "z")
+    message = f"no draw has all rewards, .*: x is in {folder}/1.csv, y is in {folder}/1.csv, z is in {other}"
+    with pytest.raises(ValueError, match=message) as caught:
+        read_rollouts([folder])
+    assert "\n" not in str(caught.value)
+    assert read_rollouts([folder], Columns(rewards=("x", "y"))).prompts == ("a", "b", "c")
+
+
 def test_columns_and_files_that_there_are_not(write, tmp_path):
     path = write("t.csv", LONG)
     for columns in (Columns(("frist",)), Columns(truth="corect"), Columns(prompt="prolbem")):
