@@ -328,7 +328,8 @@ def _audit(name: str, count: int, rng: np.random.Generator, processes: Executor)
     began = time.perf_counter()
     counts = [min(_TOGETHER, count - first) for first in range(0, count, _TOGETHER)]
     parts = list(processes.map(_referenced, [name] * len(counts), counts, rng.spawn(len(counts))))
-    cases, references = ([each for part in parts for each in part[of]] for of in (0, 1))
+    cases = [case for some, _, _ in parts for case in some]
+    references = [reference for _, some, _ in parts for reference in some]
     stiff = sum(part[2] for part in parts)
     levels = np.stack([reference.level for reference in references])
     times = np.array([reference.time for reference in references])[:, None]
