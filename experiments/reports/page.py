@@ -97,7 +97,7 @@ def _cells(table: Table) -> _Cells:
 def _prompts(data: xr.Dataset) -> str:
     """The table of prompts under the best reward, which sorts and searches."""
     best = teacher_answer.ranked(data)[0]
-    frame = teacher_answer.under(data, best).reset_index()
+    frame = teacher_answer.under(data, best).reset_index().dropna(axis="columns", how="all")
     if "truth_at_start" in data:
         frame["fixing_gains"] = teacher_answer.gains(data, best)
         frame = frame.sort_values("fixing_gains", ascending=False)

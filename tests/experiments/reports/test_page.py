@@ -63,6 +63,8 @@ def test_without_a_truth_there_is_a_page_too():
     assert "Without a ground truth" in without
     assert "<h2>Prompts worth training on with" in without
     assert "Verdicts follow" not in without
+    assert "mean_reward" in without
+    assert "mean_ground_truth" not in without
 
 
 # In a browser ---------------------------------------------------------------------------------
