@@ -88,7 +88,10 @@ class _Reference(NamedTuple):
 
 
 def _followed(case: _Case, way: float, by_time: bool) -> _Reference | None:
-    """Integrates by the distance that the logits travel or, if ``by_time``, by the time."""
+    """Integrates by the distance that the logits travel or, if ``by_time``, by the time.
+
+    With KL or entropy both: by the distance for a time to go to, and by that.
+    """
     calls = 0
     scale = 1.0 / max(float(np.linalg.norm(_flow(case, case.start)[2])), 1e-300)
 
@@ -118,6 +121,9 @@ def _followed(case: _Case, way: float, by_time: bool) -> _Reference | None:
     p, _, moving = _flow(case, case.start + found.y[:-1, -1])
     slope = (p * (case.truth - values[-1][:, None]) * moving).sum(-1)
     taken = way if by_time else scale * float(np.expm1(found.y[-1, -1]))
+    if case.strength.any() and not by_time:
+        # Near an optimum next to no distance takes long, and the time is known no better than the speed.
+        return _followed(case, taken, True)
     first = (values[:-1].max(0) < values[-1] - 1e-6) & (slope > 0)
     return _Reference(taken, values[-1], slope, first)
 
