@@ -162,7 +162,7 @@ class Followed:
             raise ValueError(
                 "preset is trl-batch, which divides by the standard deviation of the whole batch: all "
                 "prompts then share one clock that depends on all of them, and are not followed one by "
-                "one; give trl or trl-none"
+                "one; give trl or trl-none, or use goodteacher.sim.batch_scaling from Python"
             )
         if self.preset not in PRESETS:
             raise unknown_name("preset", self.preset, PRESETS)
