@@ -57,8 +57,8 @@ def summed_then_normalised(
 def _normalised(p: Array, rewards: Array, epsilon: ArrayLike) -> Array:
     above = advantage(p, rewards)
     variance = (p * above**2).sum()
-    scale = jnp.sqrt(jnp.where(variance > 0, variance, 1.0)) + epsilon
-    return jnp.where(variance > 0, above / scale, 0.0)
+    # Without a spread all advantages are zero, whatever they are divided by.
+    return above / (jnp.sqrt(jnp.where(variance > 0, variance, 1.0)) + epsilon)
 
 
 def updated(

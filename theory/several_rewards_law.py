@@ -81,7 +81,7 @@ def majority(
     weights: Float[Array, " kinds"], differences: Float[Array, " kinds"], *, power: Number = 1.0
 ) -> Float[Array, ""]:
     """``M``: the weight of the rewards that prefer the first of two outputs, less that of the others."""
-    return (weights**power * jnp.sign(differences)).sum()
+    return weights**power @ jnp.sign(differences)
 
 
 def _summed_first(weights: Array, differences: Array) -> Array:
