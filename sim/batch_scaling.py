@@ -27,7 +27,7 @@ from goodteacher.sim import flow
 from goodteacher.sim.control import HORIZON
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.validation import AnyArray, Numbers, finite
+from goodteacher.sim.validation import AnyArray, Numbers, finite, rows_of_times
 
 _NODES = 16
 _LONGEST = 2.0  # panel at first
@@ -75,7 +75,7 @@ def elapsed(
         ValueError: as for :func:`goodteacher.sim.flow.policies`; for a problem that is regularised or has a
             clock of its own, or an epsilon that is negative.
     """
-    times = np.asarray(of_gradient)
+    times = np.asarray(rows_of_times(of_gradient, len(instances.rewards)))
     return jax.device_put(_expansions(instances, _checked(instances, epsilon), times.max(-1)).elapsed(times))
 
 
@@ -118,8 +118,8 @@ def policies(
     Raises:
         ValueError: as for :func:`elapsed`.
     """
-    epsilon = _checked(instances, epsilon)
-    last = np.asarray(times).max(-1)
+    epsilon, times = _checked(instances, epsilon), np.asarray(rows_of_times(times, len(instances.rewards)))
+    last = times.max(-1)
     # No sooner, for no deviation is larger than half the range.
     most = _range(instances) / 2.0 + epsilon
     until = np.minimum(np.where(most > 0, last / np.where(most > 0, most, 1.0), HORIZON), HORIZON)
@@ -127,7 +127,7 @@ def policies(
         found = _expansions(instances, epsilon, until)
         short = (found.elapsed(until[:, None])[:, 0] < last) & (until < HORIZON)
         if not short.any():
-            return flow.policies(instances, found.of_gradient(np.asarray(times)))
+            return flow.policies(instances, found.of_gradient(times))
         until = np.where(short, np.minimum(until * _FARTHER, HORIZON), until)
 
 

@@ -112,3 +112,17 @@ def test_far_times_and_rewards_without_a_spread():
 def test_bad_input(instance, epsilon, message):
     with pytest.raises(ValueError, match=message):
         policies(as_batch(instance), jnp.ones((1, 1)), epsilon)
+
+
+@pytest.mark.parametrize("of", [policies, elapsed])
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.array([[-1.0]]), "times must be finite and not negative"),
+        (np.array([[np.inf]]), "times must be finite and not negative"),
+        (np.ones((2, 1)), r"times has shape \[2, 1\]; give a row of times for each of 1 problems"),
+    ],
+)
+def test_bad_times(of, times, message):
+    with pytest.raises(ValueError, match=message):
+        of(as_batch(STALLED), times)
