@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -67,9 +67,12 @@ ESTIMATORS: Mapping[str, Callable[["Followed"], Clock]] = MappingProxyType(
 )
 
 OF_GROUPS = ("mean_subtracted", "grpo", "maxrl")
+UNBIASED = ("reinforce", "baseline", "rloo")
+"""Sampled estimators whose mean is the gradient."""
+
 _APPLY = {
     "preset": ("grpo",),
-    "group": OF_GROUPS,
+    "group": (*OF_GROUPS, *UNBIASED),
     "epsilon": ("grpo",),
     "population": ("grpo",),
     "power": ("cold_start",),
@@ -97,7 +100,8 @@ class Followed:
     """Names and numbers of what is followed, as people give them; those that are not given have defaults.
 
     Attributes:
-        estimator: a name of :data:`ESTIMATORS`.
+        estimators: what it may be, by name.
+        estimator: a name of these.
         preset: a name of :data:`PRESETS`: for ``grpo``, as that framework computes it.
         group: samples of a group; the limit, also ``inf``, if not given.
         epsilon: of ``grpo``; that of the preset, or zero, if not given.
@@ -107,6 +111,7 @@ class Followed:
         dynamic_sampling: whether groups without a spread are drawn again.
     """
 
+    estimators: ClassVar[Mapping[str, Callable[["Followed"], Clock]]] = ESTIMATORS
     estimator: Annotated[str, Text()] = "gradient"
     preset: Annotated[str, Text()] | None = None
     group: Annotated[float | None, _Group()] = None
@@ -134,15 +139,16 @@ class Followed:
 
     def clock(self) -> Clock:
         """The value."""
-        if self.estimator not in ESTIMATORS:
-            raise unknown_name("estimator", self.estimator, ESTIMATORS)
+        if self.estimator not in self.estimators:
+            raise unknown_name("estimator", self.estimator, self.estimators)
         for name in self.given:
             if self.estimator not in _APPLY[name]:
+                of = [other for other in _APPLY[name] if other in self.estimators]
                 raise ValueError(
-                    f"{name} does not apply to estimator {self.estimator}; leave it out, or choose "
-                    f"{' or '.join(_APPLY[name])}"
+                    f"{name} does not apply to estimator {self.estimator}; leave it out"
+                    + (f", or choose {' or '.join(of)}" if of else "")
                 )
-        clock = ESTIMATORS[self.estimator](self)
+        clock = self.estimators[self.estimator](self)
         if self.dynamic_sampling:
             assert isinstance(clock, Group)
             return DynamicSampling(clock)
@@ -156,7 +162,7 @@ class Followed:
             raise ValueError(
                 "preset is trl-batch, which divides by the standard deviation of the whole batch: all "
                 "prompts then share one clock that depends on all of them, and are not followed one by "
-                "one; give trl or trl-none"
+                "one; give trl or trl-none, or use goodteacher.sim.batch_scaling from Python"
             )
         if self.preset not in PRESETS:
             raise unknown_name("preset", self.preset, PRESETS)

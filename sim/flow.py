@@ -29,6 +29,7 @@ from goodteacher.sim.validation import (
     beside,
     is_concrete,
     namespace,
+    rows_of_times,
     strongly_typed,
 )
 
@@ -162,12 +163,7 @@ def policies(
         ValueError: as for :func:`hitting_times`; if the times have another shape.
     """
     instances, _, _, control = _batch(instances, None, None, LANES)
-    times, count = as_array("times", times), len(instances.rewards)
-    if times.ndim != 2 or len(times) != count or times.size == 0:
-        shape = list(times.shape)
-        raise ValueError(f"times has shape {shape}; give a row of times for each of {count} problems")
-    if is_concrete(times) and not (np.isfinite(times).all() and (times >= 0).all()):
-        raise ValueError("times must be finite and not negative")
+    times = rows_of_times(times, len(instances.rewards))
     if is_solvable(instances):
         return _look(instances, times)
     every = jax.tree.map(lambda leaf: jnp.repeat(leaf, times.shape[1], axis=0), instances)

@@ -93,7 +93,7 @@ def estimator(name: str, group: int) -> Estimator:
     ``reinforce`` (Williams 1992), ``baseline`` (the same with the exact expected reward as its baseline),
     ``rloo`` (leave-one-out baseline, arXiv:2402.14740), ``grpo`` (arXiv:2402.03300; the standard deviation
     divides by the size of the group) and ``grpo_unscaled`` (the same without that division,
-    arXiv:2503.20783).
+    arXiv:2503.20783). Those with the settings of frameworks are made of clocks, see :func:`weighing`.
 
     Raises:
         ValueError: for a name that is not in :data:`ESTIMATORS`, or a group that is too small for it.

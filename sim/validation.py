@@ -114,6 +114,21 @@ def rows(name: str, value: Numbers, shape: tuple[int, ...] | None = None) -> Any
     return array
 
 
+def rows_of_times(times: Numbers, problems: int) -> Any:
+    """Times of each of many problems.
+
+    Raises:
+        ValueError: as :func:`as_array`; if they have another shape, or one is negative or not finite.
+    """
+    array = as_array("times", times)
+    if array.ndim != 2 or len(array) != problems or array.size == 0:
+        shape = list(array.shape)
+        raise ValueError(f"times has shape {shape}; give a row of times for each of {problems} problems")
+    if is_concrete(array) and not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError("times must be finite and not negative")
+    return array
+
+
 def scalar(name: str, value: Numbers, requirement: str) -> Any:
     """One number that is ``positive`` or ``not negative``.
 

@@ -96,6 +96,7 @@ SHOWN = {
     "clock_laws": ["estimator_clocks"],
     "feature_geometry_law": ["feature_geometry"],
     "harmful": ["error_map", "optimisers"],
+    "reuse_law": ["stale_samples"],
     "stall_integral": ["itinerary"],
 }
 

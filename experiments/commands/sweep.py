@@ -46,10 +46,10 @@ def sweep(
             or :final of the one then; once for each.
         zip: Axes that vary together.
         set: Value of a parameter that is no axis.
-        dynamics: flow (default), ascent, or an estimator: reinforce, baseline, rloo, grpo, grpo_unscaled.
+        dynamics: flow (default), ascent, or samples: reinforce, baseline, rloo, mean_subtracted, grpo, maxrl.
         option: Of the dynamics: horizon, tolerance, max_steps, and what the flow follows: estimator, preset,
-            group, epsilon, population, power, k, dynamic_sampling; steps, learning_rate, optimizer; group,
-            seed.
+            group, epsilon, population, power, k, dynamic_sampling; steps, learning_rate, optimizer; of
+            samples seed, and preset, group, epsilon, population, dynamic_sampling as of the flow.
         chunk: Points that are computed and written at once (default: by the size of a problem).
         lanes: Problems under way at a time on a device (default: by the device and the number of outputs).
         distributed: Share the work with other processes on one file system: auto under Slurm and the like; or

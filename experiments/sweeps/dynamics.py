@@ -1,7 +1,7 @@
 """How the policies of a sweep evolve: gradient flow, discrete ascent, or learning from samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 from types import MappingProxyType
@@ -14,14 +14,15 @@ from jaxtyping import Array
 from goodteacher.experiments.aims import after_updates
 from goodteacher.experiments.datasets import TIME
 from goodteacher.experiments.domains import Choice, Number, Positive, check_fields
-from goodteacher.experiments.followed import OPTIONS, Followed
+from goodteacher.experiments.followed import ESTIMATORS, OF_GROUPS, OPTIONS, UNBIASED, Followed
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
+from goodteacher.sim.clocks import Clock, DynamicSampling, Gradient, Group
 from goodteacher.sim.flow import HORIZON, MAX_STEPS, TOLERANCE, Control, final_policies, hitting_times
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.learning import learn
 from goodteacher.sim.names import unknown
-from goodteacher.sim.sampling import ESTIMATORS, estimator
+from goodteacher.sim.sampling import estimator
 
 Size = Annotated[int, Number(0, whole=True)]
 Policies = tuple[Array, Array]  # log-probabilities [n, prompts, outputs], and whether their time was reached
@@ -88,8 +89,17 @@ class Dynamics(ABC):
         raise NotImplementedError
 
 
+class _OfEstimator(Followed, Dynamics):
+    """Dynamics of what is followed."""
+
+    def describe(self) -> dict[str, Any]:
+        """As it stands in a specification: of what is followed, that which is given."""
+        every, given = super().describe(), self.given
+        return {key: value for key, value in every.items() if key in given or key not in OPTIONS}
+
+
 @dataclass(frozen=True)
-class Flow(Followed, Dynamics):
+class Flow(_OfEstimator):
     """The flow of what is followed; see :func:`goodteacher.sim.flow.hitting_time`.
 
     Attributes:
@@ -103,11 +113,6 @@ class Flow(Followed, Dynamics):
     discrete = False
     waits = True
     counters = MappingProxyType({"steps": "Runge-Kutta steps"})
-
-    def describe(self) -> dict[str, Any]:
-        """As it stands in a specification: of what is followed, that which is given."""
-        every, given = super().describe(), self.given
-        return {key: value for key, value in every.items() if key in given or key not in OPTIONS}
 
     @property
     def name(self) -> str:
@@ -198,25 +203,36 @@ class Ascent(_Updates):
         return *jax.vmap(follow)(instances, goals), {}
 
 
+SAMPLED: Mapping[str, Callable[[Followed], Clock]] = MappingProxyType(
+    {
+        **dict.fromkeys(UNBIASED, lambda of: Gradient()),
+        **{name: ESTIMATORS[name] for name in OF_GROUPS},
+    }
+)
+"""What is sampled, with the clock of its mean."""
+
+
 @dataclass(frozen=True)
-class Sampled(_Updates):
+class Sampled(_OfEstimator, _Updates):
     """Discrete updates with gradients estimated from samples; see :func:`goodteacher.sim.learning.learn`.
 
     Attributes:
-        estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`.
+        estimator: a name of :data:`SAMPLED`; its options are those of
+            :class:`goodteacher.experiments.followed.Followed`.
         group: samples per prompt and update.
         seed: of the samples; those of every point are independent.
     """
 
-    estimator: Annotated[str, Choice(tuple(ESTIMATORS))] = "grpo"
+    estimators = SAMPLED
+    estimator: Annotated[str, Choice(tuple(SAMPLED))] = "grpo"
     group: Size = 8
     seed: Annotated[int, Number(0, 2**63 - 1, open=False, whole=True)] = 0
     waits = False
 
     def __post_init__(self) -> None:
-        """Refuses what is out of range."""
+        """Refuses what is out of range, or does not go together."""
         super().__post_init__()
-        estimator(self.estimator, self.group)
+        self._rule()
 
     @property
     def name(self) -> str:
@@ -227,13 +243,21 @@ class Sampled(_Updates):
         """As it stands in a specification, where the estimator is the name."""
         return {key: value for key, value in super().describe().items() if key != "estimator"}
 
+    def _rule(self) -> str | Group | DynamicSampling:
+        """What learners take: a name, or a clock of groups."""
+        clock = self.clock()
+        if isinstance(clock, Group | DynamicSampling):
+            return clock
+        estimator(self.estimator, self.group)
+        return self.estimator
+
     def _later(self, time: float, instances: Instance, positions: Array, lanes: int) -> Policies:
         """The policies after a number of updates."""
         _, transformation = _optimizer(self.optimizer, self.learning_rate)
 
         def last(instance: Instance, position: Array) -> Array:
             key = jax.random.fold_in(jax.random.key(self.seed), position)
-            result = learn(instance, key, self.estimator, self.group, transformation, int(time))
+            result = learn(instance, key, self._rule(), self.group, transformation, int(time))
             return instance.log_probabilities(result.parameters)
 
         return _arrived(jax.vmap(last)(instances, positions))
@@ -247,7 +271,7 @@ def _arrived(log_p: Array) -> tuple[Array, Array]:
 
 
 KINDS: Mapping[str, Any] = MappingProxyType(
-    {"flow": Flow, "ascent": Ascent, **{name: partial(Sampled, estimator=name) for name in ESTIMATORS}}
+    {"flow": Flow, "ascent": Ascent, **{name: partial(Sampled, estimator=name) for name in SAMPLED}}
 )
 
 
@@ -265,7 +289,7 @@ def dynamics(table: Mapping[str, Any]) -> Dynamics:
         raise unknown("dynamics", name, KINDS)
     known = {field.name for kind in (Flow, Sampled) for field in fields(kind)}
     own = {field.name for field in fields(KINDS[name]())}
-    applicable = own - {"estimator"} if name in ESTIMATORS else own  # which is its name
+    applicable = own - {"estimator"} if name in SAMPLED else own  # which is its name
     for option in options:
         if option not in known:
             raise unknown("option of dynamics", option, sorted(known))

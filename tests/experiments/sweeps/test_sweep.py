@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ from goodteacher.experiments.sweeps.dynamics import Ascent, Flow, Sampled, dynam
 from goodteacher.experiments.sweeps.grid import Grid
 from goodteacher.experiments.sweeps.specification import from_texts, read, specify
 from goodteacher.sim.ascent import ascend, optimizer
-from goodteacher.sim.clocks import Grpo
+from goodteacher.sim.clocks import Grpo, MeanSubtracted
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.flow import Control, final_policy, hitting_time
 from goodteacher.sim.goals import probability_level, reward_increase, reward_level
 from goodteacher.sim.instance import Instance
+from goodteacher.sim.learning import learn
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.status import Status
 
@@ -157,6 +159,30 @@ def test_zipped_axes_shapes_prompts_and_names(tmp_path):
     assert names.trained_on.values.tolist() == ["proxy", "ground_truth"]
 
 
+def test_samples_of_frameworks(tmp_path):
+    """With a preset learners are those of its clock; without, those of run's estimator of that name."""
+
+    def learned(**options):
+        chosen = dynamics({"name": "grpo", "group": 4, "steps": 20, **options})
+        assert dynamics(chosen.describe()) == chosen
+        (text,) = options or ("plain",)
+        axes, measure = {"initial_probability": [0.1]}, ["probability:0:final"]
+        return sweep("beneficial_errors", axes, measure, store=tmp_path / text, dynamics=chosen).probability
+
+    def expected(clock):
+        instance, key = instances.beneficial_errors(0.1), jax.random.fold_in(jax.random.key(0), 0)
+        found = learn(instance, key, clock, None, optimizer("sgd", 0.1)[1], 20, metrics=("probabilities",))
+        return found.records["probabilities"][-1, 0, 0]
+
+    for options, clock in (
+        ({"preset": "trl"}, Grpo(4, 1e-4)),
+        ({"epsilon": 0.5}, Grpo(4, 0.5)),
+        ({}, Grpo(4)),
+    ):
+        np.testing.assert_allclose(learned(**options), [expected(clock)], rtol=1e-12)
+    assert Sampled(preset="prime-rl").clock() == MeanSubtracted(8)
+
+
 def test_ascent_and_a_varied_file(tmp_path):
     data = sweep(
         "file:examples/proxy.json",
@@ -267,6 +293,10 @@ def test_bad_input_is_refused_in_one_sentence(change, message):
         (lambda: Sampled(estimator="rlo"), "estimator 'rlo' is unknown; did you mean rloo"),
         (lambda: Sampled(estimator="rloo", group=1), "group is 1; rloo needs at least 2"),
         (lambda: Sampled(seed=-1), "seed is -1"),
+        (lambda: Sampled(group=1), "group is 1; give a whole number of at least 2"),
+        (lambda: Sampled(estimator="rloo", preset="trl"), "preset does not apply to estimator rloo; .* grpo"),
+        (lambda: dynamics({"name": "grpo", "power": 1}), "power does not apply to .*; leave it out$"),
+        (lambda: Sampled(preset="prime-rl", epsilon=0.1), "divides by no standard deviation"),
         (lambda: Linspace(0, float("inf"), 3), "last is inf; give a finite number"),
         (lambda: Logspace(0, 1, -2), "count is -2; give a whole number of at least 0"),
         (lambda: Range(0, 3, 0), "step is 0"),
