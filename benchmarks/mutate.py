@@ -47,6 +47,7 @@ _COPY, _KEPT = _ROOT / "build/mutated", _ROOT / "build/mutation.json"
 _COPIED = ("goodteacher", "sim", "theory", "experiments", "figures/style.py", "figures/__init__.py", "tests")
 _WEAKER = "the claim implies it: weaker on every instance"
 _SAME = 1e-9  # decades
+_CLEARED = 16  # mutants after which programs are given back: a process has room for only so many
 _SHARES = (0.1, -0.1)  # by which numbers are altered in magnitude, besides the values known to be false
 _INSTANCES, _VERIFIED = 2_000, 10_000
 _PATIENCE = 400.0  # seconds after which a run counts as stopped: what never ends is noticed
@@ -200,7 +201,6 @@ class Observed:
     """
 
     def __init__(self, statement: Statement, instances: int = _INSTANCES, *, trials: bool = True):
-        # A process has room for only so many programs.
         jax.clear_caches()
         self.statement = statement
         self._batch = statement.sample(jax.random.key(0), instances)
@@ -408,8 +408,10 @@ def main(minutes: float = MINUTES) -> int:
 
     mutants = every_mutant()
     digests = [digest(mutant) for mutant in mutants]
-    for mutant, key in zip(mutants, digests, strict=True):
+    for number, (mutant, key) in enumerate(zip(mutants, digests, strict=True)):
         if mutant.function and key not in results:
+            if number % _CLEARED == 0:
+                jax.clear_caches()
             what = known(f"{key} in place", partial(noticed_in_place, mutant))
             if what:
                 results[key] = what
