@@ -242,7 +242,7 @@ class Rollouts:
 
         leave_out(NO_PROMPT, number < 0)
         for name, row in zip(rewards, values, strict=True):
-            leave_out(f"{name} is not a number", ~np.isfinite(row))
+            leave_out(f"{name} is missing or no number", ~np.isfinite(row))
             leave_out(f"{name} is beyond {LARGEST:g}", np.abs(row) > LARGEST)
         leave_out(TOO_FEW, np.bincount(number[keep], minlength=len(prompts) + 1)[number] < 2)
         if not keep.any():

@@ -135,8 +135,8 @@ def test_what_is_left_out_is_said(run, table):
     spoiled = table.assign(good=table.good.astype(object))
     spoiled.loc[3, "good"] = "n/a?"
     result, _, printed = run("--reward", "good", frame=spoiled)
-    assert result["skipped"] == {"good is not a number": 1}
-    assert "Rows left out: 1 good is not a number." in printed
+    assert result["skipped"] == {"good is missing or no number": 1}
+    assert "Rows left out: 1 good is missing or no number." in printed
     assert "row 5" in printed
 
 

@@ -150,7 +150,7 @@ def test_reward_bench_2_files_are_reward_models_on_the_same_draws(write):
     found = read_rollouts([second, third])
     assert found.names == (f"{second.parent.name}/two", "b/two")
     assert by_prompt(found, "b/two") == [[9] * 4, [1] * 3]
-    assert found.skipped == {"stands twice": 4, "b/two is not a number": 1}
+    assert found.skipped == {"stands twice": 4, "b/two is missing or no number": 1}
     assert found.places[0] == f"{third}, row 3: stands twice"
 
 
@@ -226,7 +226,7 @@ BAD_RECORDS = {
             "a trace is no object": 1,
             "traces is no list of values": 1,
             "has no prompt": 1,
-            "a is not a number": 1,
+            "a is missing or no number": 1,
         },
     ),
     "RewardBench 2": (
@@ -244,7 +244,10 @@ BAD_RECORDS = {
             {"id": 1, "chosen": "u", "rejected": "v", "scores_chosen": 0, "scores_rejected": 1},
             {"id": 1, "chosen": 2, "rejected": None},
         ],
-        {"chosen is a text, and no score of it stands under scores_chosen": 1, "score is not a number": 1},
+        {
+            "chosen is a text, and no score of it stands under scores_chosen": 1,
+            "score is missing or no number": 1,
+        },
     ),
     "PPE best of K": (
         [
@@ -380,7 +383,7 @@ def test_one_list_that_is_short_or_missing_is_its_prompts_alone(write, monkeypat
             assert (found.names, found.prompts) == (("judge",), ("a", "c", "d", "e"))
             assert by_prompt(found) == [[1, 2, 3], [4, 5, 6], [7, 8], [9, 10]]
             np.testing.assert_array_equal(found.truth, [0, 0, 1, *[np.nan] * 5, 1, 0])
-            assert found.skipped == {"judge is not a number": 3}
+            assert found.skipped == {"judge is missing or no number": 3}
             assert "row 2" in found.places[0]
             assert len(np.unique(answers(found))) == 4
 
@@ -404,18 +407,18 @@ def test_bad_rows_are_counted_and_named_and_left_out(write):
     assert by_prompt(found) == [[1, 2], [4, 5], [9, 10]]
     assert found.skipped == {
         "has no prompt": 1,
-        "score is not a number": 2,
+        "score is missing or no number": 2,
         "has too many fields": 1,
         TOO_FEW: 1,
     }
-    assert any(place.endswith("bad.csv, row 5: score is not a number") for place in found.places)
+    assert any(place.endswith("bad.csv, row 5: score is missing or no number") for place in found.places)
     assert any("line 9: has too many fields" in place for place in found.places)
     assert any(place.endswith(f"bad.csv, row 8: {TOO_FEW}") for place in found.places)
     good = [json.dumps({"prompt": "a", "score": score}) for score in (1, None, 2)]
     lines = f"{good[0]}\nnot json\n[1]\n\n{good[1]}\n{good[2]}\n"
     found = read_rollouts([write("bad.jsonl", lines)])
     assert by_prompt(found) == [[1, 2]]
-    assert found.skipped == {"is not a JSON object": 2, "score is not a number": 1}
+    assert found.skipped == {"is not a JSON object": 2, "score is missing or no number": 1}
     assert any("line 2: is not a JSON object" in place for place in found.places)
 
 
@@ -529,7 +532,7 @@ def test_columns_that_appear_late_are_found(write, monkeypatch):
             assert rare == "rare is not taken for a reward: only 4 of 12 rows have it."
             assert missing.startswith("8 of 12 draws have no ground truth: the first is ")
         named = read_rollouts([path], Columns(rewards=("rare",)))
-        assert named.skipped == ({LEFT_OUT: 1} if path is folder else {"rare is not a number": 8})
+        assert named.skipped == ({LEFT_OUT: 1} if path is folder else {"rare is missing or no number": 8})
     every = [row | ({"often": 1.0} if i >= 4 else {}) for i, row in enumerate(rows)]
     assert read_rollouts([write("e.jsonl", every)]).names == ("judge", "often")
 
@@ -629,8 +632,8 @@ def test_files_of_a_folder_with_different_rewards_are_read_together(write, tmp_p
     for paths in ([folder], sorted(folder.iterdir())):
         found = read_rollouts(paths)
         assert (found.names, found.prompts) == (("x", "y"), ("a", "b", "c"))
-        assert found.skipped == {"y is not a number": 4}
-        assert found.places[0] == f"{other}, row 2: y is not a number"
+        assert found.skipped == {"y is missing or no number": 4}
+        assert found.places[0] == f"{other}, row 2: y is missing or no number"
         named = read_rollouts(paths, Columns(rewards=("x",)))
         assert (named.prompts, named.skipped) == (("a", "b", "c", "d", "e"), {})
     judged("f/2.csv", "defg", "x")  # now most rows have x alone
@@ -748,8 +751,8 @@ def test_what_is_left_out_of_arrays_and_tables_is_named():
     )
     found = Rollouts.from_frame(frame, prompt="p", rewards="r", truth="t")
     assert (found.prompts, by_prompt(found)) == (("a",), [[1, 5]])
-    assert found.skipped == {"has no prompt": 1, "r is not a number": 1, TOO_FEW: 1}
-    assert found.places == ("row 2: has no prompt", "row 3: r is not a number", f"row 1: {TOO_FEW}")
+    assert found.skipped == {"has no prompt": 1, "r is missing or no number": 1, TOO_FEW: 1}
+    assert found.places == ("row 2: has no prompt", "row 3: r is missing or no number", f"row 1: {TOO_FEW}")
     assert found.notes == ("1 of 2 draws have no ground truth: the first is row 4.",)
     both = Rollouts.from_frame(frame.fillna({"r": 0.0}), prompt=["step", "p"], rewards=["r"])
     assert (both.prompts, both.skipped) == (("1, a",), {"has no prompt": 2, TOO_FEW: 1})
