@@ -155,6 +155,8 @@ def _charts(data: xr.Dataset) -> list[_Chart]:
         figure = _lines(data, "best_of", "truth_of_best_of", markers=True)
         charts.append(_chart(figure, "N", "ground truth", said, log=True))
         charts.append(_points(data))
+    if data.attrs["followed"]:
+        charts.append(_spread(data.isel(time=slice(1, None))))
     flat = data.assign(flat_groups=1.0 - data.share_with_spread)
     said = "Share of groups in which all draws have one reward, so that they teach nothing."
     charts.append(
@@ -194,8 +196,6 @@ def _along(data: xr.Dataset) -> list[_Chart]:
         "with a KL penalty. It ends where a policy would rest on fewer than three draws."
     )
     charts.append(_chart(figure, "KL (nat)", name, said))
-    spread = data.isel(time=slice(1, None))
-    charts.append(_spread(spread.assign_coords(time=spread.time * budget)))
     return charts
 
 
@@ -206,7 +206,8 @@ def _spread(data: xr.Dataset) -> _Chart:
     for i, group in enumerate(data.group.values):
         along = data.spread_along.sel(reward=name, group=group).values
         line = {"color": _COLORS[i % len(_COLORS)]}
-        figure.add_scatter(x=data.time.values, y=along, name=f"G = {int(group)}", mode="lines", line=line)
+        times = data.time.values * data.attrs["budget"]
+        figure.add_scatter(x=times, y=along, name=f"G = {int(group)}", mode="lines", line=line)
     said = f"Share of groups with spread along training under {name}, of the model policy."
     return _chart(figure, "time", "groups with spread", said, log=True)
 
