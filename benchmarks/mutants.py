@@ -226,6 +226,7 @@ LINES = (
         "test_shortcut",
         ("_MOST_STEP = 1e-2", "_MOST_STEP = 1e9"),
         ("_Trial(z, log_product, move)", "_Trial(z, log_product, z - trial.z)"),
+        ("here.faster / corner.scale", "here.faster"),
     ),
     *_in(
         "crossings",

@@ -183,7 +183,7 @@ def integral(flow: Lines, over: Half, by: Rule) -> Float[AnyArray, " n"]:
 
 _LONGEST = 5.0  # panel, up to which the bend at a breakpoint is smooth enough for its nodes
 _STEEPEST = 40.0  # of a panel's length times the power by which the integrand grows
-_PANEL_NODES = 32
+_PANEL_NODES = 64
 
 
 class Panels(NamedTuple):

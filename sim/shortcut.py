@@ -6,9 +6,10 @@ time. From each place to the next the smallest ``x`` is foreseen, by the product
 that meet at the breakpoint, which hardly changes.
 
 It is believed where four things agree: the goal was found to rounding; the smallest ``x`` was foreseen at
-every node; the last coefficients of the mass in Legendre's polynomials are small; and the same rule
-integrates ``d(tau Z)/d tau``, of which the integral is known. Elsewhere, as after most stalls,
-:mod:`goodteacher.sim.crossings` and :mod:`goodteacher.sim.quadrature` go from breakpoint to breakpoint.
+every node; the last coefficients in Legendre's polynomials are small, of the mass, over ``m`` under a clock;
+and the same rule integrates ``d(tau Z)/d tau``, of which the integral is known. Elsewhere, as after most
+stalls, :mod:`goodteacher.sim.crossings` and :mod:`goodteacher.sim.quadrature` go from breakpoint to
+breakpoint.
 """
 
 import functools
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from goodteacher.sim.clocks import Clocked
 from goodteacher.sim.crossings import first_above
 from goodteacher.sim.lines import (
     Base,
@@ -252,14 +254,17 @@ class _Along(NamedTuple):
     logs: AnyArray  # [3, n]: of the product of the pair's x at the last places
     slopes: AnyArray  # [3, n]: of these by the share of the way
     time: AnyArray
-    known: AnyArray  # the integral of d(tau Z)/d tau
+    mass: AnyArray  # the integral of Z, which is the time but for a clock
+    known: AnyArray  # that of d(tau Z)/d tau
     last: AnyArray  # [3, n]: coefficients
     step: AnyArray  # the largest from what was foreseen
     end: AnyArray  # tau Z
 
 
-def _way(corner: _Corner, start: AnyArray, end: AnyArray, x: AnyArray, nodes: int) -> _Along:
-    """The integral of the mass between two ``z``, from ``x`` of the outputs at the first."""
+def _way(
+    corner: _Corner, start: AnyArray, end: AnyArray, x: AnyArray, nodes: int, clocked: Clocked | None
+) -> _Along:
+    """The integrals between two ``z``, from ``x`` of the outputs at the first."""
     xp = namespace(start, end)
     of, length = corner.of, end - start
     way = way_rule(nodes) if xp is np else jax.tree.map(jnp.asarray, way_rule(nodes))
@@ -281,14 +286,18 @@ def _way(corner: _Corner, start: AnyArray, end: AnyArray, x: AnyArray, nodes: in
         climb = (spread - 2.0 * cubes * step - moved * at.second) / x**2
         total, value, tau = mass(x, at), value + moved, of.tau + here.offset
 
+        spent = total
+        if clocked is not None:
+            spent = total * clocked.slowness(better / (better + here.gaps), here.faster / corner.scale)
         weight, speed = way.weight[i] * length * here.speed, length * here.speed
         grows = length * here.pair_speed(better, value, corner.rise)
         return _Along(
             xp.stack([here.log_product(better), along.logs[0], along.logs[1]]),
             xp.stack([grows, along.slopes[0], along.slopes[1]]),
-            along.time + weight * total,
+            along.time + weight * spent,
+            along.mass + weight * total,
             along.known + weight * (total + tau * climb),
-            along.last + way.last[i][:, None] * (speed * total),
+            along.last + way.last[i][:, None] * (speed * spent),
             xp.where(i > 0, xp.maximum(along.step, xp.abs(better / first - 1.0)), 0.0),
             tau * total,
         )
@@ -299,7 +308,7 @@ def _way(corner: _Corner, start: AnyArray, end: AnyArray, x: AnyArray, nodes: in
     value = (here.faster * shares).sum(0) / shares.sum(0)
     grows = length * here.pair_speed(least, value, corner.rise)
     known = xp.stack([here.log_product(least), none, none]), xp.stack([grows, none, none])
-    first = _Along(*known, none, none, xp.zeros((_LAST, *none.shape)), none, none)
+    first = _Along(*known, none, none, none, xp.zeros((_LAST, *none.shape)), none, none)
     return repeat(xp, len(way_rule(nodes).place), node, first)
 
 
@@ -320,7 +329,7 @@ class Met(NamedTuple):
 
 
 def shortcut(flow: Lines, distance: Float[AnyArray, "outputs n"], nodes: int) -> Met:
-    """Where flows of the gradient, of inertia one, meet a goal of the trained rewards, if that is easy.
+    """Where flows of inertia one meet a goal of the trained rewards, if that is easy.
 
     Args:
         flow: the problems.
@@ -332,10 +341,10 @@ def shortcut(flow: Lines, distance: Float[AnyArray, "outputs n"], nodes: int) ->
     corner, x = _corner(flow, anchor)
     start = -xp.arcsinh(corner.of.tau / corner.unit)
     trial = _goal(corner, x, _guess(flow, anchor, distance), start, distance)
-    along = _way(corner, start, trial.z, corner.scale * initial(flow), nodes)
+    along = _way(corner, start, trial.z, corner.scale * initial(flow), nodes, flow.clocked)
     certain = xp.abs(trial.step) < _CLOSE * (1.0 + xp.abs(trial.z))
     certain &= along.step < _MOST_STEP
-    certain &= xp.abs(along.known - along.end) < _MOST_MISS * along.time
+    certain &= xp.abs(along.known - along.end) < _MOST_MISS * along.mass
     certain &= (along.last**2).sum(0) < (_MOST_TAIL * along.time) ** 2
     here = corner.at(trial.z)
     x = here.foreseen(along.logs[0]) + here.gaps

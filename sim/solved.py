@@ -226,7 +226,7 @@ def _found(xp: ModuleType, problems: _Problems, only_trained: bool) -> _Spot:
     """Where goals are met: of many, most by a shortcut."""
     thorough = partial(_searched, only_trained=only_trained)
     count, prompts = problems.level.size, problems.prompts
-    if count <= _MANY or xp is np or prompts.clocked is not None or prompts.inertia is not None:
+    if count <= _MANY or xp is np or prompts.inertia is not None:
         return _by_blocks(xp, thorough, problems)[0]
     first, *others = (*(partial(_easily, nodes=nodes) for nodes in _SHORTCUTS), thorough)
     spots, certain = _by_blocks(xp, first, problems)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from goodteacher.sim import quadrature, shortcut, solved
+from goodteacher.sim.clocks import Clocked, Grpo, MaxRl, PassAtK, see
 from goodteacher.sim.crossings import trained_crossing
 from goodteacher.sim.flow import hitting_times
 from goodteacher.sim.goals import Goal
@@ -30,10 +31,18 @@ def problems(outputs):
     return flow, rewards - value - share * (rewards.max(0) - value)
 
 
-def compared(outputs, nodes):
+def clocked(flow, clock):
+    """What a clock sees of flows; of rewards above zero, as some want them."""
+    seen = see(flow.rewards.T + 2.0, None, None)
+    clock = jax.tree.map(lambda leaf: np.full(seen.gap.shape, leaf), clock)
+    return Clocked(clock, jax.tree.map(lambda leaf: np.moveaxis(leaf, 0, -1), seen))
+
+
+def compared(outputs, nodes, clock=None):
     """Where the shortcut is certain, and by how much its times and masses there are off."""
     with np.errstate(all="ignore"):
         flow, distance = problems(outputs)
+        flow = flow._replace(clocked=clock and clocked(flow, clock))
         sought = (np.exp(flow.logits - flow.normalizer) * distance).sum(0) < 0
         found = trained_crossing(flow, distance, sought)
         exact = quadrature.time(flow, found.position)
@@ -49,6 +58,16 @@ def test_where_it_is_certain_it_is_right(outputs, nodes):
     certain, time, masses = compared(outputs, nodes)
     assert certain.mean() > 0.3
     assert time.max() < 1e-11
+    assert masses.max() < 1e-9
+
+
+@pytest.mark.parametrize("clock", [Grpo(), MaxRl(), PassAtK(4)])
+@pytest.mark.parametrize("nodes", NODES)
+def test_under_a_clock_too(clock, nodes):
+    outputs = 2 if isinstance(clock, PassAtK) else 8
+    certain, time, masses = compared(outputs, nodes, clock)
+    assert certain.mean() > 0.3
+    assert time.max() < 5e-11
     assert masses.max() < 1e-9
 
 
