@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from goodteacher.experiments.domains import AtLeastOne, Domain, Flag, NotNegative, Number, Text, check_fields
+from goodteacher.experiments.text import listed
 from goodteacher.sim.clocks import (
     Clock,
     ColdStart,
@@ -236,8 +237,8 @@ def told(unknown: Objections, names: Sequence[str] | None = None) -> list[str]:
     lines = []
     for why in dict.fromkeys(unknown.values()):
         prompts = [f"{x}" if names is None else names[x] for x, reason in unknown.items() if reason == why]
-        said = ", ".join(prompts[:_NAMED]) + (f" and {len(prompts) - _NAMED} more" * (len(prompts) > _NAMED))
-        lines.append(f"prompt{'s' * (len(prompts) > 1)} {said}: not known, for the rewards {why}.")
+        said = f"prompt{'s' * (len(prompts) > 1)} {listed(prompts, _NAMED)}"
+        lines.append(f"{said}: not known, for the rewards {why}.")
     return lines
 
 

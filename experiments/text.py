@@ -1,7 +1,7 @@
 """What the command line prints, and numbers as it prints them and as its JSON files hold them."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,12 @@ _LEAST = 16  # of the width of a key, below which the table is rather printed in
 def _width(column: Column) -> int:
     """That of the longest cell, or of the longest word of the header."""
     return max(map(cell_len, [*map(str, column.cells), *str(column.header).split()]))
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names in a sentence, the first few of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def numbers_table(text: str, *numbers: str) -> Table:

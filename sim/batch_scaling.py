@@ -127,7 +127,9 @@ def policies(
         found = _expansions(instances, epsilon, until)
         short = (found.elapsed(until[:, None])[:, 0] < last) & (until < HORIZON)
         if not short.any():
-            return flow.policies(instances, found.of_gradient(times))
+            of_gradient = found.of_gradient(times)
+            known = np.isfinite(found.elapsed(of_gradient))[..., None, None]
+            return jax.device_put(np.where(known, flow.policies(instances, of_gradient), np.nan))
         until = np.where(short, np.minimum(until * _FARTHER, HORIZON), until)
 
 

@@ -38,7 +38,8 @@ from goodteacher.sim.status import Status
 from goodteacher.sim.validation import AnyArray, namespace
 
 _BLOCK = 256  # problems side by side on a processor: what a core's nearest memory holds
-_WIDE_BLOCK = 1 << 17  # on an accelerator, which is busy with no fewer
+_WIDE_BLOCK = 1 << 17  # on an accelerator, which is busy with no fewer, and
+_WIDE = 1 << 23  # outputs of all of them, of which some hundred arrays find room there
 _SHORTCUTS = (24, 96)  # nodes of the rules that are tried first where problems are many:
 _MANY = 1024  # so many that they gain more than it takes to compile them
 
@@ -142,17 +143,19 @@ def _has_clock(flow: Lines) -> AnyArray:
     return ~namespace(flow.logits).isnan(rate_of_time(flow, initial(flow)))
 
 
-def _block(count: int) -> int:
-    """How many of so many problems go side by side."""
+def _block(problems: Any) -> int:
+    """How many problems go side by side."""
     if jax.default_backend() == "cpu":
         return _BLOCK
-    return min(max(_BLOCK, 1 << (count - 1).bit_length()), _WIDE_BLOCK)
+    leaves = jax.tree.leaves(problems)
+    outputs = max(leaf.size // leaf.shape[-1] for leaf in leaves)
+    return min(max(_WIDE // outputs, _BLOCK), _WIDE_BLOCK, leaves[-1].shape[-1])
 
 
 def _by_blocks(xp: ModuleType, of: Callable[..., Any], *problems: Any) -> Any:
     """A function of prompts, of so many at a time."""
     count = jax.tree.leaves(problems)[-1].shape[-1]
-    block = _block(count)
+    block = _block(problems)
     if count <= block or xp is np:
         return of(*problems)
     blocks = -(-count // block)
@@ -243,7 +246,7 @@ def _tried_again(
 ) -> tuple[_Spot, AnyArray]:
     """Tries another method where the spots are not certain, for so many problems at a time."""
     count, left = certain.size, (~certain).sum()
-    block = _block(count)
+    block = _block(problems)
     order = jnp.pad(jnp.argsort(certain, stable=True), (0, -count % block))
 
     def go(carry: tuple[AnyArray, _Spot, AnyArray]) -> tuple[AnyArray, _Spot, AnyArray]:

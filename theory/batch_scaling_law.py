@@ -19,6 +19,7 @@ from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import advantage, expected_reward
 from goodteacher.theory.draws import Source, random_logits, random_prompt_weights
 from goodteacher.theory.formulas import Formula, Number
+from goodteacher.theory.integration import runge_kutta
 from goodteacher.theory.statements import Judge, Sides, Statement
 
 _PROMPTS, _OUTPUTS = 2, 3
@@ -96,15 +97,7 @@ def _integrated(law: Callable[..., Array]) -> Judge:
             scale = law((p * above**2).sum(-1), expected_reward(p, rewards), weights, epsilon)
             return weights[:, None] * p * above / scale
 
-        def step(_: Array, logits: Array) -> Array:
-            first = field(logits)
-            second = field(logits + 0.5 * each * first)
-            third = field(logits + 0.5 * each * second)
-            fourth = field(logits + each * third)
-            return logits + each / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
-
-        each = time / _STEPS
-        logits = jax.lax.fori_loop(0, _STEPS, step, instance.initial_parameters)
+        logits = runge_kutta(field, instance.initial_parameters, time, _STEPS)
         return Sides(jnp.abs(jax.nn.log_softmax(logits) - found).max(), jnp.asarray(_INTEGRATION))
 
     return judge

@@ -19,6 +19,7 @@ from goodteacher.sim.several_rewards import normalised_then_summed
 from goodteacher.theory.clock_laws import grpo_time
 from goodteacher.theory.draws import Source
 from goodteacher.theory.formulas import Formula, Number
+from goodteacher.theory.integration import runge_kutta
 from goodteacher.theory.statements import Judge, Sides, Statement
 
 _KINDS = 3
@@ -60,21 +61,12 @@ def _draw(source: Source) -> Voted:
 @jax.jit
 @jax.vmap
 def _observe(voted: Voted) -> Later:
-    each = voted.time / _STEPS
-
     def velocity(log_odds: Array) -> Array:
         log_p = jax.nn.log_sigmoid(jnp.stack([log_odds, -log_odds]))
         pull = jnp.exp(log_p) * normalised_then_summed(log_p, voted.rewards, voted.weights, 0.0)
         return pull[0] - pull[1]
 
-    def step(_: Array, log_odds: Array) -> Array:
-        first = velocity(log_odds)
-        second = velocity(log_odds + 0.5 * each * first)
-        third = velocity(log_odds + 0.5 * each * second)
-        fourth = velocity(log_odds + each * third)
-        return log_odds + each / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
-
-    return Later(voted, jax.lax.fori_loop(0, _STEPS, step, voted.log_odds))
+    return Later(voted, runge_kutta(velocity, voted.log_odds, voted.time, _STEPS))
 
 
 def majority(

@@ -52,7 +52,8 @@ def diagnose(
         weights: Add the weighted sum of these rewards.
         scale: Put rewards on one scale: over all draws, by the variance within prompts, prompt by prompt.
         goal: Share of the possible increase of the ground truth to be reached (default: 0.9).
-        budget: The time there is (default: ten times the median time on the ground truth).
+        budget: The time there is (default: ten times the median time on the ground truth, without one on
+            the rewards).
         resamples: Of the bootstrap (default: 1000).
         seed: Of all random numbers (default: 0).
         report: Write a page with pictures, which needs no network.

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from goodteacher.experiments.text import listed
+
 _NUMBERS, _NAMES = 10, 5  # of prompts, at most in a sentence
 
 
@@ -19,6 +21,5 @@ def output_name(result: Mapping[str, Any], prompt: int, output: int) -> str:
 def prompts_named(result: Mapping[str, Any], prompts: Sequence[int]) -> str:
     """Prompts, the first few of many."""
     few = _NAMES if "prompt_names" in result else _NUMBERS
-    listed = ", ".join(prompt_name(result, prompt) for prompt in prompts[:few])
-    more = f" and {len(prompts) - few} more" if len(prompts) > few else ""
-    return f"Prompt{'s' * (len(prompts) > 1)} {listed}{more}"
+    names = listed([prompt_name(result, prompt) for prompt in prompts], few)
+    return f"Prompt{'s' * (len(prompts) > 1)} {names}"

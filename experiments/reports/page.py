@@ -201,7 +201,7 @@ def _along(data: xr.Dataset) -> list[_Chart]:
 
 def _spread(data: xr.Dataset) -> _Chart:
     """Of the best reward, for every size of group."""
-    name = teacher_answer.ranked(data)[0]
+    name = teacher_answer.leading(data)
     figure = go.Figure()
     for i, group in enumerate(data.group.values):
         along = data.spread_along.sel(reward=name, group=group).values

@@ -103,6 +103,12 @@ def ranked(data: xr.Dataset) -> list[str]:
     return [str(name) for name in data.reward.values[order]]
 
 
+def leading(data: xr.Dataset) -> str:
+    """The name of the best of the rewards that are followed, of which there is at least one."""
+    followed = data.reward.values[np.isfinite(data.kl_along.values).all(1)]
+    return next(name for name in ranked(data) if name in followed)
+
+
 # In words -------------------------------------------------------------------------------
 
 
@@ -334,11 +340,10 @@ def groups_table(data: xr.Dataset) -> Table:
     many = ["-" if np.isnan(of) else digits(of, 3) for of in best.generations.values]
     rows.add_section()
     rows.add_row(f"groups drawn for each one kept ({ranked(data)[0]})", *many)
-    if "spread_along" in best:
-        last = best.spread_along.isel(time=-1).values
-        rows.add_row(
-            f"with spread at the budget, of the model policy ({ranked(data)[0]})", *map(_percent, last)
-        )
+    if "spread_along" in data:
+        first = leading(data)
+        last = data.spread_along.sel(reward=first).isel(time=-1).values
+        rows.add_row(f"with spread at the budget, of the model policy ({first})", *map(_percent, last))
     return rows
 
 

@@ -102,11 +102,11 @@ class Curves(NamedTuple):
 
     def among(self, kept: Sequence[int], count: int) -> "Curves":
         """Of all of ``count`` rewards, of which these are; ``nan`` for the others."""
-        every = {name: filled(of, kept, count) for name, of in self._asdict().items() if name != "prompts"}
+        every = {name: of_all(of, kept, count) for name, of in self._asdict().items() if name != "prompts"}
         return self._replace(**every)
 
 
-def filled(of: np.ndarray, kept: Sequence[int], count: int, fill: float = np.nan) -> np.ndarray:
+def of_all(of: np.ndarray, kept: Sequence[int], count: int, fill: float = np.nan) -> np.ndarray:
     """An array by rewards of all of ``count`` rewards, of which it holds those that were kept."""
     every = np.full((count, *of.shape[1:]), fill, of.dtype)
     every[list(kept)] = of
@@ -132,7 +132,7 @@ def along(
         seed: of the prompts that are followed.
     """
     every = np.concatenate([part.prompts for part in parts])
-    chosen = _followed(every, rewards, estimator, seed)
+    chosen = _chosen(every, rewards, estimator, seed)
     truth, reward, kl = np.zeros((3, rewards, len(TIMES)))
     spread = np.zeros((rewards, len(TIMES), len(groups)))
     for part in parts:
@@ -153,7 +153,7 @@ def along(
     return Curves(n, truth / n, reward / n, kl / n, spread / n, *tilted)
 
 
-def _followed(every: np.ndarray, rewards: int, estimator: Estimator, seed: int) -> np.ndarray:
+def _chosen(every: np.ndarray, rewards: int, estimator: Estimator, seed: int) -> np.ndarray:
     """Prompts that are followed: all, or as many as the estimator follows in a moment."""
     most = max(estimator.paths // (rewards * (len(TIMES) - 1)), 1)
     return every if len(every) <= most else np.random.default_rng(seed).choice(every, most, replace=False)
@@ -186,7 +186,7 @@ def alone(
     parts, rewards = list(outputs(scaled, estimator.sizes)), len(scaled.names)
     if budget is None:
         tell("hitting times")
-        chosen = _followed(np.concatenate([part.prompts for part in parts]), rewards, estimator, seed)
+        chosen = _chosen(np.concatenate([part.prompts for part in parts]), rewards, estimator, seed)
         times = []
         for part in parts:
             several = [with_reward(part, i) for i in range(rewards)]

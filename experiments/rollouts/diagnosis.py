@@ -121,13 +121,13 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
     tell("what the draws tell")
     numbers = best_of_numbers(rollouts)
     told = drawn(rollouts, scaled, wish.groups, numbers)
-    followed = _follow(rollouts, scaled, scale, estimator, wish, tell)
-    taught, lost = followed.taught, followed.lost
+    future = _future(rollouts, scaled, scale, estimator, wish, tell)
+    taught, lost = future.taught, future.lost
     tell("intervals")
     sums = resample(columns(told, taught), wish.resamples, wish.seed)
     names = rollouts.names
     parts = [_of_prompts(rollouts, told, taught), _of_rewards(names, scale, told, taught, sums)]
-    parts += [_of_groups(rollouts, told, wish), _along(told, followed)]
+    parts += [_of_groups(rollouts, told, wish), _along(told, future)]
     data = xr.Dataset({name: of for part in parts for name, of in part.items()})
     if lost.prompts:
         _mark(data, lost.prompts, taught is not None)
@@ -150,8 +150,8 @@ def diagnose(rollouts: Rollouts, *, tell: Tell = _silent, **asked: Any) -> xr.Da
         "scale": scale.title,
         "estimator": estimator.title,
         "goal": wish.goal,
-        "budget": followed.budget,
-        "followed": 0 if followed.curves is None else followed.curves.prompts,
+        "budget": future.budget,
+        "followed": 0 if future.curves is None else future.curves.prompts,
         "resamples": wish.resamples,
         "seed": wish.seed,
     }
@@ -169,7 +169,7 @@ def _check_sizes(rollouts: Rollouts) -> None:
             )
 
 
-class _Followed(NamedTuple):
+class _Future(NamedTuple):
     """What becomes of the policy.
 
     Attributes:
@@ -185,9 +185,9 @@ class _Followed(NamedTuple):
     lost: Objections
 
 
-def _follow(
+def _future(
     rollouts: Rollouts, scaled: Rollouts, scale: Unscaled, estimator: Estimator, wish: Asked, tell: Tell
-) -> _Followed:
+) -> _Future:
     """What becomes of the policy under each reward, with what is known of the ground truth.
 
     Raises:
@@ -202,14 +202,14 @@ def _follow(
     if has_truth:
         _check_followed(known, lost)
     elif not kept or not _has_truth(known):
-        return _Followed(None, np.nan, None, lost)
+        return _Future(None, np.nan, None, lost)
     known = known.choose([names[i] for i in kept])
     aims = wish.goal, wish.budget, wish.groups, wish.seed, tell
     if has_truth:
         taught = with_others(teach(known, scale, estimator, *aims), kept, len(names))
-        return _Followed(taught, taught.budget, taught.curves, lost)
+        return _Future(taught, taught.budget, taught.curves, lost)
     budget, curves = alone(known, estimator, *aims)
-    return _Followed(None, budget, curves.among(kept, len(names)), lost)
+    return _Future(None, budget, curves.among(kept, len(names)), lost)
 
 
 def _known(scaled: Rollouts, lost: Objections) -> Rollouts:
@@ -462,8 +462,8 @@ def _of_groups(rollouts: Rollouts, told: Drawn, wish: Asked) -> dict[str, xr.Var
     }
 
 
-def _along(told: Drawn, followed: _Followed) -> dict[str, xr.Variable]:
-    made, curves = {}, followed.curves
+def _along(told: Drawn, future: _Future) -> dict[str, xr.Variable]:
+    made, curves = {}, future.curves
     along, tilted = ("reward", "time"), ("reward", "tau")
     if curves is not None:
         made |= {
@@ -475,7 +475,7 @@ def _along(told: Drawn, followed: _Followed) -> dict[str, xr.Variable]:
             "reward_tilted": variable(tilted, curves.tilt_reward, "scaled reward of the tilted policies"),
             "kl_tilted": variable(tilted, curves.tilt_kl, "their divergence from the initial policy", "nat"),
         }
-    if curves is not None and followed.taught is not None:
+    if curves is not None and future.taught is not None:
         made |= {
             "truth_along": variable(along, curves.truth, "expected ground truth, mean of those followed"),
             "truth_tilted": variable(tilted, curves.tilt_truth, "ground truth of the tilted policies"),

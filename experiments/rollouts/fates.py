@@ -17,7 +17,7 @@ from goodteacher.experiments.rollouts.along import (
     at_times,
     divergence,
     expected,
-    filled,
+    of_all,
     patient,
     with_reward,
 )
@@ -80,9 +80,9 @@ def with_others(taught: Taught, kept: Sequence[int], count: int) -> Taught:
     nothing = np.where(np.isfinite(taught.start), int(Verdict.NOT_KNOWN), int(Verdict.NO_TRUTH))
     verdicts = np.tile(nothing, (count, 1))
     verdicts[list(kept)] = fates.verdict
-    others = {name: filled(of, kept, count) for name, of in fates._asdict().items() if of.dtype == float}
+    others = {name: of_all(of, kept, count) for name, of in fates._asdict().items() if of.dtype == float}
     return taught._replace(
-        on_rewards=Fate(**others, verdict=verdicts, held_by=filled(fates.held_by, kept, count, -1)),
+        on_rewards=Fate(**others, verdict=verdicts, held_by=of_all(fates.held_by, kept, count, -1)),
         curves=taught.curves.among(kept, count),
     )
 

@@ -101,6 +101,19 @@ def test_far_times_and_rewards_without_a_spread():
     np.testing.assert_allclose(np.exp(policies(as_batch(flat), np.array([[0.0, 7.0]])))[0, 1, 0], [0.2, 0.8])
 
 
+def test_policies_that_the_gradient_is_not_known_to_have_are_not_known(monkeypatch):
+    known = flow.policies
+
+    def up_to_fifty(instances, times):
+        return jnp.where((times <= 50.0)[..., None, None], known(instances, times), jnp.nan)
+
+    monkeypatch.setattr(flow, "policies", up_to_fifty)
+    instances = as_batch(Instance([[1.0, 0.0], [0.0, 1.0]], start=[[0.2, 0.8], [0.4, 0.6]]))
+    found = np.asarray(policies(instances, np.array([[0.1, 1e3]])))
+    assert np.isfinite(found[0, 0]).all()
+    assert np.isnan(found[0, 1]).all()
+
+
 @pytest.mark.parametrize(
     ("instance", "epsilon", "message"),
     [

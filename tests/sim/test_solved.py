@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from sim_strategies import beneficial_errors, integrated_time, integrated_times, stack
 
-from goodteacher.sim import integrated
+from goodteacher.sim import integrated, solved
 from goodteacher.sim.flow import (
     HORIZON,
     Control,
@@ -312,3 +312,14 @@ def test_thousands_of_outputs_overflow_nothing(outputs):
     found = hitting_time(instance, probability_level(instance, 0, 0.9))
     exact = one_good_output_time(1e-3, 0.9, 1.0, outputs)
     assert float(found.time[0]) == pytest.approx(float(exact), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("platform", "outputs", "count", "block"),
+    [("cpu", 8, 5000, 256), ("gpu", 8, 5000, 5000), ("gpu", 8, 10**6, 1 << 17), ("gpu", 6000, 10**6, 1398)],
+)
+def test_problems_side_by_side(monkeypatch, platform, outputs, count, block):
+    """Of wide problems on an accelerator no more than find room there."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    shapes = [jax.ShapeDtypeStruct(shape, float) for shape in ((outputs, count), (count,))]
+    assert solved._block(shapes) == block

@@ -306,6 +306,9 @@ def test_without_a_truth_what_cannot_be_followed_stops_nothing():
         assert teacher_answer.rewards_table(none).row_count == none.sizes["reward"]
     assert np.isfinite(one.kl_along.values).all(1).tolist() == [True, False]
     assert "-" in list(teacher_answer.rewards_table(one).columns[-1].cells)
+    other = diagnose(Rollouts.from_arrays({"s": [many], "r": [two]}, prompts=["a"]), **asked)
+    assert teacher_answer.leading(other) == "r"
+    assert not any("nan" in str(cell) for cell in teacher_answer.groups_table(other).columns[1].cells)
 
 
 def test_a_missing_truth_is_missing_and_not_zero():
