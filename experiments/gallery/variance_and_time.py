@@ -201,9 +201,7 @@ def figure(data: Data, settings: Settings) -> Figure:
         decades(ax.yaxis)
         slope = float(outcomes["exponent"].sel(cause=cause))
         _label(ax, of_cause.sel(quantile=0.5), f"median, slope ${slope:.2f}$", BLUE, 1e-5, above=True)
-        _label(
-            ax, bounds["proposition_3"], "Proposition 3 and,\nbold, the sharp bound", RED, 1e-4, above=False
-        )
+        _label(ax, bounds["proposition_3"], "Proposition 3; bold: sharp", RED, 1e-5, above=False)
         _label(ax, bounds["theorem_4"], "Theorem 4, slope $-1/3$", RED, 1e-5, above=False)
     axes[0].set_ylabel(f"Time to rise by {settings.gamma:g}")
     letter(axes)
