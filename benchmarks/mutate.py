@@ -6,15 +6,17 @@ of the modules of statements (not in how instances are drawn). Lines: those of :
 ``sim``.
 
 Of a module of theory the instances of its statements are observed once. A mutant takes the place of its
-function, and the statements and their sabotages are judged anew on these observations, operation by
-operation, so that nothing is compiled: a tenth of a second. What is not noticed so, and every line of
-``sim``, runs in a copy of the checkout, through ``verify`` and through tests. What came out is kept in
+function, and the statements that call it and their sabotages are judged anew on these observations, operation
+by operation, so that nothing is compiled: a tenth of a second. What is not noticed so is drawn, traced and
+observed anew: some seconds. What is still not noticed, and every line of ``sim``, runs in a copy of the
+checkout, through tests and through ``verify``. What came out is kept in
 ``build/mutation.json`` by a digest of the mutant and of all files that what runs depends on, so that a later
 call goes on where this one stops.
 """
 
 import ast
 import contextlib
+import copy
 import hashlib
 import importlib
 import inspect
@@ -28,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 import jax
@@ -203,9 +206,11 @@ class Observed:
     def __init__(self, statement: Statement, instances: int = _INSTANCES, *, trials: bool = True):
         jax.clear_caches()
         self.statement = statement
-        self._batch = statement.sample(jax.random.key(0), instances)
+        self._instances = instances
         self._found: dict[Any, Any] = {}
-        if self.violations(statement.judge):
+        with _called() as self._called:
+            violations = self.violations(statement.judge)
+        if violations:
             raise ValueError(f"{statement.name} is violated as it is; mend it first")
         # Not all need be, on so few instances.
         self._caught = {
@@ -214,9 +219,20 @@ class Observed:
             if self.violations(judge, change)
         }
 
+    def calls(self, function: Callable[..., Any]) -> bool:
+        """Whether the function is called as instances are drawn, observed and judged."""
+        return inspect.unwrap(function).__code__ in self._called
+
+    def anew(self) -> "Observed":
+        """The same, with nothing observed yet."""
+        other = copy.copy(self)
+        other._found = {}
+        return other
+
     def _of(self, change: Callable[[Any], Any] | None) -> Any:
         if change not in self._found:
-            batch = self._batch if change is None else jax.vmap(change)(self._batch)
+            batch = self.statement.sample(jax.random.key(0), self._instances)
+            batch = batch if change is None else jax.vmap(change)(batch)
             self._found[change] = jax.block_until_ready(self.statement.observe(strongly_typed(batch)))
         return self._found[change]
 
@@ -237,6 +253,17 @@ class Observed:
         except Exception as error:  # what an altered function may raise is anything
             return f"{self.statement.name}: {type(error).__name__}"
         return ""
+
+
+@contextlib.contextmanager
+def _called() -> Iterator[set[CodeType]]:
+    """The code of all functions that are called meanwhile."""
+    found: set[CodeType] = set()
+    sys.setprofile(lambda frame, *_: found.add(frame.f_code))
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
 
 
 @contextlib.contextmanager
@@ -261,13 +288,26 @@ def in_place(mutant: Mutant) -> Iterator[None]:
 
 
 def noticed_in_place(mutant: Mutant) -> str:
-    """What the statements of the mutant's module say of it; nothing if all pass."""
+    """What the statements of the mutant's module that call its function say of it; nothing if all pass.
+
+    First of what was observed before. What was compiled does not know the mutant, so that then everything is
+    drawn, traced and observed anew.
+    """
+    module = importlib.import_module(f"goodteacher.theory.{Path(mutant.path).stem}")
+    function = getattr(module, mutant.function)
     every = [_observed(name) for name in _statements_of(Path(mutant.path).stem)]
+    calling = [observed for observed in every if observed.calls(function)]
     with in_place(mutant):
-        return next(filter(None, (observed.notices() for observed in every)), "")
+        what = next(filter(None, (observed.notices() for observed in calling)), "")
+        if what:
+            return what
+        jax.clear_caches()
+        what = next(filter(None, (observed.anew().notices() for observed in calling)), "")
+    jax.clear_caches()
+    return what
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _observed(name: str) -> Observed:
     """Of the statements of a module or two: what was observed takes memory."""
     return Observed(find_statements()[name])

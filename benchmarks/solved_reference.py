@@ -25,7 +25,8 @@ _BITS = 140  # and three for each bit of the rarest probability: differences of 
 _NODES = 18
 _PANELS = 70  # each a quarter of the next
 _NEGLIGIBLE = 1e-22
-_CLOSE = 1e-30
+_CLOSE, _NEAR = 1e-15, 0.5
+_ROOT = 1e-30
 _FARTHEST = mpfr("1e2000")
 _POINTS, _WEIGHTS = ([mpfr(float(v)) for v in each] for each in np.polynomial.legendre.leggauss(_NODES))
 
@@ -39,22 +40,25 @@ class Flow:
         mass = sum(gmpy2.exp(v) for v in given)
         self.heights = [mass / gmpy2.exp(v) for v in given]
         self.rewards = [mpfr(float(v)) for v in np.asarray(rewards)]
-        self.product = _product(self.heights)
+        self.product = math.prod(self.heights)
         self.most = gmpy2.root(self.product, len(given))  # no smallest x is larger
+        self._last: Any = None  # from where the next root is searched for
 
     def masses(self, tau: Any) -> list[Any]:
         """``exp(theta)`` of the outputs."""
         line = [h - r * tau for h, r in zip(self.heights, self.rewards, strict=True)]
         lowest = min(line)
         gaps = [value - lowest for value in line]
-        # To the right of the root, from where Newton's method for ln x does not fail: gaps left out.
-        equal = gaps.count(0)
-        x = min(self.most, gmpy2.root(self.product / _product([gap for gap in gaps if gap > 0]), equal))
+        # Newton's method for ln x, which converges from everywhere; close to the root x itself needs no logarithm.
+        x = self._last or self.most
         while True:
             values = [x + gap for gap in gaps]
-            step = gmpy2.log(_product(values) / self.product) / sum(x / value for value in values)
-            x *= gmpy2.exp(-step)
-            if abs(step) < _CLOSE:
+            product = math.prod(values)
+            off = (self.product - product) / product
+            slope = x * sum(map(_reciprocal, values))
+            x *= 1 + off / slope if abs(off) < _NEAR else gmpy2.exp(gmpy2.log(self.product / product) / slope)
+            if abs(off) < _CLOSE:  # and squared what is left
+                self._last = x
                 return [1 / (x + gap) for gap in gaps]
 
     def above(self, level: Any, tau: Any) -> Any:
@@ -91,7 +95,7 @@ class Flow:
         left, right = next((a, b) for a, b in pairwise(edges) if self.above(wanted, b) >= 0)
         start, end = left, right
         for _ in range(gmpy2.get_context().precision):
-            if right - left <= _CLOSE * min(left - start, end - right):
+            if right - left <= _ROOT * min(left - start, end - right):
                 break
             middle = (left + right) / 2
             left, right = (middle, right) if self.above(wanted, middle) < 0 else (left, middle)
@@ -116,11 +120,8 @@ class Flow:
         return total
 
 
-def _product(values: list[Any]) -> Any:
-    product = mpfr(1)
-    for value in values:
-        product *= value
-    return product
+def _reciprocal(value: Any) -> Any:
+    return 1 / value
 
 
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
