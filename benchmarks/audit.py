@@ -110,8 +110,23 @@ def _audit(name: str, count: int, rng: np.random.Generator, processes: Executor)
     )
 
 
-def _near_optimum(count: int, rng: np.random.Generator) -> tuple[Any, ...]:
-    """Two outputs with KL, down to 1e-9 short of the optimum: ``z' = 2 p (1 - p) (1 - lambda (z - ref))``."""
+def _two_outputs(start: float, reference: float, strength: float, level: float) -> float:
+    """Of ``z' = 2 p (1 - p) (1 - lambda (z - reference))``, to a level of ``p``, in 30 digits."""
+    with mpmath.workdps(30):
+        slowed = mpmath.mpf(float(strength))
+        optimum = mpmath.mpf(float(reference)) + 1 / slowed
+        end = mpmath.log(mpmath.mpf(float(level)) / (1 - mpmath.mpf(float(level))))
+
+        def slowness(log_defect: mpmath.mpf) -> mpmath.mpf:
+            return 2 * mpmath.cosh((optimum - mpmath.exp(-log_defect)) / 2) ** 2 / slowed
+
+        ends = -mpmath.log(optimum - float(start)), -mpmath.log(optimum - end)
+        integral: Any = mpmath.quad(slowness, mpmath.linspace(*ends, 12))
+        return float(integral)
+
+
+def _near_optimum(count: int, rng: np.random.Generator, processes: Executor) -> tuple[Any, ...]:
+    """Two outputs with KL, down to 1e-9 short of the optimum."""
     began = time.perf_counter()
     strength = 10.0 ** rng.uniform(-1.5, 0.5, count)
     start, reference = rng.normal(size=(2, count)) * 2.0 - np.array([[2.0], [0.0]])
@@ -123,20 +138,7 @@ def _near_optimum(count: int, rng: np.random.Generator) -> tuple[Any, ...]:
         x[possible] for x in (start, reference, strength, level, defect)
     )
 
-    def exact(start: float, reference: float, strength: float, level: float) -> float:
-        optimum = mpmath.mpf(reference) + 1 / mpmath.mpf(strength)
-        end = mpmath.log(mpmath.mpf(level) / (1 - mpmath.mpf(level)))
-
-        def slowness(log_defect: mpmath.mpf) -> mpmath.mpf:
-            return 2 * mpmath.cosh((optimum - mpmath.exp(-log_defect)) / 2) ** 2 / mpmath.mpf(strength)
-
-        ends = -mpmath.log(optimum - start), -mpmath.log(optimum - end)
-        integral: Any = mpmath.quad(slowness, mpmath.linspace(*ends, 12))
-        return float(integral)
-
-    with mpmath.workdps(30):
-        problems = zip(*(x.tolist() for x in (start, reference, strength, level)), strict=True)
-        times = np.array([exact(*problem) for problem in problems])
+    times = np.array(list(processes.map(_two_outputs, start, reference, strength, level, chunksize=8)))
 
     def build(start: Any, reference: Any, strength: Any) -> Instance:
         logits = jnp.stack([reference, jnp.zeros(())])
@@ -214,7 +216,7 @@ def main(count: int = COUNT, seed: int = SEED) -> None:
     *children, near, solved = np.random.default_rng(seed).spawn(len(STRUCTURES) + 2)
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as processes:
         rows = [_audit(name, each, rng, processes) for name, rng in zip(STRUCTURES, children, strict=True)]
-        rows += [_near_optimum(each, near), _solved(each, solved, processes)]
+        rows += [_near_optimum(each, near, processes), _solved(each, solved, processes)]
     table(
         f"hitting times against an independent solver, seed {seed}; errors beyond those of rounding a level",
         (

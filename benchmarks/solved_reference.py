@@ -49,7 +49,7 @@ class Flow:
         line = [h - r * tau for h, r in zip(self.heights, self.rewards, strict=True)]
         lowest = min(line)
         gaps = [value - lowest for value in line]
-        # Newton's method for ln x, which converges from everywhere; close to the root x itself needs no logarithm.
+        # Newton's method for ln x converges from everywhere, and for x close to the root without logarithms.
         x = self._last or self.most
         while True:
             values = [x + gap for gap in gaps]

@@ -138,6 +138,19 @@ def test_levels_close_to_an_optimum_are_reached_below_it_and_never_above():
     assert (errors < 1e-10 + 4e-17 / defects).all(), errors
 
 
+def test_what_settles_fast_does_not_blur_a_slow_approach():
+    # Like two that make audit found to be off by 3e-9 and 1e-8. Levels by heyoka in 33 digits.
+    starts = np.array([[-1.071, -1.488, 2.059, -5.135, 2.883], [3.241, 0.949, 0.563, -0.502, -3.624]])
+    rewards = np.array([[0.878, 0.008, -0.047, 0.636, 0.242], [-0.723, -0.624, -0.573, 0.453, -0.876]])
+    instances = [
+        Instance(r[None], start=Parameters(s[None]), regularizer=Regularizer(kl))
+        for s, r, kl in zip(starts, rewards, [1.123, 0.33], strict=True)
+    ]
+    levels = np.array([[0.18509069977053172], [-0.2365064001898804]])
+    found = hitting_times(stack(*instances), Goal(rewards[:, None], levels))
+    np.testing.assert_allclose(found.time[:, 0], [6259.0, 7153.0], rtol=5e-10)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.1, 1e-2, 1e-3])
 def test_stiff_flows_take_few_steps_to_their_optimum(strength):
     """Rare outputs settle 1e-3 to 1e-300 times as fast as the others."""

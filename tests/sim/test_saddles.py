@@ -135,6 +135,19 @@ def test_a_flow_does_not_leave_an_exact_saddle_by_rounding(instance):
     np.testing.assert_array_equal(log_p, start)
 
 
+def test_a_saddle_that_is_left_slowly_is_no_optimum():
+    # An estimate of the velocity's rounding error that happened to cancel: all steps were refused until they
+    # ran out, and the flow was said to rest. By heyoka in 33 digits it has the level at 56.6.
+    half = np.array([[-0.55032711, -0.60168901], [0.46896231, 1.35874768]])
+    features = np.concatenate([half, -half, np.zeros((1, 2))])[None]
+    rewards = [[0.82743347, 0.89234371, 0.82743347, 0.89234371, -1.0]]
+    start = Parameters(np.array([-2.84017715e-10, 1.06641636e-10]))
+    instance = Instance(rewards, start=start, policy=LinearSoftmax(features))
+    found = hitting_time(instance, reward_level(instance, 0.499027))
+    assert found.status[0] == Status.NOT_CONVERGED
+    assert found.steps < 1_000
+
+
 def test_a_flow_that_comes_to_a_saddle_does_not_leave_it_by_rounding():
     """Two features in balance stay so: nothing tells the first output from the second but rounding errors."""
     features = [[[1.0, 0.3], [-1.0, 0.3], [0.1, -0.7], [-0.1, -0.7]]]

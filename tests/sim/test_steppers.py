@@ -37,7 +37,7 @@ def of_high_order(state: Any, step: jax.Array) -> Any:
 def errors(step: float, solver: diffrax.AbstractERK | None) -> tuple[float, float]:
     """The error of a step, and its estimate."""
     if solver is None:
-        end, error = extrapolated_euler_step(pendulum, START, jnp.array(step))
+        end, error, _ = extrapolated_euler_step(pendulum, START, jnp.array(step))
         estimate = flat(error)
     else:
         end, error, rest = runge_kutta_step(solver, pendulum, START, pendulum(START), jnp.array(step))
@@ -64,7 +64,8 @@ def test_a_decay_that_is_stiff_is_followed_by_the_implicit_method_alone():
     def decay(state: Any) -> Any:
         return -rates * state
 
-    end, _ = extrapolated_euler_step(decay, state, step)
+    end, _, contraction = extrapolated_euler_step(decay, state, step)
+    assert float(contraction) == pytest.approx(rates.sum())
     assert float(end[0]) == pytest.approx(np.exp(-0.1), abs=1e-9)
     assert abs(float(end[1])) < 1e-3
     end, _, _ = runge_kutta_step(diffrax.Dopri8(), decay, state, decay(state), step)
