@@ -120,6 +120,8 @@ LINES = (
         ("variance = (p * above**2).sum()", "variance = (above**2).mean()"),
         ("return weights @ jax.vmap", "return weights**2 @ jax.vmap"),
         ("rate * jnp.exp(log_p) * advantages(", "rate * advantages("),
+        ("estimate = jnp.tensordot(self.weights,", "estimate = jnp.tensordot(self.weights**2,"),
+        ("return jnp.tensordot(self.weights, means, 1)", "return means.mean(0)"),
     ),
     *_in(
         "ascent",
