@@ -101,6 +101,7 @@ def test_one_prompt_is_grpo_and_others_change_its_clock():
     assert np.sqrt(2.0) < float(found.time[0] / grpo[0]) < 1.9
     assert found.time[1] == np.inf
     assert found.status[1] == Status.OUT_OF_REACH
+    assert found.end == found.time[0]
     p = np.array([[0.9, 0.1], [0.5, 0.5]])
     np.testing.assert_allclose(deviation(as_batch(two), np.log(p)[None, None]), np.sqrt(0.45 - 0.45**2))
 
