@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from goodteacher.experiments.domains import AtLeastOne, Domain, Flag, NotNegative, Number, Text, check_fields
 from goodteacher.experiments.text import listed
 from goodteacher.sim.clocks import (
+    BatchScaled,
     Clock,
     ColdStart,
     DynamicSampling,
@@ -37,15 +38,18 @@ class Preset(NamedTuple):
     Attributes:
         epsilon: that is added to the standard deviation; ``None`` where it divides by none.
         source: where that stands.
+        batch: whether the standard deviation is that of the whole batch, not of the group.
     """
 
     epsilon: float | None
     source: str
+    batch: bool = False
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "trl": Preset(1e-4, "TRL, GRPOTrainer with scale_rewards = group"),
+        "trl-batch": Preset(1e-4, "TRL, GRPOTrainer with scale_rewards = batch", batch=True),
         "trl-none": Preset(None, "TRL, GRPOTrainer with scale_rewards = none"),
         "verl": Preset(1e-6, "verl, compute_grpo_outcome_advantage"),
         "openrlhf": Preset(1e-9, "OpenRLHF, group_norm"),
@@ -159,24 +163,32 @@ class Followed:
         size = {} if self.group is None else {"group": self.group}
         if self.preset is None:
             return Grpo(**size, epsilon=self.epsilon or 0.0, bessel=not self.population)
-        if self.preset == "trl-batch":
-            raise ValueError(
-                "preset is trl-batch, which divides by the standard deviation of the whole batch: all "
-                "prompts then share one clock that depends on all of them, and are not followed one by "
-                "one; give trl or trl-none, or use goodteacher.sim.batch_scaling from Python"
-            )
         if self.preset not in PRESETS:
             raise unknown_name("preset", self.preset, PRESETS)
-        epsilon = PRESETS[self.preset].epsilon
+        epsilon, _, batch = PRESETS[self.preset]
         if epsilon is None:
             if self.epsilon is not None or self.population:
                 raise ValueError(
                     f"preset is {self.preset}, which divides by no standard deviation; leave out its options"
                 )
             return MeanSubtracted(**size)
-        return Grpo(
-            **size, epsilon=epsilon if self.epsilon is None else self.epsilon, bessel=not self.population
-        )
+        epsilon = epsilon if self.epsilon is None else self.epsilon
+        return self._of_batch(epsilon) if batch else Grpo(**size, epsilon=epsilon, bessel=not self.population)
+
+    def _of_batch(self, epsilon: float) -> Clock:
+        """Of large groups; smaller ones, and groups that are drawn again, have other deviations."""
+        what = f"preset is {self.preset}, of whose batch"
+        if self.group is not None:
+            raise ValueError(
+                f"group is {self.group:g} and {what} the mean is known for large groups alone; give group "
+                "inf, along a flow, or preset trl, which divides by the deviation of each group"
+            )
+        if self.dynamic_sampling:
+            raise ValueError(
+                f"{what} all groups are part, also those that dynamic_sampling would draw again; leave one "
+                "out"
+            )
+        return BatchScaled(epsilon)
 
     def _pass_at_k(self) -> Clock:
         if self.k is None:

@@ -12,6 +12,9 @@ path of the plain gradient as it is, with shared parameters too. If that is some
 other one is there at ``t = integral of (sigma + epsilon) ds``. Prompts now depend on each other: the farther
 they are apart in their means, the slower are all of them.
 
+The clock is :class:`goodteacher.sim.clocks.BatchScaled`. Who follows an instance that has it calls the
+functions of :mod:`goodteacher.sim.flow`, which call those of this module.
+
 The integrand is expanded in Legendre polynomials of ``asinh(s / unit)``, on panels that are halved until the
 expansions end. Times are integrals of polynomials then, and policies at given times are found by their roots.
 """
@@ -20,14 +23,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 from numpy.polynomial import legendre
 
 from goodteacher.sim import flow
-from goodteacher.sim.control import HORIZON
+from goodteacher.sim.batching import as_batch
+from goodteacher.sim.clocks import BatchScaled, Gradient, batch_deviation
+from goodteacher.sim.control import HORIZON, Control, HittingTime
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.validation import AnyArray, Numbers, finite, rows_of_times
+from goodteacher.sim.status import Status
+from goodteacher.sim.validation import AnyArray, is_concrete, rows_of_times
 
 _NODES = 16
 _LONGEST = 2.0  # panel at first
@@ -54,95 +60,124 @@ def deviation(
     p, weights = np.exp(np.asarray(log_p)), np.asarray(instances.prompt_weights)[:, None]
     rewards = np.asarray(instances.rewards)[:, None]
     means = (p * rewards).sum(-1)
-    within = (p * (rewards - means[..., None]) ** 2).sum(-1)
+    variances = (p * (rewards - means[..., None]) ** 2).sum(-1)
     if instances.reward_variances is not None:
-        within += (p * np.asarray(instances.reward_variances)[:, None]).sum(-1)
-    between = (means - (weights * means).sum(-1, keepdims=True)) ** 2
-    return np.sqrt((weights * (within + between)).sum(-1))
+        variances += (p * np.asarray(instances.reward_variances)[:, None]).sum(-1)
+    return np.asarray(batch_deviation(np.broadcast_to(weights, means.shape), means, variances))
 
 
-def elapsed(
-    instances: Instance, of_gradient: Float[AnyArray, "batch times"], epsilon: Numbers = 0.0
-) -> Float[Array, "batch times"]:
+def elapsed(instances: Instance, of_gradient: Float[AnyArray, "batch times"]) -> Float[Array, "batch times"]:
     """When many problems are where the gradient flow is at given times, to a relative 1e-10.
 
     Args:
-        instances: a batch of problems of one shape, as ``jax.vmap`` makes it, with no regularisation.
+        instances: a batch of problems of one shape, as ``jax.vmap`` makes it, that follow
+            :class:`goodteacher.sim.clocks.BatchScaled`, with no regularisation.
         of_gradient: times of each problem's gradient flow, in any order.
-        epsilon: that is added to the standard deviation, one for all or one for each.
 
     Raises:
-        ValueError: as for :func:`goodteacher.sim.flow.policies`; for a problem that is regularised or has a
-            clock of its own, or an epsilon that is negative.
+        ValueError: as for :func:`goodteacher.sim.flow.policies`; for problems that are
+            regularised, or traced.
     """
+    plain, epsilon = _of_gradient(instances)
     times = np.asarray(rows_of_times(of_gradient, len(instances.rewards)))
-    return jax.device_put(_expansions(instances, _checked(instances, epsilon), times.max(-1)).elapsed(times))
+    return jax.device_put(_expansions(plain, epsilon, times.max(-1)).elapsed(times))
 
 
 def hitting_times(
-    instances: Instance, goals: Goal, epsilon: Numbers = 0.0
-) -> tuple[Float[Array, "batch prompts"], Int[Array, "batch prompts"]]:
-    """When goals are met, of many problems.
+    instances: Instance, goals: Goal, horizons: Float[AnyArray, " batch"], control: Control
+) -> HittingTime:
+    """When goals are met; as :func:`goodteacher.sim.flow.hitting_times`, which see.
 
     Args:
         instances: as for :func:`elapsed`.
         goals: one for each.
-        epsilon: as for :func:`elapsed`.
-
-    Returns:
-        Times, and :class:`goodteacher.sim.status.Status`.
-
-    Raises:
-        ValueError: as for :func:`elapsed` and :func:`goodteacher.sim.flow.hitting_times`.
+        horizons: one for each.
+        control: how the gradient flow is integrated where it is not solved.
     """
-    _checked(instances, epsilon)
-    of_gradient, status = flow.hitting_times_only(instances, goals)
-    reached = np.isfinite(of_gradient)
-    times = elapsed(instances, np.where(reached, of_gradient, 0.0), epsilon)
-    return jax.device_put(np.where(reached, times, of_gradient)), status
+    plain, _ = _of_gradient(instances)
+    far = Control(control.solver, control.tolerance, HORIZON, control.max_steps)
+    found = flow.hitting_times(plain, goals, far)
+    reached = np.asarray(found.status) == Status.REACHED
+    times = np.asarray(elapsed(instances, np.where(reached, found.time, 0.0)))
+    horizons = np.asarray(horizons)[:, None]
+    within, lost = reached & (times <= horizons), reached & np.isnan(times)
+    codes = [int(Status.NOT_CONVERGED), int(Status.NOT_REACHED)]
+    status = np.select([lost, reached & ~within], codes, np.asarray(found.status))
+    late, there = status == Status.NOT_REACHED, np.asarray(found.log_probabilities)
+    if late.any():
+        there = np.where(late[..., None], policies(instances, horizons)[:, 0], there)
+    known = np.where(lost, np.nan, np.where(reached, np.inf, found.time))
+    ends = np.where(within, times, np.where(late, horizons, 0.0)).max(-1)
+    parts = np.where(within, times, known), status, there, ends
+    return HittingTime(*map(jax.device_put, parts), solved=found.solved, steps=found.steps)
 
 
 def policies(
-    instances: Instance, times: Float[AnyArray, "batch times"], epsilon: Numbers = 0.0
+    instances: Instance, times: Float[AnyArray, "batch times"]
 ) -> Float[Array, "batch times prompts outputs"]:
     """Where many problems are at given times; as :func:`goodteacher.sim.flow.policies`.
 
     Args:
         instances: as for :func:`elapsed`.
         times: of each problem, in any order.
-        epsilon: as for :func:`elapsed`.
 
     Returns:
-        Log-probabilities; ``nan`` where they are not known.
+        Log-probabilities; ``nan`` where they are not known. At the latest times those of the gradient at its
+        horizon, of which no probability differs by more than a number can tell.
 
     Raises:
         ValueError: as for :func:`elapsed`.
     """
-    epsilon, times = _checked(instances, epsilon), np.asarray(rows_of_times(times, len(instances.rewards)))
+    plain, _ = _of_gradient(instances)
+    of_gradient, known = _times_of_gradient(instances, times)
+    return jax.device_put(np.where(known[..., None, None], flow.policies(plain, of_gradient), np.nan))
+
+
+def trajectory(
+    instance: Instance, times: Float[AnyArray, " times"], control: Control
+) -> Float[Array, "times ..."]:
+    """Parameters along the flow of one problem; as :func:`goodteacher.sim.flow.trajectory`."""
+    batch = as_batch(instance)
+    of_gradient, known = _times_of_gradient(batch, np.asarray(times)[None])
+    found = np.asarray(flow.trajectory(instance.following(Gradient()), of_gradient[0], control))
+    return jax.device_put(np.where(known[0].reshape(-1, *(1,) * (found.ndim - 1)), found, np.nan))
+
+
+def _times_of_gradient(
+    instances: Instance, times: Float[AnyArray, "batch times"]
+) -> tuple[Float[np.ndarray, "batch times"], Bool[np.ndarray, "batch times"]]:
+    """When the gradient flow is where many problems are at given times, and whether that is known."""
+    (plain, epsilon), times = (
+        _of_gradient(instances),
+        np.asarray(rows_of_times(times, len(instances.rewards))),
+    )
     last = times.max(-1)
     # No sooner, for no deviation is larger than half the range.
-    most = _range(instances) / 2.0 + epsilon
+    most = _range(plain) / 2.0 + epsilon
     until = np.minimum(np.where(most > 0, last / np.where(most > 0, most, 1.0), HORIZON), HORIZON)
     while True:
-        found = _expansions(instances, epsilon, until)
+        found = _expansions(plain, epsilon, until)
         short = (found.elapsed(until[:, None])[:, 0] < last) & (until < HORIZON)
         if not short.any():
             of_gradient = found.of_gradient(times)
-            known = np.isfinite(found.elapsed(of_gradient))[..., None, None]
-            return jax.device_put(np.where(known, flow.policies(instances, of_gradient), np.nan))
+            return of_gradient, np.isfinite(found.elapsed(of_gradient))
         until = np.where(short, np.minimum(until * _FARTHER, HORIZON), until)
 
 
-def _checked(instances: Instance, epsilon: Numbers) -> Float[np.ndarray, " batch"]:
-    epsilon = np.broadcast_to(np.asarray(finite("epsilon", epsilon)), len(instances.rewards))
-    if (epsilon < 0).any():
-        raise ValueError(f"epsilon is {epsilon.min():g}; it must be not negative")
-    if instances.regularizer is not None or instances.clock is not None:
+def _of_gradient(instances: Instance) -> tuple[Instance, Float[np.ndarray, " batch"]]:
+    """The same problems under the gradient, whose path it is, and their epsilons."""
+    assert isinstance(instances.clock, BatchScaled)
+    if instances.regularizer is not None:
         raise ValueError(
-            "instances are regularised or follow a clock of their own, which the deviation of a batch does "
-            "not multiply; give plain ones"
+            "the problem is regularised, which the deviation of a batch does not multiply: the path is not "
+            "that of the gradient flow; follow it by ascent, or without regularisation"
         )
-    return epsilon
+    if not is_concrete(*jax.tree.leaves(instances)):
+        raise ValueError(
+            "the deviation of a batch is followed along the flow of the gradient, of problems that are not "
+            "traced, as those of sweeps are; give an estimator that divides by the deviation of each group"
+        )
+    return instances.following(Gradient()), np.asarray(instances.clock.epsilon)
 
 
 def _range(instances: Instance) -> Float[np.ndarray, " batch"]:

@@ -170,9 +170,20 @@ class Clock(eqx.Module):
         return self
 
     def pull(
-        self, seen: Seen, log_p: Float[Array, "*batch outputs"], advantages: Float[Array, "*batch outputs"]
-    ) -> Float[Array, "*batch outputs"]:
-        """Advantages whose plain gradient is the estimator's mean: here those of the rewards times ``m``."""
+        self,
+        seen: Seen,
+        log_p: Float[Array, "prompts outputs"],
+        advantages: Float[Array, "prompts outputs"],
+        weights: Float[Array, " prompts"],
+    ) -> Float[Array, "prompts outputs"]:
+        """Advantages whose plain gradient is the estimator's mean: here those of the rewards times ``m``.
+
+        Args:
+            seen: the rewards of all prompts.
+            log_p: of the policy.
+            advantages: of the rewards.
+            weights: of the prompts.
+        """
         rate = self.rate(moments(seen, jnp.exp(log_p), advantages, -1))
         return jnp.asarray(rate[..., None] * advantages)
 
@@ -201,6 +212,58 @@ class Natural(Clock):
     def title(self) -> str:
         """In words."""
         return "natural gradient"
+
+
+class BatchScaled(Clock):
+    """GRPO of large groups, over the standard deviation of the whole batch plus epsilon.
+
+    TRL's ``scale_rewards = "batch"``: all prompts are on one clock, which depends on all of them, and is none
+    of a prompt. How it is followed: :mod:`goodteacher.sim.batch_scaling`.
+
+    Attributes:
+        epsilon: that is added to the standard deviation.
+    """
+
+    epsilon: Float[Array, "..."]
+
+    def __init__(self, epsilon: Numbers = 0.0):
+        """Validates the number.
+
+        Raises:
+            ValueError: if it is negative or not finite.
+        """
+        self.epsilon = jax_array(scalar("epsilon", epsilon, "not negative"))
+
+    def rate(self, at: Moments) -> Float[AnyArray, "*batch"]:
+        """There is none of a prompt."""
+        return at.mean * math.nan
+
+    def pull(
+        self,
+        seen: Seen,
+        log_p: Float[Array, "prompts outputs"],
+        advantages: Float[Array, "prompts outputs"],
+        weights: Float[Array, " prompts"],
+    ) -> Float[Array, "prompts outputs"]:
+        """Advantages over what the batch is divided by; none where no reward of the batch differs."""
+        at = moments(seen, jnp.exp(log_p), advantages, -1)
+        deviation = batch_deviation(weights, jnp.asarray(at.mean), jnp.asarray(at.variance))
+        return advantages / (jnp.where(deviation > 0, deviation, 1.0) + self.epsilon)
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return "GRPO, large groups, scaled by the batch"
+
+
+def batch_deviation(
+    weights: Float[AnyArray, "*batch prompts"],
+    means: Float[AnyArray, "*batch prompts"],
+    variances: Float[AnyArray, "*batch prompts"],
+) -> Float[AnyArray, "*batch"]:
+    """Standard deviation of the rewards of all samples of a batch, of what they are at each prompt."""
+    between = (means - (weights * means).sum(-1, keepdims=True)) ** 2
+    return (weights * (variances + between)).sum(-1) ** 0.5
 
 
 class _Two(Clock):
@@ -518,8 +581,12 @@ class Enumerated(Clock):
         return f"{self.of.title}{', dynamic sampling' if self.again else ''}"
 
     def pull(
-        self, seen: Seen, log_p: Float[Array, "*batch outputs"], advantages: Float[Array, "*batch outputs"]
-    ) -> Float[Array, "*batch outputs"]:
+        self,
+        seen: Seen,
+        log_p: Float[Array, "prompts outputs"],
+        advantages: Float[Array, "prompts outputs"],
+        weights: Float[Array, " prompts"],
+    ) -> Float[Array, "prompts outputs"]:
         """Advantages whose plain gradient is the estimator's mean.
 
         ``E [n_y c_y] / (G pi(y))`` with the number ``n_y`` of samples of an output and their weight ``c_y``.

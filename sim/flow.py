@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from goodteacher.sim import natural, solved
 from goodteacher.sim.batching import as_batch, filled, only
-from goodteacher.sim.clocks import Natural
+from goodteacher.sim.clocks import BatchScaled, Natural
 from goodteacher.sim.control import HORIZON, MAX_STEPS, TOLERANCE, Control, HittingTime
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
@@ -70,6 +70,9 @@ def hitting_time(instance: Instance, goal: Goal, control: Control | None = None)
     """
     control = control or Control()
     instance, goal = strongly_typed((instance, goal))
+    if isinstance(instance.clock, BatchScaled):
+        instances, goals, horizons = as_batch((instance, goal, control.horizon))
+        return only(_batch_scaling().hitting_times(instances, goals, horizons, control))
     if not is_solvable(instance):
         return _integrated().hitting_time(instance, goal, control)
     return only(_solve(*as_batch((instance, goal, control.horizon))))
@@ -93,6 +96,8 @@ def hitting_times(
         ValueError: if there is no problem or no lane, or a number of horizons that fits neither.
     """
     instances, goals, horizons, control = _batch(instances, goals, control, lanes)
+    if isinstance(instances.clock, BatchScaled):
+        return _batch_scaling().hitting_times(instances, goals, horizons, control)
     if is_solvable(instances):
         return _solve(instances, goals, horizons)
     return _integrated().hitting_times(instances, goals, horizons, control, lanes)
@@ -106,7 +111,9 @@ def hitting_times_only(
     Args and errors as there.
     """
     instances, goals, horizons, control = _batch(instances, goals, control, LANES)
-    if is_solvable(instances):
+    if isinstance(instances.clock, BatchScaled):
+        found = _batch_scaling().hitting_times(instances, goals, horizons, control)
+    elif is_solvable(instances):
         found = _solve_times(instances, goals, horizons)
     else:
         found = _integrated().hitting_times(instances, goals, horizons, control, LANES)
@@ -126,6 +133,8 @@ def final_policy(
     """
     control = control or Control()
     instance = strongly_typed(instance)
+    if isinstance(instance.clock, BatchScaled):
+        return only(final_policies(*as_batch((instance, control))))
     if not is_solvable(instance):
         return _integrated().final_policy(instance, control)
     found = _look(as_batch(instance), control.horizon.reshape(1, 1))
@@ -140,6 +149,9 @@ def final_policies(
     Args and errors as for :func:`hitting_times`.
     """
     instances, _, horizons, control = _batch(instances, None, control, lanes)
+    if isinstance(instances.clock, BatchScaled):
+        found = _batch_scaling().policies(instances, horizons[:, None])[:, 0]
+        return found, jnp.where(jnp.isnan(found).any((1, 2)), jnp.nan, horizons)
     if is_solvable(instances):
         return _look(instances, horizons[:, None])[:, 0], jax.device_put(horizons)
     return _integrated().final_policies(instances, horizons, control, lanes)
@@ -164,6 +176,8 @@ def policies(
     """
     instances, _, _, control = _batch(instances, None, None, LANES)
     times = rows_of_times(times, len(instances.rewards))
+    if isinstance(instances.clock, BatchScaled):
+        return _batch_scaling().policies(instances, times)
     if is_solvable(instances):
         return _look(instances, times)
     every = jax.tree.map(lambda leaf: jnp.repeat(leaf, times.shape[1], axis=0), instances)
@@ -198,6 +212,8 @@ def trajectory(
         ascending = np.all(np.diff(times) >= 0)
         if not (ascending and times[0] >= 0 and np.isfinite(times[-1])):
             raise ValueError("times must be finite, not negative and ascending")
+    if isinstance(instance.clock, BatchScaled):
+        return _batch_scaling().trajectory(instance, times, control or Control())
     if not is_solvable(instance):
         return _integrated().trajectory(instance, times, control or Control())
     return _follow(strongly_typed(instance), times)
@@ -208,6 +224,13 @@ def _integrated():
     from goodteacher.sim import integrated
 
     return integrated
+
+
+def _batch_scaling():
+    """Where flows of a whole batch follow those of the gradient, which are this module's."""
+    from goodteacher.sim import batch_scaling
+
+    return batch_scaling
 
 
 # Where flows are solved ------------------------------------------------------------------

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from goodteacher.sim.clocks import Natural
+from goodteacher.sim.batch_scaling import elapsed
+from goodteacher.sim.batching import as_batch
+from goodteacher.sim.clocks import BatchScaled, Gradient, Natural
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Lines, Position
 from goodteacher.sim.quadrature import time
@@ -74,10 +76,14 @@ def itineraries(instance: Instance, *, compiled: bool = False) -> list[Itinerary
             "orthogonal and of one norm: its flow has no itinerary; give a tabular policy without KL "
             "coefficient and entropy bonus"
         )
-    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], instance)
+    joint = isinstance(instance.clock, BatchScaled)
+    along = instance.following(Gradient()) if joint else instance
+    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], along)
     with np.errstate(all="ignore"):
         of = _compiled if compiled else _envelopes
         prompts, flow, times = jax.device_get(of(batch, sharing(batch)))
+    if joint:
+        times = np.asarray(elapsed(as_batch(instance), times.reshape(1, -1))).reshape(times.shape)
     found = []
     for prompt in range(len(instance.rewards)):
         taus, modal, rewards = (of[:, prompt] for of in (flow.breakpoints, flow.modal, prompts.rewards))

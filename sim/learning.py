@@ -17,6 +17,7 @@ from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import measure
 from goodteacher.sim.sampling import estimator as find_estimator
 from goodteacher.sim.sampling import redrawn, sampled_gradient, weighing
+from goodteacher.sim.several_rewards import Gdpo
 
 _NUMBERS_AT_ONCE = 64
 
@@ -24,7 +25,7 @@ _NUMBERS_AT_ONCE = 64
 def learn(
     instance: Instance,
     key: Key[Array, ""],
-    estimator: str | Group | DynamicSampling,
+    estimator: str | Group | DynamicSampling | Gdpo,
     group: int | None,
     transformation: optax.GradientTransformation,
     updates: int | Sequence[int] | np.ndarray,
@@ -42,7 +43,8 @@ def learn(
         key: a random key (``jax.random.key(seed)``).
         estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`, or a clock of groups, of which the
             mean update is then that of its flow: ``Grpo(8, epsilon=1e-4)``, ``MaxRl(8)``,
-            ``DynamicSampling(Grpo(8))``.
+            ``DynamicSampling(Grpo(8))``; or, of several rewards in the place of the problem's own,
+            ``Gdpo(rewards, weights, Grpo(8, epsilon=1e-4))``.
         group: samples per prompt and update; that of the clock, or ``None``.
         transformation: any optax optimiser that needs no more than a gradient.
         updates: ascending update counts at which to record; the last is where it ends. A single number
@@ -55,7 +57,8 @@ def learn(
 
     Raises:
         ValueError: for update counts that are empty, negative or not ascending, an unknown metric or
-            estimator, or a group that is too small for the estimator, or not that of the clock.
+            estimator, or a group that is too small for the estimator, or not that of the clock; for several
+            rewards that are not of the problem.
     """
     counts = update_counts(updates)
     name, size = (estimator, group) if isinstance(estimator, str) else (None, _size(estimator, group))
@@ -64,12 +67,14 @@ def learn(
             raise ValueError("group is missing; give the number of samples per prompt and update")
         find_estimator(name, size)
     clock = None if isinstance(estimator, str) else estimator
+    if isinstance(clock, Gdpo):
+        clock.check(instance)
     records, parameters = _learn(instance, key, counts, clock, name, size, transformation, metrics)
     return Ascent(counts, records, parameters, None)
 
 
-def _size(clock: Group | DynamicSampling, group: int | None) -> int:
-    own = clock.of.group if isinstance(clock, DynamicSampling) else clock.group
+def _size(clock: Group | DynamicSampling | Gdpo, group: int | None) -> int:
+    own = clock.group if isinstance(clock, Group) else clock.of.group
     if own == math.inf:
         raise ValueError(f"group of {clock.title} is inf; give one of the number of samples that are drawn")
     if group not in (None, own):
@@ -82,7 +87,7 @@ def _learn(
     instance: Instance,
     key: Array,
     counts: Array,
-    clock: Group | DynamicSampling | None,
+    clock: Group | DynamicSampling | Gdpo | None,
     estimator: str | None,
     group: int,
     transformation: optax.GradientTransformation,
@@ -93,7 +98,7 @@ def _learn(
         assert estimator is not None
         rule = find_estimator(estimator, group)
     else:
-        rule = weighing(clock.of if isinstance(clock, DynamicSampling) else clock)
+        rule = weighing(clock if isinstance(clock, Group) else clock.of)
     # What chooses the outputs, and where it is needed what chooses their rewards.
     kinds = 2 if again or instance.reward_variances is not None else 1
     shape = (kinds, instance.rewards.shape[0], group)
@@ -110,7 +115,10 @@ def _learn(
                 more = jax.random.fold_in(jax.random.fold_in(key, index), 1 + count)
                 draws = redrawn(instance, parameters, more, draws)
             noise = draws[1] if kinds == 2 else None
-            estimate = sampled_gradient(instance, parameters, draws[0], rule, noise)
+            if isinstance(clock, Gdpo):
+                estimate = clock.sampled_gradient(instance, parameters, draws[0])
+            else:
+                estimate = sampled_gradient(instance, parameters, draws[0], rule, noise)
             step, state = transformation.update(-estimate, state, parameters)
             return jnp.asarray(optax.apply_updates(parameters, step)), state
 

@@ -111,9 +111,8 @@ def _followed_rewards(instance: Instance, log_p: Array) -> Array:
     if instance.clock is None or isinstance(instance.clock, Natural):
         return instance.rewards
     advantages = advantage(jnp.exp(log_p), instance.rewards)
-    return instance.clock.pull(
-        see(instance.rewards, instance.reward_variances, instance.mask), log_p, advantages
-    )
+    seen = see(instance.rewards, instance.reward_variances, instance.mask)
+    return instance.clock.pull(seen, log_p, advantages, instance.prompt_weights)
 
 
 def _regularized_rewards(instance: Instance, log_p: Array, log_ratio: Array | None) -> Array:

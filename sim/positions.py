@@ -79,7 +79,7 @@ def _walk(flow: Lines, times: AnyArray) -> _Walk:
 
     def go(walk: _Walk) -> _Walk:
         numbers = walk.number + xp.arange(side)[:, None] + xp.zeros(count, int)
-        over = half(several, numbers.ravel())
+        over = half(several, xp.minimum(numbers, halves).ravel())
         # The last segment has no end.
         on = numbers < halves
         over = over._replace(length=xp.where(on.ravel(), over.length, 0.0))

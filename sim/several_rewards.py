@@ -11,17 +11,24 @@ Between two outputs ``sd(r_k) = |d_k| sqrt(p (1-p))`` with the difference ``d_k`
 weighted by ``w``, however much each of them has to gain (derived for this project). With an ``epsilon``
 magnitudes count again where ``p`` is close to 0 or 1, and a policy may come to rest in between. Of three and
 more outputs majorities may go in circles, as Condorcet's do, and so may the policy.
+
+Of groups of ``G`` samples all is linear in what each reward makes of them: the mean update of :class:`Gdpo`
+is the sum, with the weights, of those of :class:`goodteacher.sim.clocks.Grpo` by each reward.
 """
 
 from collections.abc import Callable
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from goodteacher.sim.objective import advantage
-from goodteacher.sim.validation import Numbers, finite, scalar
+from goodteacher.sim.clocks import Group
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import advantage, gradient
+from goodteacher.sim.sampling import inverse_cdf, logit_estimate, weighing
+from goodteacher.sim.validation import Numbers, finite, jax_array, scalar
 
 Advantages = Callable[[Array, Array, Array, ArrayLike], Array]
 
@@ -59,6 +66,95 @@ def _normalised(p: Array, rewards: Array, epsilon: ArrayLike) -> Array:
     variance = (p * above**2).sum()
     # Without a spread all advantages are zero, whatever they are divided by.
     return above / (jnp.sqrt(jnp.where(variance > 0, variance, 1.0)) + epsilon)
+
+
+class Gdpo(eqx.Module):
+    """Rewards of several kinds: in each group of samples normalised one by one, and then summed.
+
+    An estimator for :func:`goodteacher.sim.learning.learn`. The other way round is a clock of the summed
+    reward. GDPO's last division, by the deviation of all advantages of a batch, is left out.
+
+    Attributes:
+        rewards: of every kind.
+        weights: of the kinds.
+        of: how a group is normalised, and its size.
+    """
+
+    rewards: Float[Array, "kinds prompts outputs"]
+    weights: Float[Array, " kinds"]
+    of: Group
+
+    def __init__(self, rewards: Numbers, weights: Numbers, of: Group):
+        """Validates the numbers.
+
+        Raises:
+            ValueError: for numbers that are not finite, or shapes that do not fit.
+        """
+        kinds, shares = finite("rewards", rewards, ndim=3), finite("weights", weights, ndim=1)
+        if len(kinds) != len(shares):
+            raise ValueError(f"rewards has {len(kinds)} kinds, weights has {len(shares)}; give a weight each")
+        self.rewards, self.weights, self.of = jax_array(kinds), jax_array(shares), of
+
+    def check(self, instance: Instance) -> None:
+        """Refuses a problem that it is not for.
+
+        Raises:
+            ValueError: if its prompts and outputs are others, if something regularises, or if the problem's
+                own rewards are random.
+        """
+        if self.rewards.shape[1:] != instance.rewards.shape:
+            raise ValueError(
+                f"rewards has shape {list(self.rewards.shape)} and the problem has prompts and outputs "
+                f"{list(instance.rewards.shape)}; give [kinds, prompts, outputs]"
+            )
+        if instance.regularizer is not None or instance.reward_variances is not None:
+            raise ValueError(
+                "the problem is regularised or has random rewards, which are part of none of several; give "
+                "it without"
+            )
+
+    def sampled_gradient(
+        self,
+        instance: Instance,
+        parameters: Float[Array, "..."],
+        uniforms: Float[Array, "prompts group"],
+    ) -> Float[Array, "..."]:
+        """The update of a group of samples.
+
+        Args:
+            instance: the problem, whose own rewards do not count.
+            parameters: of the policy.
+            uniforms: independent uniform numbers in [0, 1), one per sample.
+        """
+        logits, rule = instance.logits(parameters), weighing(self.of)
+        samples = inverse_cdf(jax.nn.softmax(logits), uniforms)
+
+        def of_kind(rewards: Array) -> Array:
+            return logit_estimate(_with_rewards(instance, rewards), logits, samples, rule)
+
+        estimate = jnp.tensordot(self.weights, jax.vmap(of_kind)(self.rewards), 1)
+        return instance.policy.pullback(parameters, estimate)
+
+    def gradient(self, instance: Instance, parameters: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The exact mean of :meth:`sampled_gradient`, or its limit for large groups.
+
+        Raises:
+            ValueError: as :meth:`check`, and if the mean of a kind is not known, see
+                :mod:`goodteacher.sim.clocks`.
+        """
+        self.check(instance)
+        every = [_with_rewards(instance, rewards).following(self.of) for rewards in self.rewards]
+        means = jnp.stack([gradient(each, parameters) for each in every])
+        return jnp.tensordot(self.weights, means, 1)
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"GDPO, {len(self.weights)} rewards, each by {self.of.title}"
+
+
+def _with_rewards(instance: Instance, rewards: Float[Array, "prompts outputs"]) -> Instance:
+    return eqx.tree_at(lambda i: i.rewards, instance, rewards)
 
 
 def updated(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from goodteacher.sim.batch_scaling import elapsed
+from goodteacher.sim.clocks import BatchScaled, Gradient
 from goodteacher.sim.flow import policies
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.sim.objective import advantage, expected_reward
@@ -28,10 +29,9 @@ _INTEGRATION = 1e-8  # error of a log-probability after these steps
 
 
 class Batch(NamedTuple):
-    """Prompts with their outputs, an epsilon, and a time of the gradient flow."""
+    """Prompts with their outputs, on the clock of the batch, and a time of the gradient flow."""
 
     instance: Instance
-    epsilon: Float[Array, ""]
     of_gradient: Float[Array, ""]
 
 
@@ -49,14 +49,15 @@ def _draw(source: Source) -> Batch:
         source.uniform(0.0, 1.0, shape),
         start=Parameters(random_logits(source, shape, high=3.0)),
         prompt_weights=random_prompt_weights(source, _PROMPTS),
+        clock=BatchScaled(source.log_uniform(1e-2, 1.0)),
     )
-    return Batch(instance, source.log_uniform(1e-2, 1.0), source.uniform(0.1, 5.0))
+    return Batch(instance, source.uniform(0.1, 5.0))
 
 
 def _observe(batches: Batch) -> Later:
     of_gradient = batches.of_gradient[:, None]
-    there = policies(batches.instance, of_gradient)[:, 0]
-    return Later(batches, there, elapsed(batches.instance, of_gradient, batches.epsilon)[:, 0])
+    there = policies(batches.instance.following(Gradient()), of_gradient)[:, 0]
+    return Later(batches, there, elapsed(batches.instance, of_gradient)[:, 0])
 
 
 def batch_scale(
@@ -88,8 +89,10 @@ def _integrated(law: Callable[..., Array]) -> Judge:
     """With what gradients are divided by."""
 
     def judge(later: Later) -> Sides:
-        (instance, epsilon, _), found, time = later
+        (instance, _), found, time = later
         rewards, weights = instance.rewards, instance.prompt_weights
+        assert isinstance(instance.clock, BatchScaled)
+        epsilon = instance.clock.epsilon
 
         def field(logits: Array) -> Array:
             p = jax.nn.softmax(logits)

@@ -29,6 +29,7 @@ from goodteacher.sim.clocks import (
     Clock,
     ColdStart,
     DynamicSampling,
+    Gradient,
     Grpo,
     MaxRl,
     MeanSubtracted,
@@ -39,9 +40,11 @@ from goodteacher.sim.flow import hitting_times_only
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import advantage, gradient
+from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, random_logits
 from goodteacher.theory.formulas import Formula, Number
-from goodteacher.theory.statements import Judge, Sides, Statement, all_of
+from goodteacher.theory.integration import runge_kutta
+from goodteacher.theory.statements import Dropped, Judge, Sides, Statement, all_of
 
 _CITATION = "theory/clock_laws.py (derived for this project)"
 
@@ -104,8 +107,10 @@ def enumerated_rate(
 _Made = Callable[[int, Array], Clock]
 
 
-def _rates_judge(of_grpo: _Made, of_max_rl: _Made, of_mean: _Made) -> Judge:
-    """With what is claimed to be the clocks of groups of a size, with an epsilon."""
+def _rates_judge(
+    of_grpo: _Made, of_max_rl: _Made, of_mean: _Made, drawn_again: Callable[[Grpo], Clock] = DynamicSampling
+) -> Judge:
+    """With what is claimed to be the clocks of groups of a size, and of those with a spread among them."""
 
     def judge(drawn: Drawn) -> Sides:
         log_p = jax.nn.log_softmax(drawn.logits)
@@ -126,7 +131,7 @@ def _rates_judge(of_grpo: _Made, of_max_rl: _Made, of_mean: _Made) -> Judge:
             again = enumerated_rate(log_p, drawn.rewards, group, scales[0][1], again=True)
             grpo = of_grpo(group, drawn.epsilon)
             assert isinstance(grpo, Grpo)
-            found = DynamicSampling(grpo).rate(at)
+            found = drawn_again(grpo).rate(at)
             sides.append(Sides(jnp.abs(found / again - 1.0), jnp.asarray(10.0 * _ENUMERATION)))
         return all_of(sides).tightest()
 
@@ -164,6 +169,97 @@ RATES = Statement(
             ),
             "groups of one more": _rates_judge(_grpo, _max_rl, lambda group, _: MeanSubtracted(group + 1)),
             "MaxRL of one more": _rates_judge(_grpo, lambda group, _: MaxRl(group + 1), _mean),
+            "share of groups with a spread dropped": _rates_judge(_grpo, _max_rl, _mean, lambda grpo: grpo),
+        }
+    ),
+)
+
+# The same path ---------------------------------------------------------------------------
+
+_PROMPTS, _RESPONSES, _SHARED = 2, 3, 2
+_STEPS = 40
+_INTEGRATION = 1e-9  # error of a log-probability after these steps
+
+
+class Path(NamedTuple):
+    """A problem under a clock, and a time of its gradient flow."""
+
+    instance: Instance
+    of_gradient: Float[Array, ""]
+
+
+def _draw_path(source: Source) -> Path:
+    shape = (_PROMPTS, _RESPONSES)
+    instance = Instance(
+        source.uniform(0.0, 1.0, shape),
+        start=Parameters(random_logits(source, shape, high=3.0)),
+        prompt_weights=[0.6, 0.4],
+        clock=Grpo(epsilon=source.log_uniform(1e-2, 1.0)),
+    )
+    return Path(instance, source.uniform(0.5, 5.0))
+
+
+def _with_shared_parameters(path: Path) -> Path:
+    """The same rewards for policies whose prompts have all parameters in common."""
+    features = np.random.default_rng(0).normal(size=(_PROMPTS, _RESPONSES, _SHARED))
+    instance = path.instance
+    start = Parameters(instance.initial_parameters.ravel()[:_SHARED])
+    weights, policy = instance.prompt_weights, LinearSoftmax(features)
+    shared = Instance(
+        instance.rewards, start=start, policy=policy, prompt_weights=weights, clock=instance.clock
+    )
+    return path._replace(instance=shared)
+
+
+def pace(rate: Float[Array, " prompts"], *, power: Number = -1.0) -> Float[Array, " prompts"]:
+    """How much of a clock's time passes in one of the gradient's: ``1 / m`` of each prompt."""
+    return rate**power
+
+
+def _mapped(law: Callable[..., Array]) -> Judge:
+    """With the pace; every prompt is looked at when its own clock says that it is where the gradient led."""
+
+    def judge(path: Path) -> Sides:
+        clocked = path.instance
+        plain, start = clocked.following(Gradient()), clocked.initial_parameters
+        clock, seen = clocked.clock, see(clocked.rewards, None, None)
+        assert clock is not None
+
+        def timed(at: Array) -> Array:
+            parameters = at[_PROMPTS:].reshape(start.shape)
+            p = clocked.probabilities(parameters)
+            rate = jnp.asarray(clock.rate(moments(seen, p, advantage(p, clocked.rewards), -1)))
+            return jnp.concatenate([law(rate), gradient(plain, parameters).ravel()])
+
+        first = jnp.concatenate([jnp.zeros(_PROMPTS), start.ravel()])
+        end = runge_kutta(timed, first, path.of_gradient, _STEPS)
+        there = plain.log_probabilities(end[_PROMPTS:].reshape(start.shape))
+
+        def under_clock(time: Array) -> Array:
+            later = runge_kutta(lambda parameters: gradient(clocked, parameters), start, time, _STEPS)
+            return clocked.log_probabilities(later)
+
+        found = jax.vmap(under_clock)(end[:_PROMPTS])
+        own = jnp.arange(_PROMPTS)
+        return Sides(jnp.abs(found[own, own] - there).max(), jnp.asarray(_INTEGRATION))
+
+    return judge
+
+
+_PATH = Formula(pace, _mapped)
+
+SAME_PATH = Statement(
+    name="estimators_keep_the_path",
+    title="Under a clock tabular policies take the path of the gradient flow",
+    assumptions="tabular policy, λ = 0; two prompts, each on a clock of its own; GRPO of large groups",
+    citation=_CITATION,
+    formula="π_clock(x, ∫₀^s ds/m_x) = π_gradient(x, s), m_x = 1/(sd(r(x, ·)) + ε)",
+    draw=_draw_path,
+    judge=_PATH,
+    sabotages=MappingProxyType(
+        {
+            **_PATH.off_by_a_tenth(),
+            "shared parameters": Dropped(_with_shared_parameters),
         }
     ),
 )
@@ -452,4 +548,4 @@ FIXED_POINT = Statement(
     ),
 )
 
-STATEMENTS = (RATES, *TWO_OUTPUTS, FIXED_POINT)
+STATEMENTS = (RATES, SAME_PATH, *TWO_OUTPUTS, FIXED_POINT)

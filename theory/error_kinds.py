@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from goodteacher.sim.clocks import BatchScaled
 from goodteacher.sim.flow import HORIZON, final_policies, hitting_times_only
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
@@ -232,8 +233,8 @@ def _in_parts(
     tell: Tell,
 ) -> np.ndarray:
     """In parts of few sizes, so that one compilation serves however many errors there are."""
-    # Prompts of a tabular policy do not interact: each is a problem by itself.
-    apart = isinstance(instance.policy, Tabular)
+    # Prompts of a tabular policy do not interact, but by a clock of the batch: each is a problem by itself.
+    apart = isinstance(instance.policy, Tabular) and not isinstance(instance.clock, BatchScaled)
     total = len(variants.prompts)
     size = _MANY if apart and total > _PART else _PART
     parts = []

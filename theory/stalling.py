@@ -48,19 +48,34 @@ PUBLISHED_GROUND_TRUTH_EXPONENT = Fraction(14, 13)
 PUBLISHED_PROXY_EXPONENT = Fraction(1)
 
 
-class _Roles(NamedTuple):
-    """Who is who: log-probability of the best and of the middling output, and what the low ones are."""
+class Roles(NamedTuple):
+    """Who is who in a stall.
 
+    Attributes:
+        best, middling: which output it is.
+        log_best, log_middling: their log-probabilities.
+        gap: ``b``, between their rewards.
+        low: which are the others.
+        drop: ``a_j`` of these, one elsewhere.
+        log_low: their log-probabilities, zero elsewhere.
+        outputs: ``K``.
+    """
+
+    best: Bool[Array, "*batch outputs"]
+    middling: Bool[Array, "*batch outputs"]
     log_best: Float[Array, "*batch"]
     log_middling: Float[Array, "*batch"]
-    gap: Float[Array, "*batch"]  # b
+    gap: Float[Array, "*batch"]
     low: Bool[Array, "*batch outputs"]
-    drop: Float[Array, "*batch outputs"]  # a, one where not low
-    log_low: Float[Array, "*batch outputs"]  # zero where not low
-    outputs: Float[Array, "*batch"]  # K
+    drop: Float[Array, "*batch outputs"]
+    log_low: Float[Array, "*batch outputs"]
+    outputs: Float[Array, "*batch"]
 
 
-def _roles(log_probabilities: Array, rewards: Array) -> _Roles:
+def find_roles(
+    log_probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
+) -> Roles:
+    """By the rewards of the outputs that exist. Args as for :func:`log_time`."""
     present = jnp.isfinite(log_probabilities)
     index = jnp.arange(rewards.shape[-1])
     ranked = jnp.where(present, rewards, -jnp.inf)
@@ -73,7 +88,9 @@ def _roles(log_probabilities: Array, rewards: Array) -> _Roles:
     def at(output: Array) -> Array:
         return jnp.where(output, log_probabilities, 0.0).sum(-1)
 
-    return _Roles(
+    return Roles(
+        best=best,
+        middling=middling,
         log_best=at(best),
         log_middling=at(middling),
         gap=ranked.max(-1) - second,
@@ -115,7 +132,7 @@ def log_time(
     Returns:
         ``inf`` if the two best are tied, ``-inf`` if the second best is not unique: no law for these.
     """
-    roles = _roles(log_probabilities, rewards)
+    roles = find_roles(log_probabilities, rewards)
     of_low = (drop * jnp.log(roles.drop) + low * roles.log_low).sum(-1)
     count = roles.outputs
     return (
@@ -135,7 +152,7 @@ def time(
 
 
 def _correction_terms(log_probabilities: Array, rewards: Array) -> tuple[Array, Array]:
-    roles = _roles(log_probabilities, rewards)
+    roles = find_roles(log_probabilities, rewards)
 
     def mean(values: Array) -> Array:
         return jnp.where(roles.low, values, 0.0).sum(-1) / (roles.outputs - 2.0)
@@ -195,7 +212,7 @@ def natural_gradient_time(
 
     Args as for :func:`log_time`.
     """
-    roles = _roles(log_probabilities, rewards)
+    roles = find_roles(log_probabilities, rewards)
     return (roles.log_middling - roles.log_best) / roles.gap
 
 
@@ -273,7 +290,7 @@ def _judge(tolerance: Callable[[Array, Array], Array], law: _Law) -> Judge:
     def judge(escape: Escape) -> Sides:
         start, rewards, time = escape
         deviation = jnp.abs(jnp.expm1(jnp.log(time) - law(start, rewards)))
-        allowed = tolerance(small_parameter(start, rewards), jnp.exp(_roles(start, rewards).log_best))
+        allowed = tolerance(small_parameter(start, rewards), jnp.exp(find_roles(start, rewards).log_best))
         return Sides(deviation, jnp.maximum(allowed, _INTEGRATION))
 
     return judge
@@ -285,6 +302,12 @@ def _first_order(parameter: Array, eps: Array) -> Array:
 
 def _second_order(parameter: Array, eps: Array) -> Array:
     return (1.0 + jnp.log(1.0 / eps)) * parameter**2
+
+
+def _less_spent(start: Array, rewards: Array) -> Array:
+    roles = find_roles(start, rewards)
+    one = jnp.exp(roles.log_best - roles.log_middling)
+    return log_time_to_next_order(start, rewards) + roles.outputs * one
 
 
 LAW = Statement(
@@ -304,7 +327,7 @@ LAW = Statement(
                 _first_order, lambda p, r: log_time(p, r) + jnp.log1p(-1.0 / jnp.isfinite(p).sum(-1))
             ),
             "published exponent 14/13": _judge(
-                _first_order, lambda p, r: float(PUBLISHED_GROUND_TRUTH_EXPONENT) * -_roles(p, r).log_best
+                _first_order, lambda p, r: float(PUBLISHED_GROUND_TRUTH_EXPONENT) * -find_roles(p, r).log_best
             ),
         }
     ),
@@ -324,13 +347,7 @@ NEXT_ORDER = Statement(
     sabotages=MappingProxyType(
         {
             "correction dropped": _judge(_second_order, log_time),
-            "one dropped from the second term": _judge(
-                _second_order,
-                lambda p, r: (
-                    log_time_to_next_order(p, r)
-                    + _roles(p, r).outputs * jnp.exp(_roles(p, r).log_best - _roles(p, r).log_middling)
-                ),
-            ),
+            "one dropped from the second term": _judge(_second_order, _less_spent),
         }
     ),
 )

@@ -108,7 +108,7 @@ class _Estimator:
     estimator: Annotated[str, arg(metavar="NAME")] = "gradient"
     """On average: gradient, natural, mean_subtracted, grpo, maxrl, pass_at_k or cold_start."""
     preset: Annotated[str | None, optional("NAME")] = None
-    """Of grpo: as trl, trl-none (scale_rewards), verl, openrlhf or prime-rl computes it."""
+    """Of grpo: as trl, trl-batch, trl-none (scale_rewards), verl, openrlhf or prime-rl computes it."""
     epsilon: Annotated[float | None, optional("E")] = None
     """Of grpo: added to the standard deviation (default: that of the preset, else 0)."""
     population: bool = False

@@ -87,7 +87,7 @@ def run(
         title = f"{clock.title}: {way.title.removeprefix('gradient ')}"
     with Progress(title, way.parts) as progress:
         outcome = interruptible(lambda: way.follow(instance, wanted, progress))
-    report = simulation.report(problem, outcome, unknown, has_truth=has_truth) | names
+    report = simulation.report(problem, instance, outcome, unknown, has_truth=has_truth) | names
     result.write(report)
     print(f"{source.file}: {title}{aim}: {report['status']}")
     print_table(simulation.table(report, rows), keys=2)

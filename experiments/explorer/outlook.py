@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from goodteacher.experiments.aims import share, statuses
 from goodteacher.experiments.explorer.law_times import LawTime, law_time
 from goodteacher.experiments.explorer.situation import MOST, Situation
-from goodteacher.sim.clocks import Enumerated, Natural
+from goodteacher.sim.clocks import BatchScaled, Enumerated, Natural
 from goodteacher.sim.flow import Control, hitting_times, is_solvable, trajectory
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
@@ -97,8 +97,8 @@ class Problem(NamedTuple):
 
     @property
     def concrete(self) -> bool:
-        """Whether it is followed in closed form, which is not compiled."""
-        return isinstance(self.instance.clock, Natural)
+        """Whether it is followed by what is not compiled."""
+        return isinstance(self.instance.clock, Natural | BatchScaled)
 
 
 def problem(situation: Situation) -> Problem:

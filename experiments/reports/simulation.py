@@ -192,12 +192,18 @@ DYNAMICS = MappingProxyType({"flow": AlongFlow, "ascent": ThroughAscent})
 
 
 def report(
-    instance: Instance, outcome: Outcome, unknown: Collection[int] = (), *, has_truth: bool = True
+    instance: Instance,
+    followed: Instance,
+    outcome: Outcome,
+    unknown: Collection[int] = (),
+    *,
+    has_truth: bool = True,
 ) -> dict[str, Any]:
     """What the output file holds: lists per prompt, ``None`` for what is not finite or not known.
 
     Args:
         instance: the problem.
+        followed: the problem as it was followed: under its clock, regularised.
         outcome: how it ended.
         unknown: prompts of which that is not known.
         has_truth: whether there is a ground truth.
@@ -213,7 +219,7 @@ def report(
         "hitting_time_lower_bound": plain(outcome.lower_bound),
         "initial": _state(instance, initial, has_truth),
         "final": _state(instance, outcome.probabilities, has_truth),
-        "itinerary": stops(instance, unknown),
+        "itinerary": stops(followed, unknown),
     }
 
 

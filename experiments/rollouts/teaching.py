@@ -20,7 +20,7 @@ from goodteacher.experiments.followed import Followed
 from goodteacher.experiments.rollouts.outputs import SIZES
 from goodteacher.experiments.workers import cores
 from goodteacher.sim import natural
-from goodteacher.sim.clocks import Clock, Gradient, Natural, Objections, see
+from goodteacher.sim.clocks import BatchScaled, Clock, Gradient, Natural, Objections, see
 from goodteacher.sim.flow import hitting_times_only, policies
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters
@@ -79,10 +79,21 @@ class GradientFlow:
 
     Attributes:
         clock: what is followed.
+
+    Raises:
+        ValueError: for a clock that is none of a prompt by itself.
     """
 
     clock: Clock = field(default_factory=Gradient)
     paths: ClassVar[int] = 12_000
+
+    def __post_init__(self) -> None:
+        """Refuses a clock of all prompts together: what is asked of is one prompt, of many resamples."""
+        if isinstance(self.clock, BatchScaled):
+            raise ValueError(
+                f"estimator is {self.clock.title}, under which all prompts are on one clock, and prompts are "
+                "diagnosed one by one; give one that divides by the deviation of each group"
+            )
 
     @property
     def title(self) -> str:

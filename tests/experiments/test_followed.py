@@ -13,7 +13,16 @@ from goodteacher.experiments.progress import Progress
 from goodteacher.experiments.reports.error_table import report as error_report
 from goodteacher.experiments.reports.simulation import AlongFlow, report
 from goodteacher.experiments.sweeps.dynamics import Flow, dynamics
-from goodteacher.sim.clocks import ColdStart, DynamicSampling, Gradient, Grpo, MaxRl, MeanSubtracted, Natural
+from goodteacher.sim.clocks import (
+    BatchScaled,
+    ColdStart,
+    DynamicSampling,
+    Gradient,
+    Grpo,
+    MaxRl,
+    MeanSubtracted,
+    Natural,
+)
 from goodteacher.sim.flow import hitting_time
 from goodteacher.sim.goals import reward_increase
 from goodteacher.sim.instance import Instance, Parameters
@@ -28,6 +37,45 @@ def test_presets(preset, epsilon):
     assert isinstance(clock, Grpo)
     assert (clock.group, clock.bessel) == (8, True)
     np.testing.assert_allclose(clock.epsilon, epsilon, rtol=1e-15)
+
+
+def test_scaling_by_the_batch():
+    clock = Followed("grpo", preset="trl-batch", group=math.inf).clock()
+    assert isinstance(clock, BatchScaled)
+    assert clock.epsilon == 1e-4
+    other = Followed("grpo", preset="trl-batch", epsilon=0.1).clock()
+    assert isinstance(other, BatchScaled)
+    assert other.epsilon == 0.1
+
+
+def test_errors_of_a_batch_that_waits_together():
+    """An error at one prompt moves the clock of all: the other prompts stay in the problem."""
+    rewards = [[1.0, 0.4, 0.0], [0.6, 0.9, 0.0]]
+    truth = [[1.0, 0.0, 0.0], [0.6, 0.9, 0.0]]
+    start = [[0.05, 0.5, 0.45], [0.2, 0.4, 0.4]]
+    clock = Followed("grpo", preset="trl-batch").clock()
+    problem = Instance(rewards, truth, start)
+    found = error_report(problem, 0.3, Thresholds(), followed=follow(problem, clock))
+    times = []
+    for proxy in (rewards, truth):
+        trained = Instance(proxy, truth, start).following(clock)
+        times.append(float(hitting_time(trained, reward_increase(trained, 0.3)).time[0]))
+    assert found["hitting_time"][0] == pytest.approx(times[0], rel=1e-10)
+    assert found["corrected_hitting_time"][0][1] == pytest.approx(times[1], rel=1e-10)
+    alone = Instance(rewards[:1], truth[:1], start[:1], prompt_weights=[1.0]).following(clock)
+    assert abs(float(hitting_time(alone, reward_increase(alone, 0.3)).time[0]) * 2.0 / times[0] - 1.0) > 0.05
+
+
+def test_itineraries_are_those_of_what_is_followed():
+    problem = Instance([[1.0, 0.8, 0.0]], start=[[0.01, 0.7, 0.29]])
+    goal = reward_increase(problem, 0.3)
+    for what in (Followed(), Followed("grpo"), Followed("grpo", preset="trl-batch")):
+        followed, _ = follow(problem, what.clock())
+        outcome = AlongFlow().follow(followed, goal, Progress("flow", None))
+        stop = report(problem, followed, outcome)["itinerary"][0][1]
+        # Where the best output takes over, the reward is about half way from the middling one's.
+        assert stop["output"] == 0
+        assert stop["from"] == pytest.approx(outcome.hitting_time[0], rel=0.1)
 
 
 def test_values():
@@ -51,7 +99,8 @@ def test_values():
         ({"estimator": "grpo", "preset": "tlr"}, "preset 'tlr' is unknown; did you mean trl"),
         ({"estimator": "maxrl", "epsilon": 0.1}, "epsilon does not apply to estimator maxrl"),
         ({"estimator": "grpo", "group": 1}, "group is 1; give a whole number of at least 2"),
-        ({"estimator": "grpo", "preset": "trl-batch"}, "share one clock .* goodteacher.sim.batch_sc"),
+        ({"estimator": "grpo", "preset": "trl-batch", "group": 8}, "group is 8 and preset is trl-batch"),
+        ({"estimator": "grpo", "preset": "trl-batch", "dynamic_sampling": True}, "trl-batch.* leave one out"),
         ({"estimator": "pass_at_k"}, "k is missing"),
         ({"estimator": "grpo", "preset": "prime-rl", "epsilon": 0.1}, "divides by no standard deviation"),
     ],
@@ -87,7 +136,7 @@ def test_prompts_that_cannot_be_followed_are_left_out_and_the_others_answered():
     np.testing.assert_allclose(found.time[0], 3.0 * alone.time[0], rtol=1e-12)
     outcome = AlongFlow().follow(instance, goal, Progress("flow", None))
     assert outcome.status[1] is Status.NO_SIGNAL
-    told_of = report(_mixed(), outcome, unknown)
+    told_of = report(_mixed(), instance, outcome, unknown)
     assert told_of["prompt_status"] == ["reached", "not known", "never: at rest at an optimum"]
     assert told_of["hitting_time"][1] is None
     assert told_of["final"]["probabilities"][1] == [None] * 12

@@ -1,12 +1,16 @@
 """Flows are, at a time, where that time is."""
 
+import jax
 import numpy as np
 import pytest
 from sim_strategies import anywhere, random_lines
 
 from goodteacher.sim import quadrature
+from goodteacher.sim.batching import as_batch
+from goodteacher.sim.flow import policies
+from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Position, base, lines, state
-from goodteacher.sim.positions import at_times
+from goodteacher.sim.positions import _WIDEST, at_times
 
 
 @pytest.mark.parametrize("outputs", [5, 40])
@@ -37,3 +41,14 @@ def test_times_are_met_to_rounding_with_many_outputs():
         there, _ = at_times(flow, times)
         again = quadrature.time(flow, Position(there.anchor[0], there.offset[0]))
     np.testing.assert_allclose(again, times[0], rtol=1e-12)
+
+
+def test_however_many_problems_stand_side_by_side():
+    """Halves are integrated several at a time, as many as fit; the last of them need not fill that up."""
+    way = Instance([[0.9, 0.2, -0.5, -1.0]], start=[[0.1, 0.2, 0.3, 0.4]])
+    count = 700
+    several = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], count, axis=0), way)
+    assert _WIDEST // several.rewards.size == 5  # of six halves
+    found = np.asarray(policies(several, np.full((count, 1), 1e200)))
+    alone = policies(as_batch(way), np.array([[1e200]]))
+    np.testing.assert_allclose(found, np.broadcast_to(alone, found.shape), rtol=1e-12)

@@ -3,12 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from goodteacher.sim.clocks import Grpo
-from goodteacher.sim.instance import Instance
+from goodteacher.sim.instance import Instance, Regularizer
+from goodteacher.sim.learning import learn
 from goodteacher.sim.objective import gradient
-from goodteacher.sim.several_rewards import normalised_then_summed, summed_then_normalised, updated
+from goodteacher.sim.sampling import sampled_gradient, weighing
+from goodteacher.sim.several_rewards import Gdpo, normalised_then_summed, summed_then_normalised, updated
 
 START = np.log([0.2, 0.5, 0.3])
 KINDS = np.array([[1.0, 0.3, 0.0], [0.0, 0.5, 2.0]])
@@ -90,3 +93,105 @@ def test_bad_input(change, message):
     given = {"start": START, "rewards": KINDS, "weights": WEIGHTS, "learning_rate": 0.1, "updates": 1}
     with pytest.raises(ValueError, match=message):
         updated(normalised_then_summed, **(given | change))
+
+
+# From samples -----------------------------------------------------------------------------
+
+GROUP = 4
+STARTS, SHARES = [[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]], [0.7, 0.3]
+PROMPTS = Instance([[0.0] * 3, [0.0] * 3], start=STARTS, prompt_weights=SHARES)
+OF_PROMPTS = np.stack([KINDS, KINDS[:, ::-1]], 1)  # [kinds, prompts, outputs]
+GDPO = Gdpo(OF_PROMPTS, WEIGHTS, Grpo(GROUP, 1e-2))
+SUM = Instance(np.tensordot(WEIGHTS, OF_PROMPTS, 1), start=STARTS, prompt_weights=SHARES)
+EXACT = {
+    "normalised, then summed": GDPO.gradient(PROMPTS, PROMPTS.initial_parameters),
+    "summed, then normalised": gradient(SUM.following(Grpo(GROUP, 1e-2)), SUM.initial_parameters),
+}
+
+
+@jax.jit
+@jax.vmap
+def _updates(key):
+    """One of each, from the same samples."""
+    uniforms = jax.random.uniform(key, (2, GROUP))
+    start = PROMPTS.initial_parameters
+    summed = sampled_gradient(SUM, start, uniforms, weighing(Grpo(GROUP, 1e-2)))
+    return GDPO.sampled_gradient(PROMPTS, start, uniforms), summed
+
+
+def test_means_of_many_sampled_updates_are_exact():
+    """Within five standard errors of their own expectation, and none of the other's."""
+    found = _updates(jax.random.split(jax.random.key(0), 100_000))
+
+    def errors(updates, exact):
+        return np.abs(updates.mean(0) - exact) / (updates.std(0) / np.sqrt(len(updates)))
+
+    for updates, own in zip(map(np.asarray, found), EXACT, strict=True):
+        for name, exact in EXACT.items():
+            off = errors(updates, np.asarray(exact)).max()
+            assert off < 5.0 if name == own else off > 20.0
+        assert errors(updates, 1.05 * np.asarray(EXACT[own])).max() > 5.0
+
+
+def test_the_mean_of_finite_groups_tends_to_the_limit():
+    def mean(rule):
+        return np.asarray(Gdpo(OF_PROMPTS, WEIGHTS, rule).gradient(PROMPTS, PROMPTS.initial_parameters))
+
+    limit = mean(Grpo(epsilon=1e-2))
+    of_first = 0.7 * np.exp(START) * advantages(normalised_then_summed, KINDS, WEIGHTS, 1e-2)
+    np.testing.assert_allclose(limit[0], of_first, rtol=1e-12)
+    off = [np.abs(mean(Grpo(group, 1e-2)) - limit).max() for group in (4, 32, 128)]
+    assert off[0] > 3.0 * off[1] > 9.0 * off[2]
+
+
+def test_learners_put_outputs_to_the_vote_and_a_seed_decides():
+    """A large reward for being right against two small ones for brevity and format."""
+    kinds = np.array([[[0.1, 0.0]], [[0.1, 0.0]], [[0.0, 1.0]]])
+    problem = Instance(kinds.sum(0), start=[[0.5, 0.5]])
+    rule = Grpo(8, 1e-4)
+
+    def learned(estimator, seed):
+        parameters = learn(problem, jax.random.key(seed), estimator, None, optax.sgd(0.3), 300).parameters
+        return np.asarray(problem.probabilities(parameters))[0]
+
+    gdpo = Gdpo(kinds, np.ones(3), rule)
+    assert learned(gdpo, 0)[0] > 0.95
+    assert learned(rule, 0)[1] > 0.95
+    np.testing.assert_array_equal(learned(gdpo, 0), learned(gdpo, 0))
+    assert (learned(gdpo, 0) != learned(gdpo, 1)).all()
+    # One kind alone is GRPO, from the same samples.
+    alone = Gdpo(kinds.sum(0)[None], np.ones(1), rule)
+    np.testing.assert_allclose(learned(alone, 0), learned(rule, 0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Gdpo(OF_PROMPTS, [1.0], Grpo(4)),
+            "rewards has 2 kinds, weights has 1; give",
+        ),
+        (lambda: Gdpo(KINDS, WEIGHTS, Grpo(4)), "rewards"),
+        (lambda: GDPO.check(Instance([1.0, 0.0])), r"prompts and outputs \[1, 2\]; give .kinds"),
+        (
+            lambda: learn(
+                Instance([[0.0] * 3] * 2, regularizer=Regularizer(kl=0.1)),
+                jax.random.key(0),
+                GDPO,
+                None,
+                optax.sgd(0.1),
+                1,
+            ),
+            "the problem is regularised or has random rewards",
+        ),
+        (
+            lambda: learn(
+                PROMPTS, jax.random.key(0), Gdpo(OF_PROMPTS, WEIGHTS, Grpo()), None, optax.sgd(0.1), 1
+            ),
+            "group of GDPO, 2 rewards, each by GRPO, large groups is inf; give one of the number of samples",
+        ),
+    ],
+)
+def test_bad_several_rewards(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +30,10 @@ from goodteacher.experiments.sweeps.builders import BUILDERS
 from goodteacher.experiments.sweeps.measures import KINDS
 from goodteacher.experiments.sweeps.specification import specify
 from goodteacher.sim.ascent import OPTIMIZERS
+from goodteacher.sim.clocks import BatchScaled
 from goodteacher.sim.files import read_instance
-from goodteacher.sim.flow import HORIZON
+from goodteacher.sim.flow import HORIZON, hitting_time
+from goodteacher.sim.goals import reward_increase
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory import statements
 from goodteacher.theory.draws import Task
@@ -149,6 +152,29 @@ def test_output_file(output):
     risen = np.subtract(*(result[s]["expected_ground_truth_reward"] for s in ("final", "initial")))
     np.testing.assert_allclose(risen, 0.1, atol=1e-12)
     assert result["time"] == max(result["hitting_time"]) > min(result["hitting_time"])
+
+
+def test_prompts_on_the_clock_of_the_batch(tmp_path, capsys):
+    """By TRL's scaling of a batch, whose time is that of the solved path; a group is refused."""
+    asked = (TWO_PROMPTS, "--kl", 0, "--gamma", 0.1, "--estimator", "grpo", "--preset")
+    batch, group = (run(*asked, name, output=tmp_path / name) for name in ("trl-batch", "trl"))
+    assert "GRPO, large groups, scaled by the batch: flow" in capsys.readouterr().out
+    problem = read_instance(TWO_PROMPTS)
+    plain = eqx.tree_at(lambda i: i.regularizer, problem, None, is_leaf=lambda leaf: leaf is None)
+    clocked = plain.following(BatchScaled(1e-4))
+    expected = hitting_time(clocked, reward_increase(plain, 0.1)).time
+    np.testing.assert_allclose(batch["hitting_time"], expected, rtol=1e-12)
+    assert batch["status"] == "reached"
+    # Of the path nothing changes, of the times all: the prompt whose rewards spread less waits longer.
+    np.testing.assert_allclose(
+        batch["final"]["probabilities"][0], group["final"]["probabilities"][0], rtol=1e-9
+    )
+    ratios = np.array(batch["hitting_time"]) / np.array(group["hitting_time"])
+    assert ratios[0] < 1 < ratios[1]
+    assert [stop["output"] for stop in batch["itinerary"][0]] == [3, 2, 1, 0]
+    for more, said in (("--group", "group is 8 and preset is trl-batch"), ("--kl", "regularised")):
+        assert main([str(each) for each in ("run", *asked, "trl-batch", more, 8)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_without_goal_the_final_state_is_that_at_the_horizon(output):

@@ -18,7 +18,7 @@ from goodteacher.experiments.rollouts.resampling import Share, ratio, resample
 from goodteacher.experiments.rollouts.scales import SCALES
 from goodteacher.experiments.rollouts.teaching import GradientFlow, NaturalFlow, find_estimator
 from goodteacher.experiments.rollouts.verdicts import Verdict
-from goodteacher.sim.clocks import Gradient, Grpo, MaxRl, Natural, PassAtK
+from goodteacher.sim.clocks import BatchScaled, Gradient, Grpo, MaxRl, Natural, PassAtK
 from goodteacher.sim.estimates import tilt
 
 # One prompt for each verdict, by reward and truth of its four draws.
@@ -364,6 +364,7 @@ def test_the_seed_decides():
         ({"resamples": 0}, "resamples is 0"),
         ({"scale": "polcy"}, "did you mean policy"),
         ({"estimator": "gradeint"}, "did you mean gradient"),
+        ({"estimator": BatchScaled()}, "all prompts are on one clock, and prompts are diagnosed one by one"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
