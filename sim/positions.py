@@ -18,7 +18,7 @@ from goodteacher.sim.validation import AnyArray, namespace
 
 _NEAR = 1e-2  # step after which a search goes on with the better rule
 _MOST_TRIALS = 60
-_WIDEST = 1 << 14  # outputs side by side, from which NumPy gains nothing by more
+_WIDEST = 1 << 14  # outputs side by side, from which nothing is gained by more
 _COARSE_NODES = 14  # of the rule by which a time is searched for, before it is found with that of its half
 _CUBIC = 1e-5  # step after which Halley's method is right to rounding, however many outputs there are
 
@@ -47,14 +47,14 @@ def at_times(
     """Where the flows are at given times, and ``ln E`` there.
 
     The halves of the segments are integrated once for all times; in the one that holds a time, it is found by
-    Newton's method.
+    Newton's method: for all times side by side where these are few, for one after the other else.
     """
     xp = namespace(flow.logits, times)
     count = len(times)
     walk = _walk(flow, times)
-    if xp is np:
-        wide = jax.tree.map(lambda leaf: np.tile(leaf, count), flow)
-        found = _at_time(wide, times.ravel(), jax.tree.map(np.ravel, walk))
+    if xp is np or count * flow.logits.size <= _WIDEST:
+        wide = jax.tree.map(lambda leaf: xp.tile(leaf, count), flow)
+        found = _at_time(wide, times.ravel(), jax.tree.map(xp.ravel, walk))
         return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], *times.shape), found)
     each = (times, walk.half, walk.begun, walk.end)
 

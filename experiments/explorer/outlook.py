@@ -32,7 +32,8 @@ _SPACED, _NEAR = 40, 12  # points of a path: over the whole time, and around eac
 _LATE = 1e100  # the end of a path, at most
 _MOST_STEPS = 4000  # of a flow that is integrated
 _DRAWN = Control(tolerance=1e-7, max_steps=_MOST_STEPS)  # paths that are integrated
-_STIFF = Control(solver=diffrax.Kvaerno5(), tolerance=1e-6, max_steps=_MOST_STEPS)  # with KL
+# With KL: to less than a thousandth, which no line on a screen shows.
+_STIFF = Control(solver=diffrax.Kvaerno5(), tolerance=1e-4, max_steps=_MOST_STEPS)
 _MEASURES = (
     "proxy_reward_variance",
     "on_policy_accuracy",
