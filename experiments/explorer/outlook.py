@@ -28,7 +28,7 @@ from goodteacher.sim.validation import AnyArray
 from goodteacher.theory.error_kinds import Category, categories, log_ratio, trained_on, wrong
 from goodteacher.theory.hitting_time_bound import goal_time_lower_bound
 
-_SPACED, _NEAR = 40, 12  # points of a path: over the whole time, and around each escape
+_SPACED, _NEAR = 40, 13  # points of a path: over the whole time, and around each escape, itself among them
 _LATE = 1e100  # the end of a path, at most
 _MOST_STEPS = 4000  # of a flow that is integrated
 _DRAWN = Control(tolerance=1e-7, max_steps=_MOST_STEPS)  # paths that are integrated
@@ -232,7 +232,7 @@ def _points(hits: np.ndarray, takeovers: list[float], horizon: float) -> np.ndar
     last = min(max([100.0, *(30.0 * t for t in events)]), horizon, _LATE)
     first = min([0.1, *(t / 30.0 for t in events)])
     spaced = np.geomspace(min(first, last / 10.0), last, _SPACED)
-    near = [np.geomspace(*((t / 2.0, 2.0 * t) if 0 < t < _LATE else (spaced[0], last)), _NEAR) for t in hits]
+    near = [np.geomspace(*((t / 3.0, 3.0 * t) if 0 < t < _LATE else (spaced[0], last)), _NEAR) for t in hits]
     return np.minimum(np.sort(np.concatenate([spaced, *near])), last)
 
 
