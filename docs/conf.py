@@ -67,6 +67,7 @@ nitpick_ignore_regex = [
 
 html_theme = "sphinx_book_theme"
 html_title = "goodteacher"
+viewcode_follow_imported_members = False  # re-exported names have their source where they are defined
 html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
