@@ -31,6 +31,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "docstrings",
     "elsewhere",
     "formulas_as_mathml",
@@ -66,6 +67,8 @@ nitpick_ignore_regex = [
 
 html_theme = "sphinx_book_theme"
 html_title = "goodteacher"
+viewcode_follow_imported_members = False  # re-exported names have their source where they are defined
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

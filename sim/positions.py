@@ -4,22 +4,35 @@ The inverse of :func:`goodteacher.sim.quadrature.time`: which half of a segment 
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from goodteacher.sim.lines import LARGEST, QUADRATIC, Lines, Position, base, log_masses, state, upper
-from goodteacher.sim.loops import repeat_while, search
-from goodteacher.sim.quadrature import Rule, gauss_rule, half, integral, rate_of_time, rule
+from goodteacher.sim.lines import (
+    LARGEST,
+    QUADRATIC,
+    Base,
+    Lines,
+    Position,
+    base,
+    log_masses,
+    state,
+    upper,
+    width,
+)
+from goodteacher.sim.loops import repeat, repeat_while, search
+from goodteacher.sim.quadrature import Half, Rule, gauss_rule, half, integral, rate_of_time, rule
 from goodteacher.sim.validation import AnyArray, namespace
 
 _NEAR = 1e-2  # step after which a search goes on with the better rule
 _MOST_TRIALS = 60
-_WIDEST = 1 << 14  # outputs side by side, from which NumPy gains nothing by more
+_WIDEST = 1 << 14  # outputs side by side, from which nothing is gained by more
 _COARSE_NODES = 14  # of the rule by which a time is searched for, before it is found with that of its half
+_PLACES = 96  # between which the rate under a clock is taken for a power, to foresee where a time is
+_BEYOND = 1e3  # how much farther than of the gradient that may be
 _CUBIC = 1e-5  # step after which Halley's method is right to rounding, however many outputs there are
 
 
@@ -47,14 +60,14 @@ def at_times(
     """Where the flows are at given times, and ``ln E`` there.
 
     The halves of the segments are integrated once for all times; in the one that holds a time, it is found by
-    Newton's method.
+    Newton's method: for all times side by side where these are few, for one after the other else.
     """
     xp = namespace(flow.logits, times)
     count = len(times)
     walk = _walk(flow, times)
-    if xp is np:
-        wide = jax.tree.map(lambda leaf: np.tile(leaf, count), flow)
-        found = _at_time(wide, times.ravel(), jax.tree.map(np.ravel, walk))
+    if xp is np or count * flow.logits.size <= _WIDEST:
+        wide = jax.tree.map(lambda leaf: xp.tile(leaf, count), flow)
+        found = _at_time(wide, times.ravel(), jax.tree.map(xp.ravel, walk))
         return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], *times.shape), found)
     each = (times, walk.half, walk.begun, walk.end)
 
@@ -119,6 +132,44 @@ class _Search(NamedTuple):
     trials: AnyArray
 
 
+def _foreseen(
+    flow: Lines, over: Half, of: Base, reach: AnyArray, target: AnyArray, outwards: AnyArray
+) -> AnyArray:
+    """The logarithm of about the length of the stretch that takes a time, under a clock.
+
+    Args:
+        flow: the problems.
+        over: the half that holds the time.
+        of: its breakpoint.
+        reach: no place farther from there is looked at.
+        target: the time, from the breakpoint on, or from the other end of the half.
+        outwards: which of the two.
+    """
+    xp = namespace(flow.logits, target)
+    unit = width(of)
+    far = xp.arcsinh(xp.minimum(reach / unit, LARGEST))
+    step = far / _PLACES
+
+    def rate(i: Any) -> AnyArray:
+        z = xp.where(outwards, i * step, far - i * step)
+        x = state(of, over.sign * unit * xp.sinh(z)).x
+        return xp.log(rate_of_time(flow, x) * unit * xp.cosh(z) * step)
+
+    def go(i: Any, carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
+        spent, before, found = carry
+        after = rate(i + 1.0)
+        growth = after - before
+        growth = xp.where(xp.abs(growth) < 1e-6, 1e-6, growth)
+        more = xp.exp(before) * xp.expm1(growth) / growth
+        share = xp.log1p((target - spent) / xp.exp(before) * growth) / growth
+        here = (spent < target) & (spent + more >= target)
+        return spent + more, after, xp.where(here, (i + share) * step, found)
+
+    *_, found = repeat(xp, _PLACES, go, (xp.zeros(target.shape), rate(0.0), far))
+    length = xp.where(outwards, xp.sinh(found), xp.sinh(far) - xp.sinh(far - found))
+    return xp.log(unit * length)
+
+
 def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArray]:
     """Where the flows are at times of which the half is known."""
     xp = namespace(flow.logits, time)
@@ -140,6 +191,11 @@ def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArr
         step=xp.where(at_start, 0.0, xp.inf),
         trials=xp.zeros(time.shape, int),
     )
+
+    if flow.clocked is not None:
+        reach = xp.where(endless, xp.minimum(_BEYOND * xp.exp(beyond), LARGEST), whole.length)
+        near = _foreseen(flow, whole, of, reach, target, outwards)
+        first = first._replace(log=xp.where((near > first.low) & (near < first.high), near, first.log))
 
     def offset(log: AnyArray) -> AnyArray:
         length = xp.exp(log)

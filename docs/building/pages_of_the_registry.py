@@ -217,6 +217,22 @@ def public_page() -> Iterator[str]:
 ROOMS = {"sim": [sim], "theory": [theory], "experiments": [experiments, rollouts, sweeps]}
 
 
+def _modules_of(room: str) -> list[ModuleType]:
+    """Those of a room that have a page of their own in the reference."""
+    every = itertools.chain(*([package, *_modules(package)] for package in ROOMS[room]))
+    stating = families()
+    return [module for module in every if module not in stating]
+
+
+def table_of_modules(room: str) -> Iterator[str]:
+    """What each module of a room is for, in the words of its docstring."""
+    yield "| module | what |\n|---|---|"
+    for module in _modules_of(room):
+        name = module.__name__.removeprefix("goodteacher.")
+        yield f"| [{name}](../generated/reference/{module.__name__}.md) | {cell(_heading(module))} |"
+    yield ""
+
+
 def pages() -> Mapping[str, Callable[[], Iterator[str]]]:
     """What is written, by path."""
     found: dict[str, Callable[[], Iterator[str]]] = {"public.md": public_page}
@@ -226,9 +242,9 @@ def pages() -> Mapping[str, Callable[[], Iterator[str]]]:
         found[f"theory/{_short(module)}.md"] = lambda m=module, s=statements: family_page(m, s)
     for name, experiment in find_experiments().items():
         found[f"gallery/{name}.md"] = lambda e=experiment: gallery_page(e)
-    for packages in ROOMS.values():
-        modules = [module for package in packages for module in [package, *_modules(package)]]
-        for module in [module for module in modules if module not in families()]:
+    for room in ROOMS:
+        found[f"modules_of_{room}.inc.md"] = lambda r=room: table_of_modules(r)
+        for module in _modules_of(room):
             found[f"reference/{module.__name__}.md"] = lambda m=module: reference_page(m)
     return found
 

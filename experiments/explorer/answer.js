@@ -8,16 +8,34 @@ export function render({ model }) {
   table.className = "readings";
   root.append(sentence, table);
 
-  function cell(name, text, className) {
-    const made = document.createElement(name);
-    made.textContent = text;
-    if (className) made.className = className;
+  // What stands there already is left alone, for the browser would lay out the page anew.
+  function write(of, text) {
+    if (of.textContent !== text) of.textContent = text;
+  }
+
+  function add(row, name, text, attributes = {}) {
+    const made = Object.assign(document.createElement(name), { textContent: text, ...attributes });
+    row.append(made);
     return made;
   }
 
+  function lay(data) {
+    const head = document.createElement("tr");
+    add(head, "th", "", { ariaLabel: "what is read" });
+    for (const title of ["now", ...(data.compared ? ["pinned"] : [])]) add(head, "th", title);
+    rows = data.readings.map(({ name }) => {
+      const row = document.createElement("tr");
+      const about = add(add(row, "th", name, { scope: "row" }), "span", "", { className: "about" });
+      return { row, about, now: add(row, "td", ""), pinned: data.compared ? add(row, "td", "") : null };
+    });
+    table.replaceChildren(head, ...rows.map(({ row }) => row));
+  }
+
+  let rows = [];
+
   function show() {
     const data = JSON.parse(model.data);
-    sentence.textContent = data.headline ?? "";
+    write(sentence, data.headline ?? "");
     sentence.hidden = data.headline === undefined;
     table.hidden = data.readings === undefined;
     root.className = data.busy ? "answer busy" : "answer";
@@ -26,19 +44,12 @@ export function render({ model }) {
       if (data.sent >= (window.goodteacher.sent ?? 0)) delete document.documentElement.dataset.busy;
       return;
     }
-    const head = document.createElement("tr");
-    const unseen = cell("th", "");
-    unseen.setAttribute("aria-label", "what is read");
-    head.append(unseen, cell("th", "now"), ...(data.compared ? [cell("th", "pinned")] : []));
-    const rows = data.readings.map(({ name, text, about, pinned }) => {
-      const row = document.createElement("tr");
-      const title = cell("th", name);
-      title.scope = "row";
-      title.append(cell("span", about, "about"));
-      row.append(title, cell("td", text), ...(data.compared ? [cell("td", pinned)] : []));
-      return row;
+    if (rows.length !== data.readings.length || data.compared !== (rows[0]?.pinned !== null)) lay(data);
+    data.readings.forEach(({ text, about, pinned }, at) => {
+      write(rows[at].now, text);
+      write(rows[at].about, about);
+      if (data.compared) write(rows[at].pinned, pinned);
     });
-    table.replaceChildren(head, ...rows);
   }
 
   model.on("data", show);

@@ -120,15 +120,15 @@ class Charts:
         self._times.update(start=first, end=last)
         self._values.update(start=low - room, end=high + room)
         self._chances.update(start=0.5 * least, end=1.6)
-        self._rewards.data = {
-            "time": of.times, "truth": of.truth, "proxy": of.proxy, "on_truth": of.truth_on_truth,
-        }  # fmt: skip
+        self._rewards.data = _listed(
+            time=of.times, truth=of.truth, proxy=of.proxy, on_truth=of.truth_on_truth
+        )
         self._paths.data = _lines(of) | {
             "color": list(COLORS[: of.probabilities.shape[1]]),
             "output": list(range(of.probabilities.shape[1])),
         }
         self._pinned.data = (
-            {"time": [], "truth": []} if pinned is None else {"time": pinned.times, "truth": pinned.truth}
+            {"time": [], "truth": []} if pinned is None else _listed(time=pinned.times, truth=pinned.truth)
         )
         self._pinned_paths.data = {"xs": [], "ys": []} if pinned is None else _lines(pinned)
         stops = [(stop, max(stop.start, first), min(stop.end, last)) for stop in of.held if stop.start < last]
@@ -149,6 +149,11 @@ class Charts:
         self._events.data = {"time": [time for time, _ in marks], "dash": [dash for _, dash in marks]}
 
 
-def _lines(of: Outlook) -> dict[str, list[np.ndarray]]:
+def _listed(**columns: np.ndarray) -> dict[str, list[Any]]:
+    """Columns as numbers within the message: of arrays each would be sent in two of its own."""
+    return {name: column.tolist() for name, column in columns.items()}
+
+
+def _lines(of: Outlook) -> dict[str, list[Any]]:
     paths = np.maximum(of.probabilities.T, _FLOOR)
-    return {"xs": [of.times] * len(paths), "ys": list(paths)}
+    return _listed(xs=np.broadcast_to(of.times, paths.shape), ys=paths)

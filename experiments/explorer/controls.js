@@ -15,6 +15,11 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+// What stands there already is left alone, for the browser would lay out the page anew.
+function put(of, values) {
+  for (const [key, value] of Object.entries(values)) if (of[key] !== value) of[key] = value;
+}
+
 const short = value => {
   const size = Math.abs(value);
   return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(3) : String(+value.toPrecision(5));
@@ -52,7 +57,7 @@ export function render({ model }) {
 
   const fields = new Map();
 
-  function field(id, label, input, { show = value => input.value = value, hidden = false } = {}) {
+  function field(id, label, input, { show = value => put(input, { value }), hidden = false } = {}) {
     const said = element("span", { class: "said", id: `said-${id}`, role: "alert" });
     input.id = `field-${id}`;
     input.setAttribute("aria-describedby", said.id);
@@ -84,7 +89,7 @@ export function render({ model }) {
   function checkField(id, label) {
     const input = element("input", { type: "checkbox" });
     input.addEventListener("change", () => send(id, input.checked));
-    return field(id, label, input, { show: value => input.checked = value });
+    return field(id, label, input, { show: checked => put(input, { checked }) });
   }
 
   function button(id, text, deed = () => send(id, ""), label = text) {
@@ -132,13 +137,12 @@ export function render({ model }) {
     const whole = field(`${what}-${output}`, `${name} of output ${output}`, input, {
       hidden: true,
       show: value => {
-        input.value = short(value);
-        input.title = String(value);
+        put(input, { value: short(value), title: String(value) });
         if (slider.matches(":active")) return;
         const [low, high] = what === "start" ? [LOWEST, HIGHEST] : data.range;
-        Object.assign(slider, { min: low, max: high, step: what === "start" ? 0.02 : (high - low) / 200 });
+        const step = what === "start" ? 0.02 : (high - low) / 200;
+        put(slider, { min: String(low), max: String(high), step: String(step), ariaValueText: short(value) });
         slider.value = (toSlider[what] ?? Number)(value);
-        slider.setAttribute("aria-valuetext", short(value));
       },
     });
     whole.insertBefore(slider, input);
@@ -170,10 +174,9 @@ export function render({ model }) {
       }
     }
     data.outputs.forEach((output, y) => {
-      rows[y].kind.textContent = output.kind || "none";
-      rows[y].effect.textContent = output.effect || "";
-      rows[y].star.textContent = output.best ? "*" : "";
-      rows[y].star.title = output.best ? "y*, the best by ground truth" : "";
+      put(rows[y].kind, { textContent: output.kind || "none" });
+      put(rows[y].effect, { textContent: output.effect || "" });
+      put(rows[y].star, { textContent: output.best ? "*" : "", title: output.best ? "y*, the best by ground truth" : "" });
     });
   }
 
@@ -232,31 +235,31 @@ export function render({ model }) {
     showOutputs();
     const values = { ...data.values };
     data.outputs.forEach((output, y) => columns.forEach(([what]) => values[`${what}-${y}`] = output[what]));
-    for (const [id, { input, said, show: put, whole }] of fields) {
+    for (const [id, { input, said, show: fill, whole }] of fields) {
       const bad = data.errors[id];
-      said.textContent = bad ?? "";
-      input.setAttribute("aria-invalid", String(bad !== undefined));
+      put(said, { textContent: bad ?? "" });
+      put(input, { ariaInvalid: String(bad !== undefined) });
       const typing = input.matches(":focus") && input.type === "text" && bad === undefined && input.dataset.typing;
       if (bad !== undefined && input.type === "text") input.value = data.rejected[id];
-      else if (id in values && !typing) put(values[id]);
+      else if (id in values && !typing) fill(values[id]);
       const sorts = only[id];
-      if (sorts) whole.hidden = !sorts.includes(values.estimator);
+      if (sorts) put(whole, { hidden: !sorts.includes(values.estimator) });
     }
-    for (const id of ["first", "second", "angle", "length"]) fields.get(id).whole.hidden = values.policy !== "linear";
-    angle.textContent = `${values.angle}°`;
+    for (const id of ["first", "second", "angle", "length"]) put(fields.get(id).whole, { hidden: values.policy !== "linear" });
+    put(angle, { textContent: `${values.angle}°` });
     const names = JSON.stringify(data.prompts);
     if (prompts.dataset.names !== names) {
       prompts.dataset.names = names;
       fields.get("prompt").input.replaceChildren(element("option", { value: "" }, "choose …"),
         ...data.prompts.map((name, number) => element("option", { value: String(number) }, name)));
     }
-    prompts.hidden = data.prompts.length === 0;
-    notice.textContent = data.errors.page ?? "";
-    more.textContent = Object.entries(data.errors)
-      .filter(([id]) => /^(add|remove|back|export)/.test(id)).map(([, text]) => text).join(" ");
-    back.hidden = unpin.hidden = !data.pinned;
-    add.disabled = data.outputs.length >= data.most;
-    python.textContent = data.python;
+    put(prompts, { hidden: data.prompts.length === 0 });
+    put(notice, { textContent: data.errors.page ?? "" });
+    const others = Object.entries(data.errors).filter(([id]) => /^(add|remove|back|export)/.test(id));
+    put(more, { textContent: others.map(([, text]) => text).join(" ") });
+    for (const made of [back, unpin]) put(made, { hidden: !data.pinned });
+    put(add, { disabled: data.outputs.length >= data.most });
+    put(python, { textContent: data.python });
     link.href = `?${data.link}`;
     clearTimeout(addressing); // browsers refuse addresses that change too often
     addressing = setTimeout(() => history.replaceState(null, "", link.href), 150);

@@ -87,8 +87,9 @@ def readings(of: Outlook) -> tuple[Reading, ...]:
 def _law(of: Outlook) -> str:
     if math.isnan(of.law.time):
         return "-"
-    about = "" if math.isnan(of.law.error) else f" (to about {of.law.error:.1%})"
-    return f"≈ {digits(of.law.time, 5)}{about}"
+    error = of.law.error
+    about = f"{error:.1%}" if error >= 5e-4 else f"{error:.0e}"
+    return f"≈ {digits(of.law.time, 5)}" + ("" if math.isnan(error) else f" (to about {about})")
 
 
 def way(of: Outlook) -> str:

@@ -245,10 +245,17 @@ class Session:
 
     def _later(self, compute: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Computes in the thread, and goes on with the result where the page may be changed."""
+        hold = toolkit("panel.io").hold
 
         def work() -> None:
             found = compute()
-            self._document.add_next_tick_callback(lambda: then(found))
+
+            def shown() -> None:
+                # All that changes in one message, for the browser to lay out and draw once.
+                with hold(self._document):
+                    then(found)
+
+            self._document.add_next_tick_callback(shown)
 
         self._worker.submit(work)
 

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from sim_strategies import anywhere, random_lines
 
-from goodteacher.sim import quadrature
+from goodteacher.sim import positions, quadrature
 from goodteacher.sim.batching import as_batch
+from goodteacher.sim.clocks import Grpo
 from goodteacher.sim.flow import policies
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Position, base, lines, state
 from goodteacher.sim.positions import _WIDEST, at_times
+from goodteacher.sim.separation import envelopes, separate
 
 
 @pytest.mark.parametrize("outputs", [5, 40])
@@ -52,3 +54,20 @@ def test_however_many_problems_stand_side_by_side():
     found = np.asarray(policies(several, np.full((count, 1), 1e200)))
     alone = policies(as_batch(way), np.array([[1e200]]))
     np.testing.assert_allclose(found, np.broadcast_to(alone, found.shape), rtol=1e-12)
+
+
+def test_under_a_clock_times_are_foreseen(monkeypatch):
+    """Each trial integrates up to where a time may be, panel by panel: three or four are enough."""
+    rng = np.random.default_rng(2)
+    start = rng.dirichlet(np.ones(20)) + 1e-4
+    problem = Instance(rng.uniform(-1.0, 1.0, 20), start=start / start.sum()).following(Grpo())
+    flow = envelopes(separate(jax.tree.map(np.asarray, as_batch(problem)), None))
+    trials = []
+    whole = positions.integral
+    monkeypatch.setattr(positions, "integral", lambda *of: trials.append(of) or whole(*of))
+    times = np.geomspace(0.1, 1e12, 40)[:, None]
+    with np.errstate(all="ignore"):
+        there, _ = at_times(flow, times)
+        again = np.stack([quadrature.time(flow, Position(*of)) for of in zip(*there, strict=True)])
+    np.testing.assert_allclose(again, times, rtol=1e-11)
+    assert len(trials) <= 6  # that of all halves among them

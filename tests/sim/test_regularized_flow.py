@@ -143,7 +143,7 @@ def test_what_settles_fast_does_not_blur_a_slow_approach():
     starts = np.array([[-1.071, -1.488, 2.059, -5.135, 2.883], [3.241, 0.949, 0.563, -0.502, -3.624]])
     rewards = np.array([[0.878, 0.008, -0.047, 0.636, 0.242], [-0.723, -0.624, -0.573, 0.453, -0.876]])
     instances = [
-        Instance(r[None], start=Parameters(s[None]), regularizer=Regularizer(kl))
+        Instance(r[None], start=Parameters(s[None]), regularizer=Regularizer(jnp.asarray(kl)))
         for s, r, kl in zip(starts, rewards, [1.123, 0.33], strict=True)
     ]
     levels = np.array([[0.18509069977053172], [-0.2365064001898804]])

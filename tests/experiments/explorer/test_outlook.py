@@ -13,6 +13,7 @@ from goodteacher.experiments.aims import share
 from goodteacher.experiments.explorer.outlook import effects, outlook
 from goodteacher.experiments.explorer.readings import effect_text, headline, readings, way
 from goodteacher.experiments.explorer.session import Shown, answer_data, controls_data, numbers_data, opened
+from goodteacher.experiments.explorer.situation import Features, Situation
 from goodteacher.experiments.explorer.starting_points import drawn, published, read_problems
 from goodteacher.experiments.followed import Followed
 from goodteacher.experiments.reports import reward_quality, simulation
@@ -58,6 +59,18 @@ def test_paths_begin_at_the_start_and_pass_the_goal(stalled):
     np.testing.assert_allclose(stalled.proxy, stalled.truth, rtol=1e-12)
     np.testing.assert_allclose(stalled.truth_on_truth, stalled.truth, rtol=1e-9)
     assert (np.diff(stalled.times) >= 0).all()
+
+
+def test_paths_of_shared_features_reach_the_end_of_long_stalls():
+    random = np.random.default_rng(20)
+    truth, other = random.uniform(-1.0, 1.0, (2, 20))
+    proxy, start = np.where(np.arange(20) % 2, truth, other), random.dirichlet(np.ones(20)) + 1e-4
+    proxy, truth, start = (tuple(of.tolist()) for of in (proxy, truth, start / start.sum()))
+    found = outlook(Situation(proxy, truth, start, features=Features(angle=60.0)))
+    assert found.time > 1e20
+    assert np.isfinite(found.probabilities).all()
+    before, after = found.times < 0.9 * found.time, found.times > 1.1 * found.time
+    assert found.truth[before].max() < found.level < found.truth[after].min()
 
 
 def test_a_law_stands_beside_a_stall(stalled):
