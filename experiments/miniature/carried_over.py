@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from goodteacher.experiments.miniature.classrooms import LEARNED, Classroom, classrooms, increases, teach
 from goodteacher.experiments.miniature.lessons import Scale, seeds
-from goodteacher.experiments.miniature.networks import network
+from goodteacher.experiments.miniature.networks import Networks
 from goodteacher.experiments.miniature.training import problem
 from goodteacher.experiments.miniature.worlds import TRAIN, Family
 from goodteacher.experiments.rollouts.teaching import GradientFlow
@@ -48,7 +48,7 @@ def bounds(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds mode
         jnp.maximum(jnp.abs(room.rewards[:, :, TRAIN]).max(), jnp.abs(room.truth[:, TRAIN]).max())
     )
     times = course.counts * course.learning_rate * largest
-    found = jax.device_get(_bounds(family.tokens, family.width, largest)(*room, parameters))
+    found = jax.device_get(_bounds(family.policy, largest)(*room, parameters))
     values = found.pop("values")  # worlds, models, records, prompts
     rise = increases(np.moveaxis(values, 2, -1)).max(2)  # worlds, models, records
     first = np.full(rise.shape[:-1], np.inf)
@@ -61,12 +61,12 @@ def bounds(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds mode
 
 
 @cache
-def _bounds(tokens: int, width: int, largest: float) -> Any:
+def _bounds(kind: Networks, largest: float) -> Any:
     def look(
         images: Array, start: Array, truth: Array, rewards: Array, parameters: Array
     ) -> dict[str, Array]:
-        net = network(images[TRAIN], tokens, width)
-        instance = problem(net, start, rewards[TRAIN] / largest, truth[TRAIN] / largest)
+        policy = kind.policy(images, TRAIN)
+        instance = problem(policy, start, rewards[TRAIN] / largest, truth[TRAIN] / largest)
 
         def at(here: Array) -> tuple[Array, ...]:
             norms = token_gradient_bounds.gradient_norms(instance, here)
@@ -75,7 +75,7 @@ def _bounds(tokens: int, width: int, largest: float) -> Any:
             return (
                 *((bound(instance, here) / norms).min() for bound in of),
                 value,
-                net.jacobian_norms(here).max(),
+                policy.jacobian_norms(here).max(),
             )
 
         published, sharp, values, jacobian = jax.lax.map(at, parameters)
@@ -103,7 +103,7 @@ def stalls(scale: Scale, block: str) -> dict[str, Float[np.ndarray, " worlds"]]:
     family, course = Family(), scale.course()
     room = classrooms(family, course, seeds(block), MODELS[-1:])
     parameters = teach(family, course, room, (), ()).parameters
-    log_p, values = jax.device_get(_values(family.tokens, family.width)(room, parameters[:, 0]))
+    log_p, values = jax.device_get(_values(family.policy)(room, parameters[:, 0]))
     truth = np.asarray(room.truth[:, TRAIN])
     found: dict[str, list[float]] = {"rank_correlation": [], "ratio": [], "reached": []}
     for start, along, rewards in zip(log_p, values, truth, strict=True):
@@ -120,10 +120,10 @@ def stalls(scale: Scale, block: str) -> dict[str, Float[np.ndarray, " worlds"]]:
 
 
 @cache
-def _values(tokens: int, width: int) -> Any:
+def _values(kind: Networks) -> Any:
     def look(room: Classroom, parameters: Array) -> tuple[Array, Array]:
-        net = network(room.images[TRAIN], tokens, width)
-        log_p = jax.nn.log_softmax(jax.vmap(net.logits)(parameters))
+        policy = kind.policy(room.images, TRAIN)
+        log_p = jax.nn.log_softmax(jax.vmap(policy.logits)(parameters))
         return log_p[0], expected_reward(jnp.exp(log_p), room.truth[TRAIN])
 
     return jax.jit(jax.vmap(look))
@@ -140,7 +140,7 @@ def corrections(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds
     """
     family, course = Family(), scale.course()
     room = classrooms(family, course, seeds(block), MODELS)
-    kinds, share = _kinds(family.tokens, family.width)(*room)
+    kinds, share = _kinds(family.policy)(*room)
     effects = []
     for model in range(len(MODELS) - 1):
         rewards = [room.rewards[:, model]]
@@ -156,9 +156,9 @@ def corrections(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds
 
 
 @cache
-def _kinds(tokens: int, width: int) -> Any:
+def _kinds(kind: Networks) -> Any:
     def look(images: Array, start: Array, truth: Array, rewards: Array) -> tuple[Array, Array]:
-        instance = problem(network(images[TRAIN], tokens, width), start, rewards[TRAIN], truth[TRAIN])
+        instance = problem(kind.policy(images, TRAIN), start, rewards[TRAIN], truth[TRAIN])
         kinds = categories(instance)
         policy = instance.probabilities(start)
         shares = [(jnp.where(kinds == kind, policy, 0.0)).sum(-1).mean() for kind in Category if kind]

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from goodteacher.experiments.miniature.classrooms import ALL, Classroom, Course, classrooms, increases, teach
 from goodteacher.experiments.miniature.lessons import ON_POLICY, UNIFORM, Scale, blocks, seeds
-from goodteacher.experiments.miniature.networks import Tangent, network
+from goodteacher.experiments.miniature.networks import Networks, Tangent
 from goodteacher.experiments.miniature.training import problem, train
 from goodteacher.experiments.miniature.worlds import HELD_OUT_FAMILIES, TRAIN, TUNED, Family
 from goodteacher.experiments.rollouts.teaching import GradientFlow, NaturalFlow
@@ -91,8 +91,8 @@ def foretell(
     rewards, truth = np.asarray(of.rewards[:, :, TRAIN]), np.asarray(of.truth[:, TRAIN])
     logs = np.stack([each.log_shares for each in draws])
     gains, at_once = jax.device_get(
-        _tangent(family.tokens, family.width, course.updates * course.learning_rate)(
-            of.images[:, TRAIN], of.start, logs, truth, rewards
+        _tangent(family.policy, course.updates * course.learning_rate)(
+            of.images, of.start, logs, truth, rewards
         )
     )
     plain = [_plain(*each) for each in zip(rewards, truth, draws, strict=True)]
@@ -155,12 +155,12 @@ def _uniform_accuracy(rewards: Array, truth: Array) -> Array:
 
 
 @cache
-def _tangent(tokens: int, width: int, time: float) -> Any:
+def _tangent(kind: Networks, time: float) -> Any:
     """Gains of the ground truth of every prompt along the linearised flow, and its mean rate at once."""
 
     def along(images: Array, start: Array, logs: Array, truth: Array, rewards: Array) -> tuple[Array, Array]:
         drawn = jnp.isfinite(logs)
-        policy = Tangent(network(images, tokens, width), start, jnp.where(drawn, logs, 0.0))
+        policy = Tangent(kind.policy(images, TRAIN), start, jnp.where(drawn, logs, 0.0))
         instance = problem(policy, jnp.zeros_like(start), rewards, truth)
         instance = eqx.tree_at(lambda i: i.mask, instance, drawn, is_leaf=lambda leaf: leaf is None)
         rate, shares = time / _TANGENT_UPDATES, jnp.exp(logs)
@@ -219,7 +219,7 @@ def trial(family: str, course: Course, of_worlds: range, count: int) -> dict[str
     """
     kind = FAMILIES[family]
     of = classrooms(kind, course, of_worlds, ALL)
-    log_p = _log_p(kind.tokens, kind.width)(of.images[:, TRAIN], of.start)
+    log_p = _log_p(kind.policy)(of.images, of.start)
     draws = [draw(np.asarray(each), count, seed) for each, seed in zip(log_p, of_worlds, strict=True)]
     forecasts, gains = foretell(kind, course, of, draws)
     truth = "expected_ground_truth_reward"
@@ -229,5 +229,5 @@ def trial(family: str, course: Course, of_worlds: range, count: int) -> dict[str
 
 
 @cache
-def _log_p(tokens: int, width: int) -> Any:
-    return jax.jit(jax.vmap(lambda of, at: jax.nn.log_softmax(network(of, tokens, width).logits(at))))
+def _log_p(kind: Networks) -> Any:
+    return jax.jit(jax.vmap(lambda images, at: jax.nn.log_softmax(kind.policy(images, TRAIN).logits(at))))
