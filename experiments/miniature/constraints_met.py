@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from goodteacher.experiments.miniature.classrooms import classrooms, increases, teach
 from goodteacher.experiments.miniature.lessons import Scale, seeds
-from goodteacher.experiments.miniature.matrix import METHODS
+from goodteacher.experiments.miniature.methods import CLOCKS
 from goodteacher.experiments.miniature.networks import Networks
 from goodteacher.experiments.miniature.worlds import Family, all_met, partly_met, worlds
 
@@ -28,7 +28,7 @@ def gains(scale: Scale, block: str) -> Float[np.ndarray, "worlds counts rewards 
         room = classrooms(family, scale.course(), seeds(block), ("ground truth",))
         binary, partial = all_met(answers, count), partly_met(answers, count)
         room = room._replace(truth=jnp.asarray(binary), rewards=jnp.stack([binary, partial], 1))
-        taught = [teach(family, scale.course(clock=clock), room, _TRUTH, ()) for clock in METHODS.values()]
+        taught = [teach(family, scale.course(clock=clock), room, _TRUTH, ()) for clock in CLOCKS.values()]
         found.append(np.stack([increases(of.held_out[_TRUTH[0]])[..., -1] for of in taught], -1))
     return np.stack(found, 1)
 

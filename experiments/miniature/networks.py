@@ -110,6 +110,22 @@ class Tangent(Policy):
         return self.start + self.of.pushforward(self.about, parameters)
 
 
+class Alone(Policy):
+    """Prompts that do nothing to each other, linear in parameters of their own.
+
+    Attributes:
+        start: log-probabilities without a displacement.
+        roots: of each prompt; the logits move by its product with the prompt's row of parameters.
+    """
+
+    start: Float[Array, "prompts outputs"]
+    roots: Float[Array, "prompts outputs outputs"]
+
+    def logits(self, parameters: Float[Array, "prompts outputs"]) -> Float[Array, "prompts outputs"]:
+        """Those at the start and what the parameters add."""
+        return self.start + jnp.einsum("xyz,xz->xy", self.roots, parameters)
+
+
 class SplitTable(Policy):
     """A logit of its own for every output of every prompt: nothing is shared.
 
@@ -158,6 +174,25 @@ class Networks:
         """Its initial parameters, from those of the fitted network."""
         return fitted
 
+    def alone(
+        self, images: Float[Array, "splits prompts pixels"], split: int, about: Float[Array, "..."]
+    ) -> Alone:
+        """Linearised, without what prompts do to each other: the diagonal blocks of the tangent kernel.
+
+        Args:
+            images: of all prompts.
+            split: of which.
+            about: parameters.
+        """
+
+        def root(image: Array) -> tuple[Array, Array]:
+            policy = self.network(image[None])
+            jacobian = jax.jacrev(policy.logits)(about)[0]
+            values, vectors = jnp.linalg.eigh(jacobian @ jacobian.T)
+            return jax.nn.log_softmax(policy.logits(about)[0]), vectors * jnp.sqrt(jnp.maximum(values, 0.0))
+
+        return Alone(*jax.lax.map(root, images[split]))
+
 
 @dataclass(frozen=True)
 class Tables(Networks):
@@ -172,6 +207,16 @@ class Tables(Networks):
     ) -> Float[Array, "splits prompts outputs"]:
         """What the network says of all prompts."""
         return jnp.stack([jax.nn.log_softmax(self.network(of).logits(fitted)) for of in images])
+
+    def alone(
+        self,
+        images: Float[Array, "splits prompts pixels"],
+        split: int,
+        about: Float[Array, "splits prompts outputs"],
+    ) -> Alone:
+        """As it is: prompts do nothing to each other."""
+        prompts, outputs = about.shape[1:]
+        return Alone(about[split], jnp.broadcast_to(jnp.eye(outputs), (prompts, outputs, outputs)))
 
 
 def _flat(*arrays: Array) -> Array:

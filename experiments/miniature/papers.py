@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from goodteacher.experiments.miniature.classrooms import PUBLISHED, TRUE, increases
-from goodteacher.experiments.miniature.lessons import Scale, at_start, joined
+from goodteacher.experiments.miniature.lessons import EARLY, Scale, at_start
 from goodteacher.experiments.statistics import rank_correlation
 
-EARLY = 0.1  # of the training
 INCREASED = {"proxy": "train.expected_proxy_reward", "ground truth": "train.expected_ground_truth_reward"}
 
 
@@ -21,10 +20,15 @@ def measures(runs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "measures worl
 
 
 def correlations(
-    parts: Mapping[str, Mapping[str, np.ndarray]], scale: Scale
+    runs: Mapping[str, np.ndarray], scale: Scale
 ) -> Float[np.ndarray, "measures increases 2 worlds"]:
-    """Rank correlations over all reward models but the truth, early and at the end."""
-    runs, counts = joined(parts), scale.course().counts
+    """Rank correlations over all reward models but the truth, early and at the end.
+
+    Args:
+        runs: as :func:`goodteacher.experiments.miniature.lessons.lessons` gives them.
+        scale: theirs.
+    """
+    counts = scale.course().counts
     proxies = np.array([name != TRUE for name in PUBLISHED])
     early = int(np.abs(counts - EARLY * counts[-1]).argmin())
     of = measures(runs)[:, None, None, :, proxies]

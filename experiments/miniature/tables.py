@@ -1,7 +1,6 @@
 """The papers' tables, miniature beside published, as they are printed."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +18,7 @@ from goodteacher.experiments.miniature.lessons import (
     joined,
     lessons,
 )
+from goodteacher.experiments.miniature.methods import CLOCKS
 from goodteacher.experiments.miniature.papers import INCREASED, correlations
 from goodteacher.experiments.statistics import mean_interval, rank_correlation
 from goodteacher.experiments.text import numbers_table
@@ -68,7 +68,7 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
         "The flat model overtakes the best learned one on held-out truth for good in "
         f"{np.isfinite(crossed).sum()} of {scale.worlds} worlds within {scale.updates} updates."
     )
-    found, reported = correlations(parts, scale), published.correlations()
+    found, reported = correlations(runs, scale), published.correlations()
     table = numbers_table(
         "rank correlation with",
         *(f"{name}, {how}" for name in INCREASED for how in ("early", "late", "published")),
@@ -123,7 +123,7 @@ def harm(scale: Scale, tell: Tell) -> Iterator[Table | str]:
 def credit(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     """B, Section 5: binary rewards and partial credit."""
     found = np.concatenate(_told(scale, tell, constraints_met.gains))
-    columns = [f"{reward}, {method}" for reward in constraints_met.REWARDS for method in matrix.METHODS]
+    columns = [f"{reward}, {method}" for reward in constraints_met.REWARDS for method in CLOCKS]
     table = numbers_table("constraints, gain of meeting all, held out", *columns)
     for k, count in enumerate(constraints_met.COUNTS):
         table.add_row(str(count), *(interval(values, 3) for values in found[:, k].reshape(len(found), -1).T))
@@ -132,33 +132,37 @@ def credit(scale: Scale, tell: Tell) -> Iterator[Table | str]:
 
 def theory(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     """Bounds, foretold times and kinds of errors on networks."""
-    sides = _together(scale, tell, carried_over.bounds)
-    table = numbers_table("bound", "least factor to what is seen", "median")
-    rows = {
-        "gradient, Proposition 2": sides["published"],
-        "gradient, sharp": sides["sharp"],
-        f"time of a rise by {carried_over.GAMMA:g}, Theorem 4": sides["time"] / sides["published_time"],
-        f"time of a rise by {carried_over.GAMMA:g}, sharp": sides["time"] / sides["sharp_time"],
-    }
-    for name, values in rows.items():
-        table.add_row(name, f"{values.min():.4g}", f"{np.median(values):.4g}")
+    looks = carried_over.Looks(scale=scale)
+    found = _together(scale, tell, lambda _, block: carried_over.look(looks, block))
+    headers = [f"{name}, {what}" for name in looks.policies for what in ("least factor", "median")]
+    table = numbers_table("bound, over what is seen", *headers)
+    factors = [*np.moveaxis(found["gradient"], 2, 0), *np.moveaxis(found["time"], 2, 0)]
+    for name, values in zip(carried_over.BOUNDS, factors, strict=True):
+        by_policy = np.moveaxis(values, 1, 0)
+        cells = [f"{value:.4g}" for each in by_policy for value in (each.min(), np.median(each))]
+        table.add_row(name, *cells)
     yield table
-    stalls = _together(replace(scale, records=40), tell, carried_over.stalls)
-    yield (
-        "Times of a prompt's rise by half of what is possible, network against the prompt's own flow: rank "
-        f"correlation {interval(stalls['rank_correlation'])}, median ratio {interval(stalls['ratio'], 3)}, "
-        f"{np.mean(stalls['reached']):.0%} of the prompts get there."
-    )
-    fixed = _together(scale, tell, carried_over.corrections)
-    table = numbers_table(
-        "errors corrected",
-        "share of the policy",
-        *(f"ground truth gained, {name}" for name in carried_over.MODELS[:-1]),
-    )
-    for k, kind in enumerate(carried_over.KINDS):
-        cells = [interval(fixed["effect"][:, model, k]) for model in range(len(carried_over.MODELS) - 1)]
-        table.add_row(kind, f"{fixed['share'][..., k].mean():.0%}", *cells)
+    ranks, ratios = carried_over.agreement(found["foretold"], found["seen"][:, :, None])
+    headers = [f"{name}, {what}" for name in looks.policies for what in ("ranks", "seen over foretold")]
+    table = numbers_table(f"time of {carried_over.SHARE:.0%} of a prompt's way", *headers)
+    for k, forecast in enumerate(carried_over.FORECASTS):
+        cells = [
+            interval(of[:, policy, k], digits)
+            for policy in range(len(looks.policies))
+            for of, digits in ((ranks, 2), (ratios, 3))
+        ]
+        table.add_row(forecast, *cells)
     yield table
+    for what, title in (("corrected", "gained by correcting"), ("alone", "lost by these alone")):
+        for row, policy in enumerate(looks.policies):
+            table = numbers_table(
+                f"ground truth {title}, {policy}", "share of the policy", *carried_over.MODELS
+            )
+            for k, kind in enumerate(carried_over.KINDS):
+                models = range(len(carried_over.MODELS))
+                cells = [interval(found[what][:, row, model, k]) for model in models]
+                table.add_row(kind, f"{found['share'][:, row, :, k].mean():.0%}", *cells)
+            yield table
 
 
 TABLES = MappingProxyType(

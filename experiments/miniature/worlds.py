@@ -105,6 +105,8 @@ HELD_OUT_FAMILIES = MappingProxyType(
         "steps, sharp": Family(truth=steps, sharpness=2.0),
         "binary, tokens": Family(truth=all_met, policy=Networks(tokens=2), noise=0.5),
         "wide, near": Family(truth=partial(close, reach=5.0), policy=Networks(width=32), noise=0.45),
+        "steps, tokens": Family(truth=steps, policy=Networks(tokens=2, width=24), noise=0.5),
+        "near, sharp": Family(truth=partial(close, reach=5.0), policy=Networks(width=8), sharpness=2.0),
     }
 )
 
