@@ -168,7 +168,7 @@ def figure(data: Data, settings: Trials) -> Figure:
         color = {"variance": GREY, "HAcc": RED}.get(rival, BLUE)
         panel.hlines(heights + shift, some["low"], some["high"], color=color)
         panel.plot(some["difference"], heights + shift, "o", color=color, label=f"over {_short(rival)}")
-    panel.axvline(0.0, color=GREY, lw=0.6)
+    panel.vlines(0.0, -0.6, heights[0] + 0.5, color=GREY, lw=0.6)
     panel.set_yticks(heights, [name if name in TUNED else f"{name} *" for name in families])
     panel.set(xlabel="Difference of rank correlations", ylim=(-0.6, heights[0] + 2.6))
     panel.legend(loc="upper left", handlelength=0.8, labelspacing=0.2)

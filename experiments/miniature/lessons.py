@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from goodteacher.experiments.miniature.classrooms import Course, classrooms, teach
 from goodteacher.experiments.miniature.worlds import Family
@@ -66,6 +66,11 @@ class Scale:
 
 
 LARGE = Scale(worlds=200, updates=400, records=21)
+
+
+def early_record(counts: Int[np.ndarray, " records"]) -> int:
+    """Which record is nearest to :data:`EARLY` of the training."""
+    return int(np.abs(counts - EARLY * counts[-1]).argmin())
 
 
 def blocks(scale: Scale) -> list[str]:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from goodteacher.experiments.miniature.carried_over import course
 from goodteacher.experiments.miniature.classrooms import Classroom, Course, classrooms, increases, teach
-from goodteacher.experiments.miniature.lessons import EARLY, Scale, seeds
+from goodteacher.experiments.miniature.lessons import Scale, early_record, seeds
 from goodteacher.experiments.miniature.networks import Tables
 from goodteacher.experiments.miniature.worlds import Family
 from goodteacher.sim.clocks import Clock, Gradient, Grpo, MaxRl
@@ -67,8 +67,3 @@ def taught(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds poli
             found.append(rise[..., [early_record(how.counts), -1]])
     shape = len(found[0]), len(POLICIES), len(METHODS), *found[0].shape[1:]
     return {"truth": np.stack(found, 1).reshape(shape)}
-
-
-def early_record(counts: np.ndarray) -> int:
-    """Which record is nearest to :data:`goodteacher.experiments.miniature.lessons.EARLY` of the training."""
-    return int(np.abs(counts - EARLY * counts[-1]).argmin())

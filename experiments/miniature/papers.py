@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from goodteacher.experiments.miniature.classrooms import PUBLISHED, TRUE, increases
-from goodteacher.experiments.miniature.lessons import EARLY, Scale, at_start
+from goodteacher.experiments.miniature.lessons import Scale, at_start, early_record
 from goodteacher.experiments.statistics import rank_correlation
 
 INCREASED = {"proxy": "train.expected_proxy_reward", "ground truth": "train.expected_ground_truth_reward"}
@@ -28,9 +28,8 @@ def correlations(
         runs: as :func:`goodteacher.experiments.miniature.lessons.lessons` gives them.
         scale: theirs.
     """
-    counts = scale.course().counts
     proxies = np.array([name != TRUE for name in PUBLISHED])
-    early = int(np.abs(counts - EARLY * counts[-1]).argmin())
+    early = early_record(scale.course().counts)
     of = measures(runs)[:, None, None, :, proxies]
     rises = np.stack([increases(runs[name])[:, proxies][..., [early, -1]] for name in INCREASED.values()])
     return rank_correlation(of, np.moveaxis(rises, -1, 1)[None])
