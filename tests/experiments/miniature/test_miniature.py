@@ -134,7 +134,7 @@ def test_the_kl_term_pulls_to_its_optimum_and_a_wrong_sign_is_seen():
     truth = jnp.asarray(close(world(0, 2).answers[TRAIN]))
     start = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2, 100)))
     kept = problem(SplitTable(TRAIN), start, truth, truth, kl=strength)
-    at = jax.jit(lambda instance: train(instance, optax.sgd(40.0), [1500]))(kept)[0]
+    at = jax.jit(lambda instance: train(instance, optax.sgd(10.0), [4000]))(kept)[0]
     reference, found = kept.reference_log_probabilities, kept.log_probabilities(at)
     optimum, other = (jax.nn.log_softmax(reference + sign * truth / strength) for sign in (1.0, -1.0))
     np.testing.assert_allclose(jnp.exp(found), jnp.exp(optimum), atol=1e-4)
