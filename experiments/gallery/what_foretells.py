@@ -163,6 +163,7 @@ def figure(data: Data, settings: Trials) -> Figure:
     regret.set(xlabel="Regret (at random: 1)")
     families = [str(name) for name in against["family"].values]
     heights = np.arange(len(families))[::-1]
+    top = 0.6 + 1.33 * len(families)  # with room for legends
     for shift, rival in zip((0.2, 0.0, -0.2), RIVALS, strict=True):
         some = against.sel(rival=rival)
         color = {"variance": GREY, "HAcc": RED}.get(rival, BLUE)
@@ -170,7 +171,7 @@ def figure(data: Data, settings: Trials) -> Figure:
         panel.plot(some["difference"], heights + shift, "o", color=color, label=f"over {_short(rival)}")
     panel.vlines(0.0, -0.6, heights[0] + 0.5, color=GREY, lw=0.6)
     panel.set_yticks(heights, [name if name in TUNED else f"{name} *" for name in families])
-    panel.set(xlabel="Difference of rank correlations", ylim=(-0.6, heights[0] + 2.6))
+    panel.set(xlabel="Difference of rank correlations", ylim=(-0.6, top))
     panel.legend(loc="upper left", handlelength=0.8, labelspacing=0.2)
     ranks.set_title("with the gain held out")
     regret.set_title("of choosing by it")
@@ -184,7 +185,7 @@ def figure(data: Data, settings: Trials) -> Figure:
             some["rank_correlation"], heights - shift, marker, color=color, ms=3.5, ls="", label=str(seen)
         )
     lacking.set_yticks(heights, [])
-    lacking.set(xlabel="Rank correlation", ylim=(-0.6, heights[0] + 2.6))
+    lacking.set(xlabel="Rank correlation", ylim=(-0.6, top))
     lacking.legend(loc="upper left", handlelength=0.8, labelspacing=0.2, ncols=2, columnspacing=0.8)
     lacking.set_title("what is not seen")
     letter((ranks, regret, panel, lacking))

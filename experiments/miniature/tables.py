@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from goodteacher.experiments.miniature import carried_over, constraints_met, harm_aware, matrix, published
+from goodteacher.experiments.miniature import settings as published_settings
 from goodteacher.experiments.miniature.classrooms import FLAT, LEARNED, PUBLISHED, increases
 from goodteacher.experiments.miniature.lessons import (
     MEASURES,
@@ -84,6 +85,25 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     yield table
 
 
+def settings(scale: Scale, tell: Tell) -> Iterator[Table | str]:
+    """A, Tables 2, 4, 6, 8 and 9, each in a setting of its own, beside the published ones."""
+    found, reported = _together(scale, tell, published_settings.runs), published.correlations()
+    for k, (name, (case, *_)) in enumerate(published_settings.SETTINGS.items()):
+        runs = {metric: values[:, k] for metric, values in found.items()}
+        of, rows = correlations(runs, scale), reported[reported["table"] == name].set_index("measure")
+        table = numbers_table(
+            f"{case}, {name.split(' (')[0]}",
+            *(f"{increase}, {how}" for increase in INCREASED for how in ("early", "late", "published")),
+        )
+        for row, measure in enumerate(published.MEASURES):
+            cells = []
+            for j, column in enumerate(("training_reward_spearman", "ground_truth_spearman")):
+                cells += [interval(of[row, j, when]) for when in (0, 1)]
+                cells.append(f"{rows.loc[measure, column]:.2f}")
+            table.add_row(measure, *cells)
+        yield table
+
+
 def policies(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     """A, Figure 3 and Tables 10 to 12: what each reward model teaches each policy."""
     found = _together(scale, tell, matrix.entries)
@@ -94,6 +114,14 @@ def policies(scale: Scale, tell: Tell) -> Iterator[Table | str]:
                 policy,
                 *(interval(found["truth"][:, row, column, k]) for column in range(len(matrix.REWARD_MODELS))),
             )
+        yield table
+    rows = published.matrix()
+    for method, of in rows.groupby("method", sort=False):
+        models = list(dict.fromkeys(of["reward_model"]))
+        table = numbers_table(f"ground truth, {method}, published", *models)
+        for policy, row in of.groupby("initial_policy", sort=False):
+            gained = row.set_index("reward_model")["reward_increase_G"]
+            table.add_row(str(policy), *(f"{gained[model]:.3f}" for model in models))
         yield table
     table = numbers_table(
         "rank correlation within a policy",
@@ -166,7 +194,14 @@ def theory(scale: Scale, tell: Tell) -> Iterator[Table | str]:
 
 
 TABLES = MappingProxyType(
-    {"training": training, "policies": policies, "harm": harm, "credit": credit, "theory": theory}
+    {
+        "training": training,
+        "settings": settings,
+        "policies": policies,
+        "harm": harm,
+        "credit": credit,
+        "theory": theory,
+    }
 )
 
 
