@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -49,7 +50,7 @@ class Scale:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least {least}")
 
-    def course(self, *, rate: float = 1.0, **changes: object) -> Course:
+    def course(self, *, rate: float = 1.0, **changes: Any) -> Course:
         """The course of these runs, of the same time whatever the number of updates.
 
         Args:
@@ -61,7 +62,7 @@ class Scale:
             updates=self.updates,
             records=self.records,
             learning_rate=rate * TIME / self.updates,
-            **changes,  # pyright: ignore[reportArgumentType]
+            **changes,
         )
 
 
@@ -85,7 +86,7 @@ def seeds(block: str) -> range:
 
 
 def lessons(
-    scale: Scale, block: str, family: Family = DEFAULT, **changes: object
+    scale: Scale, block: str, family: Family = DEFAULT, **changes: Any
 ) -> dict[str, Float[np.ndarray, "worlds models *records"]]:
     """Runs on the five mixes, the perfect but flat model and the truth.
 

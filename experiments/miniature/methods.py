@@ -4,6 +4,7 @@ MaxRL divides by the mean, so that rewards may not be negative: there each promp
 which no other mean update feels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -33,7 +34,7 @@ class Method:
         adam: in place of plain steps.
     """
 
-    clock: type[Clock] | partial[Clock] = Gradient
+    clock: Callable[[], Clock] = Gradient
     adam: bool = False
 
     def course(self, scale: Scale, family: Family) -> Course:
