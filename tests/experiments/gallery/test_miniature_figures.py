@@ -60,13 +60,13 @@ def test_a_small_version_is_drawn_and_says_what_is_seen(name, settings):
     assert "nan" not in experiment.caption(data, settings)
 
 
-def test_only_plain_steps_of_the_gradient_feel_that_a_reward_model_is_flat():
+def test_plain_steps_feel_that_a_reward_model_is_flat_and_maxrl_does_not():
     data = find_experiment("miniature_methods").run(TINY)["shares"]["mean"]
     late = data.sel(model="perfect but flat", when="late")
-    for policy in ("network", "table"):
-        assert float(late.sel({"policy": policy, "method": "RLOO"})) < 0.85
-        # MaxRL divides the reward by its own scale, so that it is the truth.
-        np.testing.assert_allclose(float(late.sel({"policy": policy, "method": "MaxRL"})), 1.0, atol=1e-6)
+    # A table learns nothing of a flat prompt from the others: about half of what there is.
+    assert 0.3 < float(late.sel({"policy": "table", "method": "RLOO"})) < 0.7
+    # MaxRL divides rewards by their own scale, so that they are the truth.
+    np.testing.assert_allclose(late.sel({"method": "MaxRL"}), 1.0, atol=1e-6)
 
 
 def test_errors_are_made_as_large_as_orders_are_wrong():
