@@ -21,7 +21,7 @@ def miniature(names: Names = (), *, worlds: _Count = 4, prompts: _Count = 200, u
     preferences. Needs scikit-learn, which brings the digits: pip install 'goodteacher[miniature]'.
 
     Args:
-        names: Which tables: training, policies, harm, credit, theory; all if none is named.
+        names: Which tables: training, settings, policies, harm, credit, theory; all if none is named.
         worlds: How many, of seeds from 0 on.
         prompts: To train on, and as many held out.
         updates: Of a policy on a reward, in the same time.

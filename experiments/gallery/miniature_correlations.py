@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from goodteacher.experiments.datasets import Data, variable
 from goodteacher.experiments.experiment import Arrays, Experiment, Parted
-from goodteacher.experiments.miniature.lessons import LARGE, Scale, blocks, lessons
-from goodteacher.experiments.miniature.papers import EARLY, INCREASED, correlations
+from goodteacher.experiments.miniature.lessons import EARLY, LARGE, Scale, blocks, joined, lessons
+from goodteacher.experiments.miniature.papers import INCREASED, correlations
 from goodteacher.experiments.miniature.published import MEASURES
 from goodteacher.experiments.miniature.published import correlations as published
 from goodteacher.experiments.statistics import mean_interval
@@ -27,7 +27,7 @@ _PUBLISHED = {"proxy": "training_reward_spearman", "ground truth": "ground_truth
 
 def summary(parts: Mapping[str, Arrays], scale: Scale) -> Data:
     """Rank correlations over six reward models in every world, and the published ones."""
-    found = correlations(parts, scale)
+    found = correlations(joined(parts), scale)
     low, high = mean_interval(np.moveaxis(found, -1, 0))
     quantiles = np.quantile(found, [0.025, 0.975], axis=-1)
     dimensions = ("measure", "increase", "when")

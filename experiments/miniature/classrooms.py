@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from goodteacher.experiments.miniature.networks import initial_size, network, supervised
+from goodteacher.experiments.miniature.networks import Networks, initial_size, supervised
 from goodteacher.experiments.miniature.preferences import (
     REWARD_WIDTH,
     biased,
@@ -81,13 +81,13 @@ class Classroom(NamedTuple):
 
     Attributes:
         images: ``[splits, prompts, pixels]``.
-        start: parameters of the initial policy.
+        start: parameters of the initial policy, flat if it is a network.
         truth: ``[splits, prompts, outputs]``, on the scale of the rewards.
         rewards: ``[models, splits, prompts, outputs]``.
     """
 
     images: Float[Array, "*worlds splits prompts pixels"]
-    start: Float[Array, "*worlds parameters"]
+    start: Float[Array, "..."]
     truth: Float[Array, "*worlds splits prompts outputs"]
     rewards: Float[Array, "*worlds models splits prompts outputs"]
 
@@ -109,7 +109,7 @@ def classrooms(
     of = worlds(seeds, course.prompts)
     truth = np.asarray(family.truth(of.answers), float)
     drawn = jax.tree.map(lambda *each: np.stack(each), *(_draws(seed, family, course) for seed in seeds))
-    make = _make(family.tokens, family.width, _unused_in_training(course), tuple(models))
+    make = _make(family.policy, _unused_in_training(course), tuple(models))
     return make(of.images, of.answers, truth, drawn, family.noise, family.sharpness)
 
 
@@ -130,9 +130,9 @@ def _draws(seed: int, family: Family, course: Course) -> _Draws:
     return _Draws(
         draw.random(labels),
         draw.integers(10, size=labels),
-        draw.standard_normal(initial_size(family.tokens, family.width)),
+        draw.standard_normal(initial_size(family.policy)),
         draw.random((4, course.prompts, course.pairs)),
-        draw.standard_normal(initial_size(2, REWARD_WIDTH)),
+        draw.standard_normal(initial_size(Networks(2, REWARD_WIDTH))),
         draw.standard_normal((3, course.prompts, 100)),
     )
 
@@ -145,16 +145,17 @@ def _unused_in_training(course: Course) -> Course:
 
 
 @cache
-def _make(tokens: int, width: int, course: Course, models: tuple[str, ...]) -> Any:
+def _make(kind: Networks, course: Course, models: tuple[str, ...]) -> Any:
     def make(
         images: Array, answers: Array, truth: Array, draws: _Draws, noise: Array, sharpness: Array
     ) -> Classroom:
         tens, units = jnp.where(
             draws.redrawn < noise, draws.digits, jnp.stack([answers[TASTE] // 10, answers[TASTE] % 10])
         )
-        net = network(images[TASTE], tokens, width)
-        start = net.sharpened(supervised(net, 10 * tens + units, draws.weights, course.fit), sharpness)
-        log_p = [jax.nn.log_softmax(network(of, tokens, width).logits(start)) for of in images]
+        net = kind.network(images[TASTE])
+        fitted = net.sharpened(supervised(net, 10 * tens + units, draws.weights, course.fit), sharpness)
+        start = kind.start(images, fitted)
+        log_p = [jax.nn.log_softmax(kind.policy(images, split).logits(start)) for split in (TASTE, TRAIN)]
         by = jnp.exp(log_p[TRAIN]) if course.on_policy_scale else jnp.full_like(log_p[TRAIN], 0.01)
         truth = normalised(truth, by, TRAIN)
 
@@ -187,13 +188,14 @@ class Lessons(NamedTuple):
         train: means over the prompts trained on, ``[worlds, models, records]``.
         held_out: over those held out.
         start: means under the initial policy, ``[worlds, models]``.
-        parameters: of the policies, ``[worlds, models, records, parameters]``.
+        parameters: of the policies, ``[worlds, models, records, parameters]``, or in place of the last axis
+            those of tables.
     """
 
     train: Mapping[str, Float[np.ndarray, "worlds models records"]]
     held_out: Mapping[str, Float[np.ndarray, "worlds models records"]]
     start: Mapping[str, Float[np.ndarray, "worlds models"]]
-    parameters: Float[Array, "worlds models records parameters"]
+    parameters: Float[Array, "worlds models records ..."]
 
 
 def teach(
@@ -212,27 +214,27 @@ def teach(
         along: metrics that are recorded along the runs.
         at_first: those that are only wanted of the initial policy.
     """
-    parameters = _train(family.tokens, family.width, course)(*of)
-    look = _look(family.tokens, family.width, along, at_first)
+    parameters = _train(family.policy, course)(*of)
+    look = _look(family.policy, along, at_first)
     train, held_out, start = jax.device_get(look(*of, parameters))
     return Lessons(train, held_out, start, parameters)
 
 
 @cache
-def _train(tokens: int, width: int, course: Course) -> Any:
+def _train(kind: Networks, course: Course) -> Any:
     def run(images: Array, start: Array, truth: Array, rewards: Array) -> Array:
-        net = network(images[TRAIN], tokens, width)
-        instance = problem(net, start, rewards[TRAIN], truth[TRAIN], course.clock(), course.kl)
+        policy = kind.policy(images, TRAIN)
+        instance = problem(policy, start, rewards[TRAIN], truth[TRAIN], course.clock(), course.kl)
         return train(instance, course.optimiser(course.learning_rate), course.counts)
 
     return jax.jit(jax.vmap(jax.vmap(run, (None, None, None, 0))))
 
 
 @cache
-def _look(tokens: int, width: int, along: tuple[str, ...], at_first: tuple[str, ...]) -> Any:
+def _look(kind: Networks, along: tuple[str, ...], at_first: tuple[str, ...]) -> Any:
     def look(images: Array, start: Array, truth: Array, rewards: Array, parameters: Array) -> Any:
         train, held_out = (
-            problem(network(images[split], tokens, width), start, rewards[split], truth[split])
+            problem(kind.policy(images, split), start, rewards[split], truth[split])
             for split in (TRAIN, HELD_OUT)
         )
         first = {name: of[0] for name, of in recorded(train, parameters[:1], at_first).items()}

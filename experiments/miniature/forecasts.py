@@ -3,6 +3,12 @@
 Some outputs are drawn for every prompt that is to be trained on; of each draw the reward and the ground truth
 are known. A forecast is a number for each reward model, of which only the order matters. The flows are of the
 model policy that has the draws as its outputs, with their shares as probabilities.
+
+The rehearsal is the training itself, of the network, on the draws. ``E_pi r`` is the sum of ``pi(y) (r(y) -
+b)`` and ``b``, for any ``b``. Of what was not drawn nothing is known, and it counts as the prompt's mean over
+draws: with that for ``b``, the sum is over draws alone. It needs their probabilities under the policy that is
+trained, by the network, and no further draw, reward or ground truth. The same sum over draws estimates the
+ground truth on the way.
 """
 
 import math
@@ -20,7 +26,7 @@ from scipy.stats import rankdata
 
 from goodteacher.experiments.miniature.classrooms import ALL, Classroom, Course, classrooms, increases, teach
 from goodteacher.experiments.miniature.lessons import ON_POLICY, UNIFORM, Scale, blocks, seeds
-from goodteacher.experiments.miniature.networks import Tangent, network
+from goodteacher.experiments.miniature.networks import Networks, Tangent
 from goodteacher.experiments.miniature.training import problem, train
 from goodteacher.experiments.miniature.worlds import HELD_OUT_FAMILIES, TRAIN, TUNED, Family
 from goodteacher.experiments.rollouts.teaching import GradientFlow, NaturalFlow
@@ -44,6 +50,7 @@ CANDIDATES = (
     "covariance",
     "tangent at once",
     "tangent flow",
+    "rehearsal",
     *(f"natural flow, {time:g}" for time in NATURAL_TIMES),
     *(f"gradient flow, {time:g}" for time in GRADIENT_TIMES),
     "both flows",
@@ -60,6 +67,48 @@ class Draws(NamedTuple):
 
     outputs: Int[np.ndarray, "prompts draws"]
     log_shares: Float[np.ndarray, "prompts outputs"]
+
+
+def known(values: Float[np.ndarray, "*batch prompts outputs"], draws: Draws) -> Float[np.ndarray, "..."]:
+    """Values of outputs as far as the draws tell: of those that were not drawn, the prompt's mean over draws.
+
+    Args:
+        values: of all outputs.
+        draws: of these prompts.
+    """
+    mean = (np.exp(draws.log_shares) * values).sum(-1, keepdims=True)
+    return np.where(np.isfinite(draws.log_shares), values, mean)
+
+
+def rehearse(
+    family: Family, course: Course, of: Classroom, draws: list[Draws]
+) -> Float[np.ndarray, "worlds models prompts"]:
+    """The gains that a training on the draws alone foretells, prompt by prompt.
+
+    Args:
+        family: of the worlds.
+        course: of the training that is foretold.
+        of: the classrooms.
+        draws: of each world.
+    """
+    rewards, truth = np.array(of.rewards), np.array(of.truth)
+    for world, each in enumerate(draws):
+        rewards[world, :, TRAIN] = known(rewards[world, :, TRAIN], each)
+        truth[world, TRAIN] = known(truth[world, TRAIN], each)
+    taught = teach(family, course, of._replace(rewards=jnp.asarray(rewards)), (), ())
+    return np.asarray(_gained(family.policy)(of.images, of.start, truth, taught.parameters[:, :, -1]))
+
+
+@cache
+def _gained(kind: Networks) -> Any:
+    """By how much expectations of a prompt rise from one policy to others."""
+
+    def gained(images: Array, start: Array, truth: Array, ends: Array) -> Array:
+        logits = kind.policy(images, TRAIN).logits
+        first = jax.nn.softmax(logits(start))
+        return jax.vmap(lambda end: expected_reward(jax.nn.softmax(logits(end)) - first, truth[TRAIN]))(ends)
+
+    return jax.jit(jax.vmap(gained))
 
 
 def draw(log_p: Float[np.ndarray, "prompts outputs"], count: int, seed: int) -> Draws:
@@ -80,7 +129,7 @@ def draw(log_p: Float[np.ndarray, "prompts outputs"], count: int, seed: int) -> 
 def foretell(
     family: Family, course: Course, of: Classroom, draws: list[Draws]
 ) -> tuple[Float[np.ndarray, "candidates worlds models"], Float[np.ndarray, "worlds models prompts"]]:
-    """All candidates of :data:`CANDIDATES`, and the gains that the tangent flow foretells, prompt by prompt.
+    """All candidates of :data:`CANDIDATES`, and the gains that a rehearsal foretells, prompt by prompt.
 
     Args:
         family: of the worlds.
@@ -90,9 +139,9 @@ def foretell(
     """
     rewards, truth = np.asarray(of.rewards[:, :, TRAIN]), np.asarray(of.truth[:, TRAIN])
     logs = np.stack([each.log_shares for each in draws])
-    gains, at_once = jax.device_get(
-        _tangent(family.tokens, family.width, course.updates * course.learning_rate)(
-            of.images[:, TRAIN], of.start, logs, truth, rewards
+    straight, at_once = jax.device_get(
+        _tangent(family.policy, course.updates * course.learning_rate)(
+            of.images, of.start, logs, truth, rewards
         )
     )
     plain = [_plain(*each) for each in zip(rewards, truth, draws, strict=True)]
@@ -100,7 +149,9 @@ def foretell(
     found[UNIFORM] = np.asarray(_uniform_accuracy(rewards, truth[:, None]))
     accuracies = 0.5 * (found[ON_POLICY] + found[UNIFORM])
     found["variance and accuracies"] = 0.5 * (found["variance"] + accuracies)
-    found["tangent at once"], found["tangent flow"] = at_once, gains.mean(-1)
+    found["tangent at once"], found["tangent flow"] = at_once, straight.mean(-1)
+    gains = rehearse(family, course, of, draws)
+    found["rehearsal"] = gains.mean(-1)
 
     problems, outputs = math.prod(rewards.shape[:-1]), rewards.shape[-1]
     log_p, gold = (
@@ -155,12 +206,12 @@ def _uniform_accuracy(rewards: Array, truth: Array) -> Array:
 
 
 @cache
-def _tangent(tokens: int, width: int, time: float) -> Any:
+def _tangent(kind: Networks, time: float) -> Any:
     """Gains of the ground truth of every prompt along the linearised flow, and its mean rate at once."""
 
     def along(images: Array, start: Array, logs: Array, truth: Array, rewards: Array) -> tuple[Array, Array]:
         drawn = jnp.isfinite(logs)
-        policy = Tangent(network(images, tokens, width), start, jnp.where(drawn, logs, 0.0))
+        policy = Tangent(kind.policy(images, TRAIN), start, jnp.where(drawn, logs, 0.0))
         instance = problem(policy, jnp.zeros_like(start), rewards, truth)
         instance = eqx.tree_at(lambda i: i.mask, instance, drawn, is_leaf=lambda leaf: leaf is None)
         rate, shares = time / _TANGENT_UPDATES, jnp.exp(logs)
@@ -186,11 +237,13 @@ class Trials:
         families: of worlds, of :data:`FAMILIES`; those in ``TUNED`` choose among the candidates.
         scale: worlds of each family, and their size.
         draws: of every prompt.
+        more: draws of every prompt, by which is seen what a rehearsal lacks.
     """
 
     families: tuple[str, ...] = ("close", "by digit", "steps, sharp")
     scale: Scale = _SMALL
     draws: int = 16
+    more: int = 64
 
 
 def parts(trials: Trials) -> list[str]:
@@ -201,10 +254,10 @@ def parts(trials: Trials) -> list[str]:
 def tried(trials: Trials, part: str) -> dict[str, np.ndarray]:
     """What :func:`trial` gives for a part."""
     family, block = part.rsplit(".", 1)
-    return trial(family, trials.scale.course(), seeds(block), trials.draws)
+    return trial(family, trials.scale.course(), seeds(block), trials.draws, trials.more)
 
 
-def trial(family: str, course: Course, of_worlds: range, count: int) -> dict[str, np.ndarray]:
+def trial(family: str, course: Course, of_worlds: range, count: int, more: int) -> dict[str, np.ndarray]:
     """Forecasts for some worlds, and what training did.
 
     Args:
@@ -212,22 +265,28 @@ def trial(family: str, course: Course, of_worlds: range, count: int) -> dict[str
         course: of the training.
         of_worlds: their seeds.
         count: draws of each prompt.
+        more: draws of each prompt, of another rehearsal.
 
     Returns:
-        ``forecasts`` ``[candidates, worlds, models]``; ``gains`` of the tangent flow ``[worlds, models,
-        prompts]``; ``held_out`` and ``train``, the increases of the ground truth ``[worlds, models]``.
+        ``forecasts`` ``[candidates, worlds, models]``; ``gains`` of the rehearsal ``[worlds, models,
+        prompts]``, and ``of_more`` with more draws ``[worlds, models]``; ``held_out`` and ``train``, the
+        increases of the ground truth ``[worlds, models]``.
     """
     kind = FAMILIES[family]
     of = classrooms(kind, course, of_worlds, ALL)
-    log_p = _log_p(kind.tokens, kind.width)(of.images[:, TRAIN], of.start)
-    draws = [draw(np.asarray(each), count, seed) for each, seed in zip(log_p, of_worlds, strict=True)]
-    forecasts, gains = foretell(kind, course, of, draws)
+    log_p = _log_p(kind.policy)(of.images, of.start)
+    few, many = (
+        [draw(np.asarray(each), n, seed) for each, seed in zip(log_p, of_worlds, strict=True)]
+        for n in (count, more)
+    )
+    forecasts, gains = foretell(kind, course, of, few)
+    of_more = rehearse(kind, course, of, many).mean(-1)
     truth = "expected_ground_truth_reward"
     taught = teach(kind, course, of, (truth,), ())
     ends = {name: increases(getattr(taught, name)[truth])[..., -1] for name in ("held_out", "train")}
-    return {"forecasts": forecasts, "gains": gains, **ends}
+    return {"forecasts": forecasts, "gains": gains, "of_more": of_more, **ends}
 
 
 @cache
-def _log_p(tokens: int, width: int) -> Any:
-    return jax.jit(jax.vmap(lambda of, at: jax.nn.log_softmax(network(of, tokens, width).logits(at))))
+def _log_p(kind: Networks) -> Any:
+    return jax.jit(jax.vmap(lambda images, at: jax.nn.log_softmax(kind.policy(images, TRAIN).logits(at))))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from goodteacher.experiments.miniature.classrooms import ALL, TRUE, classrooms, increases, teach
 from goodteacher.experiments.miniature.lessons import Scale, seeds
-from goodteacher.experiments.miniature.networks import network
+from goodteacher.experiments.miniature.networks import Networks
 from goodteacher.experiments.miniature.training import problem
 from goodteacher.experiments.miniature.worlds import TRAIN, Family
 from goodteacher.experiments.statistics import rank_correlation
@@ -29,15 +29,15 @@ def correlations(scale: Scale, block: str) -> Float[np.ndarray, "measures worlds
     """Rank correlations of all ranking accuracies with the increase of the ground truth, over the proxies."""
     family, course = Family(), scale.course()
     room = classrooms(family, course, seeds(block), PROXIES)
-    found = np.asarray(_accuracies(family.tokens, family.width)(*room))  # worlds, models, measures
+    found = np.asarray(_accuracies(family.policy)(*room))  # worlds, models, measures
     rises = increases(teach(family, course, room, (_TRUTH,), ()).train[_TRUTH])[..., -1]
     return rank_correlation(np.moveaxis(found, -1, 0), rises)
 
 
 @cache
-def _accuracies(tokens: int, width: int) -> Any:
+def _accuracies(kind: Networks) -> Any:
     def look(images: Array, start: Array, truth: Array, rewards: Array) -> Array:
-        instance = problem(network(images[TRAIN], tokens, width), start, rewards[TRAIN], truth[TRAIN])
+        instance = problem(kind.policy(images, TRAIN), start, rewards[TRAIN], truth[TRAIN])
         compared = comparisons(instance, start)
         return jnp.stack([*pairwise_accuracy(compared), *one_vs_many_accuracy(compared)])
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from goodteacher.experiments.miniature.classrooms import Course, classrooms, teach
 from goodteacher.experiments.miniature.worlds import Family
 
+DEFAULT = Family()
+EARLY = 0.1  # of the training
 TIME = 100.0  # learning rate times updates of every run
 _BLOCK = 4  # worlds at a time
 
@@ -47,18 +50,28 @@ class Scale:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least {least}")
 
-    def course(self, **changes: object) -> Course:
-        """The course of these runs, of the same time whatever the number of updates."""
+    def course(self, *, rate: float = 1.0, **changes: Any) -> Course:
+        """The course of these runs, of the same time whatever the number of updates.
+
+        Args:
+            rate: by what the learning rate is multiplied.
+            changes: of other fields of :class:`goodteacher.experiments.miniature.classrooms.Course`.
+        """
         return Course(
             prompts=self.prompts,
             updates=self.updates,
             records=self.records,
-            learning_rate=TIME / self.updates,
-            **changes,  # pyright: ignore[reportArgumentType]
+            learning_rate=rate * TIME / self.updates,
+            **changes,
         )
 
 
 LARGE = Scale(worlds=200, updates=400, records=21)
+
+
+def early_record(counts: Int[np.ndarray, " records"]) -> int:
+    """Which record is nearest to :data:`EARLY` of the training."""
+    return int(np.abs(counts - EARLY * counts[-1]).argmin())
 
 
 def blocks(scale: Scale) -> list[str]:
@@ -72,14 +85,22 @@ def seeds(block: str) -> range:
     return range(*map(int, block.split("-")))
 
 
-def lessons(scale: Scale, block: str) -> dict[str, Float[np.ndarray, "worlds models *records"]]:
-    """Runs on the five mixes, the perfect but flat model and the truth, in the default family of worlds.
+def lessons(
+    scale: Scale, block: str, family: Family = DEFAULT, **changes: Any
+) -> dict[str, Float[np.ndarray, "worlds models *records"]]:
+    """Runs on the five mixes, the perfect but flat model and the truth.
+
+    Args:
+        scale: of the runs.
+        block: of worlds.
+        family: of these.
+        changes: of the course.
 
     Returns:
         Metrics along the runs, named ``train.NAME`` and ``held_out.NAME``, and accuracies ``start.NAME``.
     """
-    course = scale.course()
-    taught = teach(Family(), course, classrooms(Family(), course, seeds(block)))
+    course = scale.course(**changes)
+    taught = teach(family, course, classrooms(family, course, seeds(block)))
     return {
         f"{kind}.{name}": np.asarray(values)
         for kind in ("train", "held_out", "start")

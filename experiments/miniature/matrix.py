@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from goodteacher.experiments.miniature.classrooms import LEARNED, classrooms, increases, teach
 from goodteacher.experiments.miniature.lessons import MEASURES, Scale, seeds
-from goodteacher.experiments.miniature.networks import network
+from goodteacher.experiments.miniature.networks import Networks
 from goodteacher.experiments.miniature.preferences import normalised
 from goodteacher.experiments.miniature.worlds import TRAIN, Family
 from goodteacher.sim.clocks import Gradient, Grpo
@@ -46,7 +46,7 @@ def entries(scale: Scale, block: str) -> dict[str, np.ndarray]:
     found: dict[str, list[Any]] = {name: [] for name in ("proxy", "truth", "held_out", *MEASURES)}
     for name, family in POLICIES.items():
         room = rooms[name]
-        room = room._replace(rewards=_rescaled(family.tokens, family.width)(room.images, room.start, models))
+        room = room._replace(rewards=_rescaled(family.policy)(room.images, room.start, models))
         taught = {method: teach(family, scale.course(clock=clock), room) for method, clock in METHODS.items()}
         first = taught["RLOO"]
         variance, *accuracies = MEASURES.items()
@@ -64,11 +64,11 @@ def entries(scale: Scale, block: str) -> dict[str, np.ndarray]:
 
 
 @cache
-def _rescaled(tokens: int, width: int) -> Any:
+def _rescaled(kind: Networks) -> Any:
     """Rewards on the scale of another policy."""
 
     def rescaled(images: Array, start: Array, rewards: Array) -> Array:
-        by = jax.nn.softmax(network(images[TRAIN], tokens, width).logits(start))
+        by = jax.nn.softmax(kind.policy(images, TRAIN).logits(start))
         return jax.vmap(lambda of: normalised(of, by, TRAIN))(rewards)
 
     return jax.jit(jax.vmap(rescaled))

@@ -1,6 +1,7 @@
 """Small networks over the images of a prompt, as policies, as scores, and along their tangent."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -109,6 +110,115 @@ class Tangent(Policy):
         return self.start + self.of.pushforward(self.about, parameters)
 
 
+class Alone(Policy):
+    """Prompts that do nothing to each other, linear in parameters of their own.
+
+    Attributes:
+        start: log-probabilities without a displacement.
+        roots: of each prompt; the logits move by its product with the prompt's row of parameters.
+    """
+
+    start: Float[Array, "prompts outputs"]
+    roots: Float[Array, "prompts outputs outputs"]
+
+    def logits(self, parameters: Float[Array, "prompts outputs"]) -> Float[Array, "prompts outputs"]:
+        """Those at the start and what the parameters add."""
+        return self.start + jnp.einsum("xyz,xz->xy", self.roots, parameters)
+
+
+class SplitTable(Policy):
+    """A logit of its own for every output of every prompt: nothing is shared.
+
+    Parameters are the logits of all splits, ``[splits, prompts, outputs]``, of which one is seen.
+
+    Attributes:
+        split: that one.
+    """
+
+    split: int = eqx.field(static=True)
+
+    def logits(self, parameters: Float[Array, "splits prompts outputs"]) -> Float[Array, "prompts outputs"]:
+        """Those of the split."""
+        return parameters[self.split]
+
+    def jacobian_norms(
+        self, parameters: Float[Array, "splits prompts outputs"]
+    ) -> Float[Array, "prompts prefixes"]:
+        """One."""
+        return jnp.ones((parameters.shape[1], 1))
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Policies that are a network over the images, which all prompts share.
+
+    Attributes:
+        tokens: 1 for a softmax over all answers, 2 for a policy that says one digit after the other.
+        width: of the hidden layer.
+    """
+
+    tokens: int = 1
+    width: int = 16
+
+    def network(self, images: Float[Array, "prompts pixels"]) -> ImageNetwork:
+        """What is fitted with supervision, over some prompts."""
+        return network(images, self.tokens, self.width)
+
+    def policy(self, images: Float[Array, "splits prompts pixels"], split: int) -> Policy:
+        """What is trained on rewards, over the prompts of a split."""
+        return self.network(images[split])
+
+    def start(
+        self, images: Float[Array, "splits prompts pixels"], fitted: Float[Array, " parameters"]
+    ) -> Float[Array, "..."]:
+        """Its initial parameters, from those of the fitted network."""
+        return fitted
+
+    def alone(
+        self, images: Float[Array, "splits prompts pixels"], split: int, about: Float[Array, "..."]
+    ) -> Alone:
+        """Linearised, without what prompts do to each other: the diagonal blocks of the tangent kernel.
+
+        Args:
+            images: of all prompts.
+            split: of which.
+            about: parameters.
+        """
+
+        def root(image: Array) -> tuple[Array, Array]:
+            policy = self.network(image[None])
+            jacobian = jax.jacrev(policy.logits)(about)[0]
+            values, vectors = jnp.linalg.eigh(jacobian @ jacobian.T)
+            return jax.nn.log_softmax(policy.logits(about)[0]), vectors * jnp.sqrt(jnp.maximum(values, 0.0))
+
+        return Alone(*jax.lax.map(root, images[split]))
+
+
+@dataclass(frozen=True)
+class Tables(Networks):
+    """A table that starts where the fitted network is: the same policy, but prompts share nothing."""
+
+    def policy(self, images: Float[Array, "splits prompts pixels"], split: int) -> Policy:
+        """The table of a split."""
+        return SplitTable(split)
+
+    def start(
+        self, images: Float[Array, "splits prompts pixels"], fitted: Float[Array, " parameters"]
+    ) -> Float[Array, "splits prompts outputs"]:
+        """What the network says of all prompts."""
+        return jnp.stack([jax.nn.log_softmax(self.network(of).logits(fitted)) for of in images])
+
+    def alone(
+        self,
+        images: Float[Array, "splits prompts pixels"],
+        split: int,
+        about: Float[Array, "splits prompts outputs"],
+    ) -> Alone:
+        """As it is: prompts do nothing to each other."""
+        prompts, outputs = about.shape[1:]
+        return Alone(about[split], jnp.broadcast_to(jnp.eye(outputs), (prompts, outputs, outputs)))
+
+
 def _flat(*arrays: Array) -> Array:
     return jnp.concatenate([each.ravel() for each in arrays])
 
@@ -132,9 +242,9 @@ def network(images: Float[Array, "prompts pixels"], tokens: int, width: int) -> 
     return ImageNetwork(images=images, sequences=sequences, width=width)
 
 
-def initial_size(tokens: int, width: int) -> int:
-    """How many parameters a policy over pairs of digits has."""
-    return network(jnp.zeros((1, 2 * PIXELS)), tokens, width).size
+def initial_size(kind: Networks) -> int:
+    """How many parameters a network over pairs of digits has."""
+    return kind.network(jnp.zeros((1, 2 * PIXELS))).size
 
 
 def supervised(

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from goodteacher.experiments.miniature.classrooms import PUBLISHED, TRUE, increases
-from goodteacher.experiments.miniature.lessons import Scale, at_start, joined
+from goodteacher.experiments.miniature.lessons import Scale, at_start, early_record
 from goodteacher.experiments.statistics import rank_correlation
 
-EARLY = 0.1  # of the training
 INCREASED = {"proxy": "train.expected_proxy_reward", "ground truth": "train.expected_ground_truth_reward"}
 
 
@@ -21,12 +20,16 @@ def measures(runs: Mapping[str, np.ndarray]) -> Float[np.ndarray, "measures worl
 
 
 def correlations(
-    parts: Mapping[str, Mapping[str, np.ndarray]], scale: Scale
+    runs: Mapping[str, np.ndarray], scale: Scale
 ) -> Float[np.ndarray, "measures increases 2 worlds"]:
-    """Rank correlations over all reward models but the truth, early and at the end."""
-    runs, counts = joined(parts), scale.course().counts
+    """Rank correlations over all reward models but the truth, early and at the end.
+
+    Args:
+        runs: as :func:`goodteacher.experiments.miniature.lessons.lessons` gives them.
+        scale: theirs.
+    """
     proxies = np.array([name != TRUE for name in PUBLISHED])
-    early = int(np.abs(counts - EARLY * counts[-1]).argmin())
+    early = early_record(scale.course().counts)
     of = measures(runs)[:, None, None, :, proxies]
     rises = np.stack([increases(runs[name])[:, proxies][..., [early, -1]] for name in INCREASED.values()])
     return rank_correlation(of, np.moveaxis(rises, -1, 1)[None])

@@ -1,7 +1,6 @@
 """The papers' tables, miniature beside published, as they are printed."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from goodteacher.experiments.miniature import carried_over, constraints_met, harm_aware, matrix, published
+from goodteacher.experiments.miniature import settings as published_settings
 from goodteacher.experiments.miniature.classrooms import FLAT, LEARNED, PUBLISHED, increases
 from goodteacher.experiments.miniature.lessons import (
     MEASURES,
@@ -19,6 +19,7 @@ from goodteacher.experiments.miniature.lessons import (
     joined,
     lessons,
 )
+from goodteacher.experiments.miniature.methods import CLOCKS
 from goodteacher.experiments.miniature.papers import INCREASED, correlations
 from goodteacher.experiments.statistics import mean_interval, rank_correlation
 from goodteacher.experiments.text import numbers_table
@@ -68,7 +69,7 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
         "The flat model overtakes the best learned one on held-out truth for good in "
         f"{np.isfinite(crossed).sum()} of {scale.worlds} worlds within {scale.updates} updates."
     )
-    found, reported = correlations(parts, scale), published.correlations()
+    found, reported = correlations(runs, scale), published.correlations()
     table = numbers_table(
         "rank correlation with",
         *(f"{name}, {how}" for name in INCREASED for how in ("early", "late", "published")),
@@ -84,6 +85,25 @@ def training(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     yield table
 
 
+def settings(scale: Scale, tell: Tell) -> Iterator[Table | str]:
+    """A, Tables 2, 4, 6, 8 and 9, each in a setting of its own, beside the published ones."""
+    found, reported = _together(scale, tell, published_settings.runs), published.correlations()
+    for k, (name, (case, *_)) in enumerate(published_settings.SETTINGS.items()):
+        runs = {metric: values[:, k] for metric, values in found.items()}
+        of, rows = correlations(runs, scale), reported[reported["table"] == name].set_index("measure")
+        table = numbers_table(
+            f"{case}, {name.split(' (')[0]}",
+            *(f"{increase}, {how}" for increase in INCREASED for how in ("early", "late", "published")),
+        )
+        for row, measure in enumerate(published.MEASURES):
+            cells = []
+            for j, column in enumerate(("training_reward_spearman", "ground_truth_spearman")):
+                cells += [interval(of[row, j, when]) for when in (0, 1)]
+                cells.append(f"{rows.loc[measure, column]:.2f}")
+            table.add_row(measure, *cells)
+        yield table
+
+
 def policies(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     """A, Figure 3 and Tables 10 to 12: what each reward model teaches each policy."""
     found = _together(scale, tell, matrix.entries)
@@ -94,6 +114,14 @@ def policies(scale: Scale, tell: Tell) -> Iterator[Table | str]:
                 policy,
                 *(interval(found["truth"][:, row, column, k]) for column in range(len(matrix.REWARD_MODELS))),
             )
+        yield table
+    rows = published.matrix()
+    for method, of in rows.groupby("method", sort=False):
+        models = list(dict.fromkeys(of["reward_model"]))
+        table = numbers_table(f"ground truth, {method}, published", *models)
+        for policy, row in of.groupby("initial_policy", sort=False):
+            gained = row.set_index("reward_model")["reward_increase_G"]
+            table.add_row(str(policy), *(f"{gained[model]:.3f}" for model in models))
         yield table
     table = numbers_table(
         "rank correlation within a policy",
@@ -123,7 +151,7 @@ def harm(scale: Scale, tell: Tell) -> Iterator[Table | str]:
 def credit(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     """B, Section 5: binary rewards and partial credit."""
     found = np.concatenate(_told(scale, tell, constraints_met.gains))
-    columns = [f"{reward}, {method}" for reward in constraints_met.REWARDS for method in matrix.METHODS]
+    columns = [f"{reward}, {method}" for reward in constraints_met.REWARDS for method in CLOCKS]
     table = numbers_table("constraints, gain of meeting all, held out", *columns)
     for k, count in enumerate(constraints_met.COUNTS):
         table.add_row(str(count), *(interval(values, 3) for values in found[:, k].reshape(len(found), -1).T))
@@ -132,37 +160,48 @@ def credit(scale: Scale, tell: Tell) -> Iterator[Table | str]:
 
 def theory(scale: Scale, tell: Tell) -> Iterator[Table | str]:
     """Bounds, foretold times and kinds of errors on networks."""
-    sides = _together(scale, tell, carried_over.bounds)
-    table = numbers_table("bound", "least factor to what is seen", "median")
-    rows = {
-        "gradient, Proposition 2": sides["published"],
-        "gradient, sharp": sides["sharp"],
-        f"time of a rise by {carried_over.GAMMA:g}, Theorem 4": sides["time"] / sides["published_time"],
-        f"time of a rise by {carried_over.GAMMA:g}, sharp": sides["time"] / sides["sharp_time"],
-    }
-    for name, values in rows.items():
-        table.add_row(name, f"{values.min():.4g}", f"{np.median(values):.4g}")
+    looks = carried_over.Looks(scale=scale)
+    found = _together(scale, tell, lambda _, block: carried_over.look(looks, block))
+    headers = [f"{name}, {what}" for name in looks.policies for what in ("least factor", "median")]
+    table = numbers_table("bound, over what is seen", *headers)
+    factors = [*np.moveaxis(found["gradient"], 2, 0), *np.moveaxis(found["time"], 2, 0)]
+    for name, values in zip(carried_over.BOUNDS, factors, strict=True):
+        by_policy = np.moveaxis(values, 1, 0)
+        cells = [f"{value:.4g}" for each in by_policy for value in (each.min(), np.median(each))]
+        table.add_row(name, *cells)
     yield table
-    stalls = _together(replace(scale, records=40), tell, carried_over.stalls)
-    yield (
-        "Times of a prompt's rise by half of what is possible, network against the prompt's own flow: rank "
-        f"correlation {interval(stalls['rank_correlation'])}, median ratio {interval(stalls['ratio'], 3)}, "
-        f"{np.mean(stalls['reached']):.0%} of the prompts get there."
-    )
-    fixed = _together(scale, tell, carried_over.corrections)
-    table = numbers_table(
-        "errors corrected",
-        "share of the policy",
-        *(f"ground truth gained, {name}" for name in carried_over.MODELS[:-1]),
-    )
-    for k, kind in enumerate(carried_over.KINDS):
-        cells = [interval(fixed["effect"][:, model, k]) for model in range(len(carried_over.MODELS) - 1)]
-        table.add_row(kind, f"{fixed['share'][..., k].mean():.0%}", *cells)
+    ranks, ratios = carried_over.agreement(found["foretold"], found["seen"][:, :, None])
+    headers = [f"{name}, {what}" for name in looks.policies for what in ("ranks", "seen over foretold")]
+    table = numbers_table(f"time of {carried_over.SHARE:.0%} of a prompt's way", *headers)
+    for k, forecast in enumerate(carried_over.FORECASTS):
+        cells = [
+            interval(of[:, policy, k], digits)
+            for policy in range(len(looks.policies))
+            for of, digits in ((ranks, 2), (ratios, 3))
+        ]
+        table.add_row(forecast, *cells)
     yield table
+    for what, title in (("corrected", "gained by correcting"), ("alone", "lost by these alone")):
+        for row, policy in enumerate(looks.policies):
+            table = numbers_table(
+                f"ground truth {title}, {policy}", "share of the policy", *carried_over.MODELS
+            )
+            for k, kind in enumerate(carried_over.KINDS):
+                models = range(len(carried_over.MODELS))
+                cells = [interval(found[what][:, row, model, k]) for model in models]
+                table.add_row(kind, f"{found['share'][:, row, :, k].mean():.0%}", *cells)
+            yield table
 
 
 TABLES = MappingProxyType(
-    {"training": training, "policies": policies, "harm": harm, "credit": credit, "theory": theory}
+    {
+        "training": training,
+        "settings": settings,
+        "policies": policies,
+        "harm": harm,
+        "credit": credit,
+        "theory": theory,
+    }
 )
 
 

@@ -15,9 +15,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from goodteacher.experiments.miniature.digits import digits
+from goodteacher.experiments.miniature.networks import Networks
 
 ANSWERS = 100
 TASTE, TRAIN, HELD_OUT = range(3)  # splits
+
+NETWORK = Networks()
 
 Truth = Callable[[Int[np.ndarray, "*batch"]], Float[np.ndarray, "*batch outputs"]]
 
@@ -77,15 +80,13 @@ class Family:
 
     Attributes:
         truth: what is wanted.
-        tokens: 1 for a softmax over all answers, 2 for a policy that says one digit after the other.
-        width: of the policy's hidden layer.
+        policy: of what kind.
         noise: probability that a digit of a label of the supervised fit is drawn anew.
         sharpness: factor of the logits after that fit.
     """
 
     truth: Truth = close
-    tokens: int = 1
-    width: int = 16
+    policy: Networks = NETWORK
     noise: float = 0.3
     sharpness: float = 1.0
 
@@ -94,7 +95,7 @@ class Family:
 TUNED = MappingProxyType(
     {
         "close": Family(),
-        "tokens": Family(tokens=2),
+        "tokens": Family(policy=Networks(tokens=2)),
         "noisy": Family(noise=0.6),
     }
 )
@@ -102,8 +103,10 @@ HELD_OUT_FAMILIES = MappingProxyType(
     {
         "by digit": Family(truth=close_by_digit),
         "steps, sharp": Family(truth=steps, sharpness=2.0),
-        "binary, tokens": Family(truth=all_met, tokens=2, noise=0.5),
-        "wide, near": Family(truth=partial(close, reach=5.0), width=32, noise=0.45),
+        "binary, tokens": Family(truth=all_met, policy=Networks(tokens=2), noise=0.5),
+        "wide, near": Family(truth=partial(close, reach=5.0), policy=Networks(width=32), noise=0.45),
+        "steps, tokens": Family(truth=steps, policy=Networks(tokens=2, width=24), noise=0.5),
+        "near, sharp": Family(truth=partial(close, reach=5.0), policy=Networks(width=8), sharpness=2.0),
     }
 )
 

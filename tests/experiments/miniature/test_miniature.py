@@ -11,7 +11,7 @@ import pytest
 from goodteacher.experiments.miniature import digits as of_digits
 from goodteacher.experiments.miniature import published
 from goodteacher.experiments.miniature.lessons import Scale, crossings
-from goodteacher.experiments.miniature.networks import Tangent, network
+from goodteacher.experiments.miniature.networks import SplitTable, Tangent, network
 from goodteacher.experiments.miniature.preferences import flattened, normalised
 from goodteacher.experiments.miniature.training import problem, sampled, train
 from goodteacher.experiments.miniature.worlds import TRAIN, all_met, close, partly_met, world
@@ -92,25 +92,55 @@ def test_the_flat_model_ranks_perfectly_and_hardly_varies(small):
     np.testing.assert_allclose(flat[0, 1], 0.001 * scaled[0, 1])
 
 
-def test_sampled_runs_agree_with_exact_ones_in_the_mean(small):
-    # Of one step the mean over learners is exact; of a few small ones nearly so.
-    rate, updates, learners = optax.sgd(0.02), [5], 512
+def _mean_of_learners(small, estimator, updates=(5,), group=4, learners=512):
+    """Final reward of sampled runs: mean and standard error."""
 
     @jax.jit
     @jax.vmap
     def learned(key):
-        at = train(small, rate, updates, sampled(ESTIMATORS["rloo"], 4, key))[0]
+        at = train(small, optax.sgd(0.02), updates, sampled(ESTIMATORS[estimator], group, key))[0]
         return (small.probabilities(at) * small.rewards).sum(-1).mean()
 
     values = np.asarray(learned(jax.random.split(jax.random.key(0), learners)))
-    at = jax.jit(lambda instance: train(instance, rate, updates))(small)[0]
-    start, exact = (
+    return values.mean(), values.std() / learners**0.5
+
+
+def _exact(small, updates=(5,)):
+    at = jax.jit(lambda instance: train(instance, optax.sgd(0.02), updates))(small)[0]
+    return [
         float((small.probabilities(of) * small.rewards).sum(-1).mean())
         for of in (small.initial_parameters, at)
-    )
-    error = values.std() / learners**0.5
+    ]
+
+
+def test_sampled_runs_agree_with_exact_ones_in_the_mean(small):
+    # Of one step the mean over learners is exact; of a few small ones nearly so.
+    mean, error = _mean_of_learners(small, "rloo")
+    start, exact = _exact(small)
     assert exact - start > 10 * error
-    assert abs(values.mean() - exact) < 4 * error
+    assert abs(mean - exact) < 4 * error
+
+
+def test_an_estimator_of_another_mean_is_caught(small):
+    # GRPO divides by the deviation: sampled, it follows its own clock and not the gradient's.
+    mean, error = _mean_of_learners(small, "grpo")
+    start, exact = _exact(small)
+    assert abs(mean - exact) > 4 * error
+    assert mean > start
+
+
+def test_the_kl_term_pulls_to_its_optimum_and_a_wrong_sign_is_seen():
+    strength = 0.5
+    truth = jnp.asarray(close(world(0, 2).answers[TRAIN]))
+    start = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2, 100)))
+    kept = problem(SplitTable(TRAIN), start, truth, truth, kl=strength)
+    at = jax.jit(lambda instance: train(instance, optax.sgd(10.0), [4000]))(kept)[0]
+    reference, found = kept.reference_log_probabilities, kept.log_probabilities(at)
+    optimum, other = (jax.nn.log_softmax(reference + sign * truth / strength) for sign in (1.0, -1.0))
+    np.testing.assert_allclose(jnp.exp(found), jnp.exp(optimum), atol=1e-4)
+    assert np.abs(jnp.exp(found) - jnp.exp(other)).max() > 0.01
+    # A term that pushes away would end at one output.
+    assert float(jnp.exp(found).max()) < 0.5
 
 
 def test_crossings_are_where_a_lead_ends_for_good():
