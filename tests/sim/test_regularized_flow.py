@@ -147,7 +147,7 @@ def test_what_settles_fast_does_not_blur_a_slow_approach():
         for s, r, kl in zip(starts, rewards, [1.123, 0.33], strict=True)
     ]
     levels = np.array([[0.18509069977053172], [-0.2365064001898804]])
-    found = hitting_times(stack(*instances), Goal(rewards[:, None], levels))
+    found = hitting_times(stack(*instances), jax.vmap(Goal)(rewards[:, None], levels))
     np.testing.assert_allclose(found.time[:, 0], [6259.0, 7153.0], rtol=5e-10)
 
 
