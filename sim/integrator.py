@@ -38,7 +38,7 @@ _BEND = 4.0  # relative changes of the velocity per logit, up to which the logit
 _LOST = 0.1  # of the velocity: a rounding error that decides where the flow goes
 _BLURRED = 1e-9  # of a time: an error by rounding that makes it unknown
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
-_PATIENCE = 200  # explicit steps before a regularised problem is taken to be stiff
+_PATIENCE = 1_500  # explicit steps, which blur times less, before a regularised problem is taken to be stiff
 _LAST = 200.0  # of the times in which something settles, before an event: explicit steps
 _DENSE = 128  # parameters, up to which linear systems are solved for it
 _SHORT = 1e-2  # of the way, a step that is kept short by stability
@@ -240,8 +240,9 @@ def _explicit(solver: diffrax.AbstractAdaptiveSolver, problem: Problem, lane: _L
 
 def _implicit(problem: Problem, lane: _Lane) -> _Trial:
     field = partial(_field, problem, lane.pace.rate)
-    *step, rates = extrapolated_euler_step(field, lane.point.state, lane.step)
-    return _Trial(*step, jnp.zeros(()), jnp.asarray(float(EULER_ORDER)), jnp.asarray(300.0), rates)
+    end, error, rates = extrapolated_euler_step(field, lane.point.state, lane.step)
+    order, noise = jnp.asarray(float(EULER_ORDER)), jnp.asarray(300.0)
+    return _Trial(end, error, jnp.zeros(()), order, noise, rates)
 
 
 def _may_be_stiff(instance: Instance) -> bool:
