@@ -29,7 +29,7 @@ from goodteacher.sim.objective import (
 )
 from goodteacher.sim.optima import Limit, beyond, converged, limit_of
 from goodteacher.sim.policies import Tabular
-from goodteacher.sim.steppers import EULER_ORDER, extrapolated_euler_step, runge_kutta_step
+from goodteacher.sim.steppers import AMPLIFICATION, EULER_ORDER, extrapolated_euler_step, runge_kutta_step
 
 FIRST_STEP = 0.1  # in logits
 _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is shorter
@@ -38,14 +38,14 @@ _BEND = 4.0  # relative changes of the velocity per logit, up to which the logit
 _LOST = 0.1  # of the velocity: a rounding error that decides where the flow goes
 _BLURRED = 1e-9  # of a time: an error by rounding that makes it unknown
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
-_PATIENCE = 1_500  # explicit steps, which blur times less, before a regularised problem is taken to be stiff
-_LAST = 200.0  # of the times in which something settles, before an event: explicit steps
+_PATIENCE = 200  # explicit steps before a regularised problem is taken to be stiff
 _DENSE = 128  # parameters, up to which linear systems are solved for it
 _SHORT = 1e-2  # of the way, a step that is kept short by stability
 _NOISE = 4.0  # rounding errors: a velocity that is no larger is none
 _STILL = 1e-12  # of a velocity, relative to its rate of change: what implicit steps leave of it
 _ROUNDING = 1e-15  # of expected rewards
 _DRAWS = 4  # of rounding errors
+_NEAR_OPTIMUM = 0.1  # of the tolerance: errors of a distance that only shrinks add up
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
 
 
@@ -97,7 +97,6 @@ class _Lane(NamedTuple):
     travelled: Array
     step: Array  # the next step to try
     cruise: Array  # the step that the error control last asked for
-    settling: Array  # the rate at which something settles, about, where implicit steps are taken
     bracket: _Bracket
     pending: Array  # [prompts + 1]: events that have not happened
     hit_log_time: Array  # [prompts + 1]
@@ -227,7 +226,6 @@ class _Trial(NamedTuple):
     share: Array  # of the velocity at the end, to be added to the error
     order: Array
     noise: Array  # what a step makes of rounding errors of the velocity, which no step is shortened for
-    settling: Array  # see _Lane
 
 
 def _explicit(solver: diffrax.AbstractAdaptiveSolver, problem: Problem, lane: _Lane) -> _Trial:
@@ -235,31 +233,17 @@ def _explicit(solver: diffrax.AbstractAdaptiveSolver, problem: Problem, lane: _L
     assert order is not None
     field = partial(_field, problem, lane.pace.rate)
     step = runge_kutta_step(solver, field, lane.point.state, lane.point.velocity, lane.step)
-    return _Trial(*step, jnp.asarray(float(order)), jnp.asarray(8.0), lane.settling)
+    return _Trial(*step, jnp.asarray(float(order)), jnp.asarray(8.0))
 
 
 def _implicit(problem: Problem, lane: _Lane) -> _Trial:
     field = partial(_field, problem, lane.pace.rate)
-    end, error, rates = extrapolated_euler_step(field, lane.point.state, lane.step)
-    order, noise = jnp.asarray(float(EULER_ORDER)), jnp.asarray(300.0)
-    return _Trial(end, error, jnp.zeros(()), order, noise, rates)
+    step = extrapolated_euler_step(field, lane.point.state, lane.step)
+    return _Trial(*step, jnp.zeros(()), jnp.asarray(float(EULER_ORDER)), jnp.asarray(AMPLIFICATION))
 
 
 def _may_be_stiff(instance: Instance) -> bool:
     return instance.regularizer is not None and instance.initial_parameters.shape[-1] <= _DENSE
-
-
-def _is_stiff(problem: Problem, lane: _Lane) -> Bool[Array, "*batch"]:
-    return _may_be_stiff(problem.instance) & (lane.steps >= _PATIENCE)
-
-
-def _steps_implicitly(problem: Problem, lane: _Lane) -> Bool[Array, "*batch"]:
-    """The last steps to an event are explicit, for extrapolation multiplies rounding errors by some hundred.
-
-    In what settles fast they would stay, as large as what a slow approach still has to go.
-    """
-    last = jnp.isfinite(lane.bracket.ahead) & (lane.step * lane.settling <= 2.0 * _LAST)
-    return _is_stiff(problem, lane) & ~last
 
 
 def prepare(
@@ -306,7 +290,6 @@ def _start(problem: Problem) -> _Lane:
         travelled=zero,
         step=zero,
         cruise=zero + FIRST_STEP,
-        settling=zero,
         bracket=_Bracket(zero + jnp.inf, zero, zero),
         pending=jnp.ones(events, bool),
         hit_log_time=jnp.full(events, jnp.inf),
@@ -341,7 +324,7 @@ def _lost(lane: _Lane) -> Bool[Array, "*batch"]:
 
 def _active(problem: Problem, lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
     pace, step = lane.pace, lane.cruise
-    implicit = _is_stiff(problem, lane)
+    implicit = _may_be_stiff(problem.instance) & (lane.steps >= _PATIENCE)
     short = (step <= _SHORT) | (problem.endless & implicit)
     slow = short & (jnp.minimum(step, 1.0) * pace.share <= _AT_REST)
     still = jnp.maximum(_NOISE * pace.rounding, jnp.where(implicit, _STILL, 0.0))
@@ -394,7 +377,7 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     """Takes a step that was tried, rejects it, or shortens it for an event inside it."""
     instance = problem.instance
     start, step, pending = lane.point, lane.step, lane.pending
-    state, error, rest, order, noise, settling = trial
+    state, error, rest, order, noise = trial
     velocity = _field(problem, lane.pace.rate, state)
     error = jax.tree.map(lambda of, slope: of + rest * slope, error, velocity)
     end = _point(problem, state, velocity)
@@ -403,6 +386,8 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
 
     # Error control on logits, where an error is a relative error of a probability, and on ln t; where the
     # velocity changes before they do, relative to it, but to no less than rounding leaves.
+    if instance.regularizer is not None:
+        tolerance = tolerance * _NEAR_OPTIMUM
     logit_error = instance.policy.pushforward(problem.parameters(start.state), error.displacement)
     share = jnp.minimum(lane.pace.share, pace.share)
     rounding = jnp.maximum(lane.pace.rounding, pace.rounding)
@@ -467,8 +452,7 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     stretch = jnp.where(taken & ~bracketed, stretch, 1.0)
     pace = pace._replace(rate=jnp.where(bracketed, lane.pace.rate, pace.rate))
     velocity = jax.tree.map(lambda leaf: leaf * stretch, point.velocity)
-    ahead = jnp.where(settling * root > 3.0 * _LAST, root - _LAST / settling, root)
-    next_step = jnp.where(bracketed & ~found, jnp.minimum(ahead, cruise), cruise)
+    next_step = jnp.where(bracketed & ~found, jnp.minimum(root, cruise), cruise)
     advanced = _Lane(
         point=point._replace(velocity=velocity, slope=point.slope * stretch),
         pace=pace,
@@ -476,7 +460,6 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
         travelled=travelled + jnp.where(at_end, step, 0.0),
         step=jnp.where(humped, peak_at, next_step) / stretch,
         cruise=cruise / stretch,
-        settling=settling * stretch,
         bracket=bracket._replace(ahead=jnp.where(found, jnp.inf, bracket.ahead)),
         pending=awaited,
         hit_log_time=jnp.where(met, hit, lane.hit_log_time),
@@ -532,7 +515,7 @@ def run_one(
     def advance(lane: _Lane) -> _Lane:
         explicit, implicit = partial(_explicit, solver, problem), partial(_implicit, problem)
         if _may_be_stiff(problem.instance):
-            trial = jax.lax.cond(_steps_implicitly(problem, lane), implicit, explicit, lane)
+            trial = jax.lax.cond(lane.steps >= _PATIENCE, implicit, explicit, lane)
         else:
             trial = explicit(lane)
         return _advance(problem, lane, trial, tolerance)
@@ -569,7 +552,7 @@ def run_many(
     def step(problem: Problem, lane: _Lane) -> _Lane:
         trial = jax.vmap(partial(_explicit, solver))(problem, lane)
         if _may_be_stiff(problem.instance):
-            late = _active(problem, lane, max_steps) & _steps_implicitly(problem, lane)
+            late = _active(problem, lane, max_steps) & (lane.steps >= _PATIENCE)
             trial = jax.lax.cond(
                 late.any(),
                 lambda: _select(late, jax.vmap(_implicit)(problem, lane), trial),

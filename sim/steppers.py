@@ -4,6 +4,7 @@ The state is a pytree, and the velocity another of its kind. Velocities at the e
 whoever takes the steps, for what is needed there to be compiled once for both.
 """
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,7 +17,11 @@ from jaxtyping import Array, ArrayLike
 
 State = TypeVar("State")
 
-EULER_ORDER = 6  # columns of the extrapolation table
+_EULER_STEPS = (1, 2, 3, 5, 8, 13)  # in each column of the extrapolation table
+EULER_ORDER = len(_EULER_STEPS)
+AMPLIFICATION = sum(  # of rounding errors by it: 24, of columns of 1 to 6 steps 302
+    abs(math.prod(own / (own - other) for other in _EULER_STEPS if other != own)) for own in _EULER_STEPS
+)
 
 
 def runge_kutta_step(
@@ -57,15 +62,11 @@ def runge_kutta_step(
 
 def extrapolated_euler_step(
     field: Callable[[State], State], start: State, step: Array
-) -> tuple[State, State, Array]:
+) -> tuple[State, State]:
     """One step of the linearly implicit Euler method, extrapolated to its limit of short steps.
 
     Every column is as many Euler steps, and an order more (Deuflhard 1985); all are stable however stiff the
     flow is. What is extrapolated is the change of the state, for a state that hardly changes.
-
-    Returns:
-        The new state, the error estimate, and the sum of the rates at which the flow contracts: where it is
-        stiff the fastest of them, but for a factor of their number.
     """
     state, unflatten = jax.flatten_util.ravel_pytree(start)
 
@@ -79,15 +80,15 @@ def extrapolated_euler_step(
         inverse = jnp.linalg.inv(jnp.eye(state.size) - part * jacobian)
 
         def euler(index: Array, change: Array) -> Array:
-            return jnp.where(index < count, change + inverse @ (part * flat(change)), change)
+            return change + inverse @ (part * flat(change))
 
-        return jax.lax.fori_loop(0, EULER_ORDER, euler, jnp.zeros_like(state))
+        return jax.lax.fori_loop(0, count, euler, jnp.zeros_like(state))
 
-    table = jax.lax.map(column, jnp.arange(1, EULER_ORDER + 1))
-    number = np.arange(1.0, EULER_ORDER + 1)
+    table = jax.lax.map(column, jnp.asarray(_EULER_STEPS))
+    number = np.array(_EULER_STEPS, float)
     coarser = table[-1]
     for order in range(1, EULER_ORDER):
         coarser = table[-1]
         ratio = (number[order:] / number[:-order])[:, None]
         table = table[1:] + (table[1:] - table[:-1]) / (ratio - 1.0)
-    return unflatten(state + table[-1]), unflatten(table[-1] - coarser), -jnp.trace(jacobian)
+    return unflatten(state + table[-1]), unflatten(table[-1] - coarser)

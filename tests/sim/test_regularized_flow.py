@@ -149,7 +149,7 @@ def test_what_settles_fast_does_not_blur_a_slow_approach():
     levels = np.array([[0.18509069977053172], [-0.2365064001898804]])
     goals = jax.vmap(Goal)(jnp.asarray(rewards[:, None]), jnp.asarray(levels))
     found = hitting_times(stack(*instances), goals)
-    np.testing.assert_allclose(found.time[:, 0], [6259.0, 7153.0], rtol=1e-9)
+    np.testing.assert_allclose(found.time[:, 0], [6259.0, 7153.0], rtol=5e-10)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.1, 1e-2, 1e-3])
@@ -168,7 +168,7 @@ def test_stiff_flows_take_few_steps_to_their_optimum(strength):
     level = start + (1 - 1e-6) * (best - start)
     found = hitting_times(instances, jax.vmap(Goal)(instances.rewards, level))
     np.testing.assert_array_equal(found.status, Status.REACHED)
-    assert found.steps.max() < 2_500  # explicit ones, and next to none more
+    assert found.steps.max() < 1_000
     log_p, end = final_policies(instances)
     np.testing.assert_array_equal(end, HORIZON)
     np.testing.assert_allclose(jnp.exp(log_p), optimum, atol=1e-9)

@@ -146,6 +146,10 @@ def test_a_saddle_that_is_left_slowly_is_no_optimum():
     found = hitting_time(instance, reward_level(instance, 0.499027))
     assert found.status[0] == Status.NOT_CONVERGED
     assert found.steps < 1_000
+    few = hitting_time(
+        opposite_features(1e-10), reward_level(opposite_features(1e-10), 0.5), Control(max_steps=3)
+    )
+    assert few.status[0] == Status.NOT_CONVERGED
 
 
 def test_a_flow_that_comes_to_a_saddle_does_not_leave_it_by_rounding():
