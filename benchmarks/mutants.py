@@ -81,6 +81,7 @@ LINES = (
     *_in(
         "sampling",
         "test_sampling test_sampled_learning",
+        ("rewards.size / (rewards.size - 1.0)", "1.0"),
         ("(group / (group - 1))", "((group + 1) / group)"),
         (
             "variance = (centered**2).mean(-1, keepdims=True)",

@@ -176,19 +176,17 @@ class Followed:
         return self._of_batch(epsilon) if batch else Grpo(**size, epsilon=epsilon, bessel=not self.population)
 
     def _of_batch(self, epsilon: float) -> Clock:
-        """Of large groups; smaller ones, and groups that are drawn again, have other deviations."""
-        what = f"preset is {self.preset}, of whose batch"
-        if self.group is not None:
-            raise ValueError(
-                f"group is {self.group:g} and {what} the mean is known for large groups alone; give group "
-                "inf, along a flow, or preset trl, which divides by the deviation of each group"
-            )
+        """Groups that are drawn again have other deviations."""
         if self.dynamic_sampling:
             raise ValueError(
-                f"{what} all groups are part, also those that dynamic_sampling would draw again; leave one "
-                "out"
+                f"preset is {self.preset}, of whose batch all groups are part, also those that "
+                "dynamic_sampling would draw again; leave one out"
             )
-        return BatchScaled(epsilon)
+        if self.population:
+            raise ValueError(
+                f"preset is {self.preset}, which divides by the deviation of no group; leave out population"
+            )
+        return BatchScaled(epsilon) if self.group is None else BatchScaled(epsilon, self.group)
 
     def _pass_at_k(self) -> Clock:
         if self.k is None:

@@ -215,24 +215,36 @@ class Natural(Clock):
 
 
 class BatchScaled(Clock):
-    """GRPO of large groups, over the standard deviation of the whole batch plus epsilon.
+    """GRPO over the standard deviation of the whole batch plus epsilon.
 
     TRL's ``scale_rewards = "batch"``: all prompts are on one clock, which depends on all of them, and is none
-    of a prompt. How it is followed: :mod:`goodteacher.sim.batch_scaling`.
+    of a prompt. How it is followed: :mod:`goodteacher.sim.batch_scaling`, of large groups; smaller ones are
+    sampled.
 
     Attributes:
         epsilon: that is added to the standard deviation.
+        group: samples of a group, or ``inf`` for the limit.
     """
 
     epsilon: Float[Array, "..."]
+    group: Size = eqx.field(static=True)
 
-    def __init__(self, epsilon: Numbers = 0.0):
-        """Validates the number.
+    def __init__(self, epsilon: Numbers = 0.0, group: Size = math.inf):
+        """Validates the numbers.
 
         Raises:
-            ValueError: if it is negative or not finite.
+            ValueError: if epsilon is negative or not finite, or for a group of less than two.
         """
         self.epsilon = jax_array(scalar("epsilon", epsilon, "not negative"))
+        self.group = _size(group)
+
+    def objections(self, seen: Seen, exists: Bool[np.ndarray, "prompts outputs"]) -> Objections:
+        """Of a batch of small groups nobody knows the mean."""
+        why = (
+            f"are divided by the deviation of a batch of {_of(self.group)}, whose mean is known for large "
+            "groups alone; give group inf, or preset trl, which divides by that of each group"
+        )
+        return {} if self.group == math.inf else dict.fromkeys(range(len(exists)), why)
 
     def rate(self, at: Moments) -> Float[AnyArray, "*batch"]:
         """There is none of a prompt."""
@@ -253,7 +265,7 @@ class BatchScaled(Clock):
     @property
     def title(self) -> str:
         """In words."""
-        return "GRPO, large groups, scaled by the batch"
+        return f"GRPO, {_of(self.group)}, scaled by the batch"
 
 
 def batch_deviation(

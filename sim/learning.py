@@ -12,11 +12,11 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from goodteacher.sim.ascent import Ascent, update_counts
-from goodteacher.sim.clocks import DynamicSampling, Group
+from goodteacher.sim.clocks import BatchScaled, DynamicSampling, Group
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.metrics import measure
 from goodteacher.sim.sampling import estimator as find_estimator
-from goodteacher.sim.sampling import redrawn, sampled_gradient, weighing
+from goodteacher.sim.sampling import redrawn, sampled_gradient, weighing, weighing_batch
 from goodteacher.sim.several_rewards import Gdpo
 
 _NUMBERS_AT_ONCE = 64
@@ -25,7 +25,7 @@ _NUMBERS_AT_ONCE = 64
 def learn(
     instance: Instance,
     key: Key[Array, ""],
-    estimator: str | Group | DynamicSampling | Gdpo,
+    estimator: str | Group | DynamicSampling | BatchScaled | Gdpo,
     group: int | None,
     transformation: optax.GradientTransformation,
     updates: int | Sequence[int] | np.ndarray,
@@ -43,8 +43,8 @@ def learn(
         key: a random key (``jax.random.key(seed)``).
         estimator: a name of :data:`goodteacher.sim.sampling.ESTIMATORS`, or a clock of groups, of which the
             mean update is then that of its flow: ``Grpo(8, epsilon=1e-4)``, ``MaxRl(8)``,
-            ``DynamicSampling(Grpo(8))``; or, of several rewards in the place of the problem's own,
-            ``Gdpo(rewards, weights, Grpo(8, epsilon=1e-4))``.
+            ``DynamicSampling(Grpo(8))``; ``BatchScaled(1e-4, group=8)``, whose flow is that of large groups;
+            or, of several rewards in the place of the problem's own, ``Gdpo(rewards, weights, Grpo(8))``.
         group: samples per prompt and update; that of the clock, or ``None``.
         transformation: any optax optimiser that needs no more than a gradient.
         updates: ascending update counts at which to record; the last is where it ends. A single number
@@ -73,8 +73,8 @@ def learn(
     return Ascent(counts, records, parameters, None)
 
 
-def _size(clock: Group | DynamicSampling | Gdpo, group: int | None) -> int:
-    own = clock.group if isinstance(clock, Group) else clock.of.group
+def _size(clock: Group | DynamicSampling | BatchScaled | Gdpo, group: int | None) -> int:
+    own = clock.of.group if isinstance(clock, DynamicSampling | Gdpo) else clock.group
     if own == math.inf:
         raise ValueError(f"group of {clock.title} is inf; give one of the number of samples that are drawn")
     if group not in (None, own):
@@ -87,7 +87,7 @@ def _learn(
     instance: Instance,
     key: Array,
     counts: Array,
-    clock: Group | DynamicSampling | Gdpo | None,
+    clock: Group | DynamicSampling | BatchScaled | Gdpo | None,
     estimator: str | None,
     group: int,
     transformation: optax.GradientTransformation,
@@ -97,6 +97,8 @@ def _learn(
     if clock is None:
         assert estimator is not None
         rule = find_estimator(estimator, group)
+    elif isinstance(clock, BatchScaled):
+        rule = weighing_batch(clock, instance.prompt_weights)
     else:
         rule = weighing(clock if isinstance(clock, Group) else clock.of)
     # What chooses the outputs, and where it is needed what chooses their rewards.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
-from goodteacher.sim.clocks import ROUNDING, Group
+from goodteacher.sim.clocks import ROUNDING, BatchScaled, Group, batch_deviation
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.names import unknown
 from goodteacher.sim.objective import regularized_advantage
@@ -83,6 +83,24 @@ def weighing(clock: Group) -> Estimator:
         scale = jnp.asarray(clock.scale(rewards.mean(-1, keepdims=True), jnp.sqrt(variance)))
         follows = spread & (scale > 0)
         return jnp.where(follows, centered / jnp.where(follows, scale, 1.0), 0.0)
+
+    return Estimator(weigh, 2)
+
+
+def weighing_batch(clock: BatchScaled, weights: Float[Array, " prompts"]) -> Estimator:
+    """How samples of all prompts are weighed: over the standard deviation of all (with Bessel's correction).
+
+    Args:
+        clock: with what is added to it.
+        weights: of the prompts.
+    """
+
+    def weigh(rewards: Array, advantages: Array) -> Array:
+        centered = _centered(rewards)
+        variance = batch_deviation(weights, rewards.mean(-1), (centered**2).mean(-1)) ** 2
+        variance *= rewards.size / (rewards.size - 1.0)
+        follows = variance > 0
+        return centered / (jnp.sqrt(jnp.where(follows, variance, 1.0)) + clock.epsilon)
 
     return Estimator(weigh, 2)
 

@@ -16,7 +16,7 @@ from goodteacher.experiments.datasets import TIME
 from goodteacher.experiments.domains import Choice, Number, Positive, check_fields
 from goodteacher.experiments.followed import ESTIMATORS, OF_GROUPS, OPTIONS, UNBIASED, Followed
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
-from goodteacher.sim.clocks import Clock, DynamicSampling, Gradient, Group
+from goodteacher.sim.clocks import BatchScaled, Clock, DynamicSampling, Gradient, Group
 from goodteacher.sim.flow import HORIZON, MAX_STEPS, TOLERANCE, Control, final_policies, hitting_times
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
@@ -243,10 +243,10 @@ class Sampled(_OfEstimator, _Updates):
         """As it stands in a specification, where the estimator is the name."""
         return {key: value for key, value in super().describe().items() if key != "estimator"}
 
-    def _rule(self) -> str | Group | DynamicSampling:
+    def _rule(self) -> str | Group | DynamicSampling | BatchScaled:
         """What learners take: a name, or a clock of groups."""
         clock = self.clock()
-        if isinstance(clock, Group | DynamicSampling):
+        if isinstance(clock, Group | DynamicSampling | BatchScaled):
             return clock
         estimator(self.estimator, self.group)
         return self.estimator

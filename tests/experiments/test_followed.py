@@ -99,7 +99,10 @@ def test_values():
         ({"estimator": "grpo", "preset": "tlr"}, "preset 'tlr' is unknown; did you mean trl"),
         ({"estimator": "maxrl", "epsilon": 0.1}, "epsilon does not apply to estimator maxrl"),
         ({"estimator": "grpo", "group": 1}, "group is 1; give a whole number of at least 2"),
-        ({"estimator": "grpo", "preset": "trl-batch", "group": 8}, "group is 8 and preset is trl-batch"),
+        (
+            {"estimator": "grpo", "preset": "trl-batch", "population": True},
+            "trl-batch.* leave out population",
+        ),
         ({"estimator": "grpo", "preset": "trl-batch", "dynamic_sampling": True}, "trl-batch.* leave one out"),
         ({"estimator": "pass_at_k"}, "k is missing"),
         ({"estimator": "grpo", "preset": "prime-rl", "epsilon": 0.1}, "divides by no standard deviation"),

@@ -8,11 +8,18 @@ import numpy as np
 import optax
 import pytest
 
-from goodteacher.sim.clocks import DynamicSampling, Grpo, MaxRl, MeanSubtracted
+from goodteacher.sim.clocks import BatchScaled, DynamicSampling, Grpo, MaxRl, MeanSubtracted
 from goodteacher.sim.instance import Instance, verified
 from goodteacher.sim.learning import learn
 from goodteacher.sim.objective import gradient
-from goodteacher.sim.sampling import logit_estimate, redrawn, sampled_gradient, seen_rewards, weighing
+from goodteacher.sim.sampling import (
+    logit_estimate,
+    redrawn,
+    sampled_gradient,
+    seen_rewards,
+    weighing,
+    weighing_batch,
+)
 
 GROUP = 3
 TWO = Instance([[1.0, 0.0, 1.0]], start=[[0.2, 0.5, 0.3]])
@@ -123,10 +130,52 @@ def test_learners_take_clocks():
     assert len(np.unique(plain)) == 40
 
 
+def test_a_batch_is_divided_by_the_deviation_of_all_its_samples():
+    weights, rewards = jnp.asarray([0.5, 0.5]), jnp.asarray([[1.0, 0.0, 0.0], [0.5, 0.5, 2.0]])
+    found = weighing_batch(BatchScaled(0.1), weights).weigh(rewards, rewards)
+    centred = np.asarray(rewards) - np.asarray(rewards).mean(1, keepdims=True)
+    np.testing.assert_allclose(found, centred / (np.asarray(rewards).std(ddof=1) + 0.1), rtol=1e-14)
+    none = weighing_batch(BatchScaled(), weights).weigh(jnp.ones((2, 3)), rewards)
+    np.testing.assert_array_equal(none, np.zeros((2, 3)))
+
+
+def test_large_groups_of_a_batch_follow_its_flow():
+    problem = Instance(
+        [[1.0, 0.0, 0.4], [0.9, 0.8, 1.0]],
+        start=[[0.1, 0.6, 0.3], [0.5, 0.3, 0.2]],
+        prompt_weights=[0.7, 0.3],
+    )
+    size = 200_000
+    draws = jax.random.uniform(jax.random.key(0), (2, size))
+    rule = weighing_batch(BatchScaled(0.05, size), problem.prompt_weights)
+    found = np.asarray(sampled_gradient(problem, problem.initial_parameters, draws, rule))
+    exact, other = (
+        np.asarray(gradient(problem.following(clock), problem.initial_parameters))
+        for clock in (BatchScaled(0.05), Grpo(epsilon=0.05))
+    )
+    np.testing.assert_allclose(found, exact, atol=2e-3)
+    assert np.abs(found - other).max() > 0.02
+
+
+def test_learners_divide_by_the_batch():
+    problem = Instance([[1.0, 0.0], [0.1, 0.0]], start=[[0.2, 0.8], [0.5, 0.5]])
+
+    def learned(clock):
+        found = learn(
+            problem, jax.random.key(0), clock, None, optax.sgd(0.2), 40, metrics=("expected_proxy_reward",)
+        )
+        return np.asarray(found.records["expected_proxy_reward"])[-1]
+
+    batch, group = learned(BatchScaled(1e-4, 8)), learned(Grpo(8, 1e-4))
+    np.testing.assert_array_equal(batch, learned(BatchScaled(1e-4, 8)))
+    assert batch[1] < group[1]  # whose rewards spread less
+
+
 @pytest.mark.parametrize(
     ("clock", "group", "message"),
     [
         (Grpo(), None, "group of GRPO, large groups is inf; give one"),
+        (BatchScaled(), None, "large groups, scaled by the batch is inf; give one"),
         (Grpo(4), 8, "group is 8, and that of GRPO, groups of 4 is 4; leave one out"),
         ("grpo", None, "group is missing; give the number of samples"),
     ],

@@ -172,7 +172,7 @@ def test_prompts_on_the_clock_of_the_batch(tmp_path, capsys):
     ratios = np.array(batch["hitting_time"]) / np.array(group["hitting_time"])
     assert ratios[0] < 1 < ratios[1]
     assert [stop["output"] for stop in batch["itinerary"][0]] == [3, 2, 1, 0]
-    for more, said in (("--group", "group is 8 and preset is trl-batch"), ("--kl", "regularised")):
+    for more, said in (("--group", "a batch of groups of 8, whose mean"), ("--kl", "regularised")):
         assert main([str(each) for each in ("run", *asked, "trl-batch", more, 8)]) == 2
         assert said in capsys.readouterr().err
 

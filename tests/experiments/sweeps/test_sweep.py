@@ -296,7 +296,7 @@ def test_bad_input_is_refused_in_one_sentence(change, message):
         (lambda: Sampled(group=1), "group is 1; give a whole number of at least 2"),
         (lambda: Sampled(estimator="rloo", preset="trl"), "preset does not apply to estimator rloo; .* grpo"),
         (lambda: dynamics({"name": "grpo", "power": 1}), "power does not apply to .*; leave it out$"),
-        (lambda: Sampled(preset="trl-batch"), "group is 8 and preset is trl-batch"),
+        (lambda: Sampled(preset="trl-batch", dynamic_sampling=True), "trl-batch.* leave one out"),
         (lambda: Sampled(preset="prime-rl", epsilon=0.1), "divides by no standard deviation"),
         (lambda: Linspace(0, float("inf"), 3), "last is inf; give a finite number"),
         (lambda: Logspace(0, 1, -2), "count is -2; give a whole number of at least 0"),
