@@ -58,24 +58,15 @@ def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
     tuned = [family in TUNED for family in families]
     best = CANDIDATES[int(ranks[:, tuned].mean((1, 2)).argmax())]
     differences = ranks[[CANDIDATES.index(best)]] - ranks[[CANDIDATES.index(name) for name in RIVALS]]
-    low, high = mean_interval(np.moveaxis(differences, -1, 0))
     against = xr.Dataset(
-        {
-            "difference": variable(
-                ("rival", "family"), differences.mean(-1), "of the rank correlations, paired"
-            ),
-            "low": variable(("rival", "family"), low, "lower end of its 95 % interval over worlds"),
-            "high": variable(("rival", "family"), high, "upper end"),
-        },
+        _means("difference", ("rival", "family"), differences, "of the rank correlations, paired"),
         {"rival": list(RIVALS), "family": list(families)},
         {"forecast": best},
     )
-    low, high = mean_interval(np.moveaxis(ranks.reshape(len(CANDIDATES), -1), -1, 0))
+    pooled = ranks.reshape(len(CANDIDATES), -1)
     overall = xr.Dataset(
         {
-            "rank_correlation": variable("candidate", ranks.mean((1, 2)), "mean over all worlds"),
-            "low": variable("candidate", low, "lower end of its 95 % interval"),
-            "high": variable("candidate", high, "upper end"),
+            **_means("rank_correlation", ("candidate",), pooled, "mean over all worlds"),
             "regret": variable("candidate", regret.mean((1, 2)), "mean regret"),
         },
         {"candidate": list(CANDIDATES)},
@@ -103,15 +94,13 @@ def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
         "all outputs": every("train", 0)[..., PROXIES],
     }
     reached = rank_correlation(np.stack(list(seen.values())), target)
-    low, high = mean_interval(np.moveaxis(reached, -1, 0))
     information = xr.Dataset(
-        {
-            "rank_correlation": variable(
-                ("seen", "family"), reached.mean(-1), "rank correlation with the gain of held-out truth"
-            ),
-            "low": variable(("seen", "family"), low, "lower end of its 95 % interval over worlds"),
-            "high": variable(("seen", "family"), high, "upper end"),
-        },
+        _means(
+            "rank_correlation",
+            ("seen", "family"),
+            reached,
+            "rank correlation with the gain of held-out truth",
+        ),
         {"seen": list(seen), "family": list(families)},
     )
     return {
@@ -120,6 +109,16 @@ def summary(found: Mapping[str, Arrays], settings: Trials) -> Data:
         "differences": against,
         "confidence": confidence,
         "information": information,
+    }
+
+
+def _means(name: str, dimensions: tuple[str, ...], values: np.ndarray, what: str) -> dict[str, xr.Variable]:
+    """Means over worlds, the last axis, with their intervals."""
+    low, high = mean_interval(np.moveaxis(values, -1, 0))
+    return {
+        name: variable(dimensions, values.mean(-1), what),
+        "low": variable(dimensions, low, "lower end of its 95 % interval over worlds"),
+        "high": variable(dimensions, high, "upper end"),
     }
 
 
