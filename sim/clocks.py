@@ -90,6 +90,8 @@ def see(
 ) -> Seen:
     """What clocks see of rewards, given their variances if they are random."""
     xp = namespace(*jax.tree.leaves((rewards, variances, exists)))
+    # Also within what is compiled for something else, where all that JAX's arrays do is traced.
+    rewards, variances, exists = jax.tree.map(xp.asarray, (rewards, variances, exists))
     there = xp.ones(rewards.shape, bool) if exists is None else exists
     top = xp.where(there, rewards, -xp.inf).max(-1)
     least = xp.where(there, rewards, xp.inf).min(-1)

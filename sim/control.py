@@ -39,12 +39,11 @@ class Control(eqx.Module):
     """How far a flow is followed, and how it is integrated where it cannot be solved.
 
     Attributes:
-        solver: a Runge-Kutta method of diffrax: explicit for hitting times and final policies; for
-            trajectories any with an error estimate. ``diffrax.Dopri8()`` if not given.
-        tolerance: error per step, of a logit or of the logarithm of the time; of a parameter for
-            trajectories.
+        solver: an explicit Runge-Kutta method of diffrax with an error estimate; ``diffrax.Dopri8()`` if
+            not given. Where regularisation makes a flow stiff, an implicit method takes over by itself.
+        tolerance: error per step, of a logit or of the logarithm of the time.
         horizon: the time at which to give up; one for all problems of a batch, or one for each.
-        max_steps: Runge-Kutta steps after which to give up.
+        max_steps: after which to give up.
     """
 
     solver: Any  # as diffrax is imported only where flows are integrated

@@ -191,19 +191,20 @@ def policies(
 def trajectory(
     instance: Instance, times: Numbers, control: Control | None = None
 ) -> Float[Array, "times ..."]:
-    """Parameters along the gradient flow, at given times. Differentiable in the instance.
+    """Parameters along the gradient flow, at given times. Differentiable, in reverse where integrated.
 
     Args:
         instance: the problem.
         times: ascending, not negative; for instance log-spaced.
-        control: ``Control()`` if not given; an implicit solver for stiff problems. The horizon does not
-            count.
+        control: ``Control()`` if not given. The horizon does not count.
 
     Returns:
-        Parameters with a leading axis over the times; ``nan`` from where the steps ran out.
+        Parameters with a leading axis over the times; ``nan`` from where the steps ran out, or where
+        rounding decides on how the flow leaves a saddle.
 
     Raises:
-        ValueError: if the times are empty, negative, not finite or not ascending.
+        ValueError: if the times are empty, negative, not finite or not ascending, or the solver is not
+            explicit.
     """
     times = as_array("times", times)
     if times.ndim != 1 or times.size == 0:

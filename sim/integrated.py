@@ -1,7 +1,7 @@
 """Gradient flow where it is integrated: any policy, with or without regularisation.
 
-Trajectories are diffrax's; hitting times are found by :mod:`goodteacher.sim.integrator`, whose cost grows
-with the logarithm of the time. What can be solved, :mod:`goodteacher.sim.flow` has solved instead; here it is
+By :mod:`goodteacher.sim.integrator`, whose cost grows with the logarithm of the time; derivatives are by
+diffrax, along time itself. What can be solved, :mod:`goodteacher.sim.flow` has solved instead; here it is
 integrated like everything else.
 """
 
@@ -19,7 +19,17 @@ from goodteacher.sim.batching import as_batch, filled, only
 from goodteacher.sim.control import MAX_STEPS, TOLERANCE, Control, HittingTime
 from goodteacher.sim.goals import Goal, excess, is_possible
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.integrator import FIRST_STEP, Done, Problem, centred, prepare, run_many, run_one, stuck
+from goodteacher.sim.integrator import (
+    FIRST_STEP,
+    Done,
+    Problem,
+    centred,
+    prepare,
+    run_many,
+    run_one,
+    run_through,
+    stuck,
+)
 from goodteacher.sim.objective import gradient, logit_gradient
 from goodteacher.sim.policies import Tabular
 from goodteacher.sim.status import Status
@@ -76,9 +86,45 @@ def final_policies(
 
 
 def trajectory(instance: Instance, times: Any, control: Control) -> Float[Array, "times ..."]:
-    """As :func:`goodteacher.sim.flow.trajectory`."""
-    moved = _displacements(instance, times, _given(control).solver, control.tolerance, int(control.max_steps))
-    return instance.initial_parameters + moved
+    """As :func:`goodteacher.sim.flow.trajectory`.
+
+    Raises:
+        ValueError: if the solver is not explicit.
+    """
+    return instance.initial_parameters + _moved((instance, jnp.asarray(times)), _explicit(control))
+
+
+@jax.jit
+def _along(instance: Instance, times: Array, control: Control) -> Array:
+    """By how much the parameters have moved at given times."""
+    goal = _nothing(instance)
+    if _separable(instance):
+        # One after the other: side by side, all would take the steps of stiff ones.
+        moved = jax.lax.map(lambda alone: _along(alone, times, control), _apart(instance, goal)[0])
+        return jnp.moveaxis(moved[:, :, 0], 0, 1)
+    problem = jax.lax.stop_gradient(prepare(instance, goal, times[-1], True))
+    return run_through(problem, times, control.solver, control.tolerance, control.max_steps)
+
+
+@eqx.filter_custom_vjp
+def _moved(path: tuple[Instance, Array], control: Control) -> Array:
+    """The same as a differentiable function of the problem and the times."""
+    return _along(*path, control)
+
+
+@_moved.def_fwd
+def _(perturbed: Any, path: tuple[Instance, Array], control: Control) -> tuple[Array, None]:
+    return _along(*path, control), None
+
+
+@_moved.def_bwd
+def _(
+    residuals: None, cotangent: Array, perturbed: Any, path: tuple[Instance, Array], control: Control
+) -> tuple[Instance, Array]:
+    def weighed(path: tuple[Instance, Array]) -> Array:
+        return (cotangent * _displacements(*path, control.solver, control.tolerance, MAX_STEPS)).sum()
+
+    return eqx.filter_grad(weighed)(path)
 
 
 def _given(control: Control) -> Control:

@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from goodteacher.sim.goals import Goal, excess, is_possible
 from goodteacher.sim.instance import Instance
@@ -46,6 +46,7 @@ _STILL = 1e-12  # of a velocity, relative to its rate of change: what implicit s
 _ROUNDING = 1e-15  # of expected rewards
 _DRAWS = 4  # of rounding errors
 _NEAR_OPTIMUM = 0.1  # of the tolerance: errors of a distance that only shrinks add up
+_MOST_TRIALS = 60  # for the length of a step
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
 
 
@@ -512,17 +513,22 @@ def run_one(
         How it ended, and for every prompt whether the policy has converged there, short of the goal.
     """
 
-    def advance(lane: _Lane) -> _Lane:
-        explicit, implicit = partial(_explicit, solver, problem), partial(_implicit, problem)
-        if _may_be_stiff(problem.instance):
-            trial = jax.lax.cond(lane.steps >= _PATIENCE, implicit, explicit, lane)
-        else:
-            trial = explicit(lane)
-        return _advance(problem, lane, trial, tolerance)
-
-    lane = jax.lax.while_loop(lambda lane: _active(problem, lane, max_steps), advance, _start(problem))
+    move = partial(_moved_on, problem, solver, tolerance)
+    lane = jax.lax.while_loop(lambda lane: _active(problem, lane, max_steps), move, _start(problem))
     done = _finished(lane)
     return done, _examine(problem, done)
+
+
+def _moved_on(
+    problem: Problem, solver: diffrax.AbstractAdaptiveSolver, tolerance: ArrayLike, lane: _Lane
+) -> _Lane:
+    """After one more step."""
+    explicit, implicit = partial(_explicit, solver, problem), partial(_implicit, problem)
+    if _may_be_stiff(problem.instance):
+        trial = jax.lax.cond(lane.steps >= _PATIENCE, implicit, explicit, lane)
+    else:
+        trial = explicit(lane)
+    return _advance(problem, lane, trial, tolerance)
 
 
 def _select(condition: Array, new: Any, old: Any) -> Any:
@@ -532,6 +538,27 @@ def _select(condition: Array, new: Any, old: Any) -> Any:
         return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
     return jax.tree.map(select, new, old)
+
+
+def _trials(
+    problem: Problem, solver: diffrax.AbstractAdaptiveSolver, lane: _Lane, late: Array, axis: int | None
+) -> _Trial:
+    """Steps of many lanes: of the implicit method where it is late.
+
+    Args:
+        problem: of the lanes.
+        solver: the explicit method.
+        lane: the lanes.
+        late: in which of them.
+        axis: of the problem; ``None`` if all lanes have the same.
+    """
+    axes = (axis, 0)
+    trial = jax.vmap(partial(_explicit, solver), axes)(problem, lane)
+    if not _may_be_stiff(problem.instance):
+        return trial
+    return jax.lax.cond(
+        late.any(), lambda: _select(late, jax.vmap(_implicit, axes)(problem, lane), trial), lambda: trial
+    )
 
 
 def run_many(
@@ -550,14 +577,8 @@ def run_many(
     count = problems.time_scale.size
 
     def step(problem: Problem, lane: _Lane) -> _Lane:
-        trial = jax.vmap(partial(_explicit, solver))(problem, lane)
-        if _may_be_stiff(problem.instance):
-            late = _active(problem, lane, max_steps) & (lane.steps >= _PATIENCE)
-            trial = jax.lax.cond(
-                late.any(),
-                lambda: _select(late, jax.vmap(_implicit)(problem, lane), trial),
-                lambda: trial,
-            )
+        late = _active(problem, lane, max_steps) & (lane.steps >= _PATIENCE)
+        trial = _trials(problem, solver, lane, late, 0)
         return jax.vmap(_advance, in_axes=(0, 0, 0, None))(problem, lane, trial, tolerance)
 
     def hand_out(index: Array) -> tuple[Problem, _Lane]:
@@ -603,3 +624,109 @@ def run_many(
         lambda: jnp.zeros(problems.goal.level.shape, bool),
     )
     return done, converged, moves
+
+
+# Paths -----------------------------------------------------------------------------------
+
+
+class _Search(NamedTuple):
+    """For the length of a step that ends at a time.
+
+    Attributes:
+        step: to try.
+        low: one that is too short.
+        high: one that is too long.
+        trials: so far.
+        displacement: at its end.
+        found: whether that is known: what Newton's method still changed was the root of a tolerance.
+    """
+
+    step: Array
+    low: Array
+    high: Array
+    trials: Array
+    displacement: Array
+    found: Array
+
+
+def run_through(
+    problem: Problem,
+    times: Float[Array, " times"],
+    solver: diffrax.AbstractAdaptiveSolver,
+    tolerance: ArrayLike,
+    max_steps: ArrayLike,
+) -> Float[Array, "times ..."]:
+    """Past all of some times.
+
+    The step that passes a time is taken again, as short as is needed: for all times side by side.
+
+    Args:
+        problem: an endless one, up to the last of the times.
+        times: ascending.
+        solver: an explicit method.
+        tolerance: of each step.
+        max_steps: of all together.
+
+    Returns:
+        How far the parameters have moved; ``nan`` from where the steps ran out or rounding decides on.
+    """
+    log_times = jnp.log1p(times / problem.time_scale)
+
+    def for_each(lane: _Lane) -> _Lane:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(times), *leaf.shape)), lane)
+
+    def go(carry: tuple[_Lane, _Lane]) -> tuple[_Lane, _Lane]:
+        lane, before = carry
+        moved = _moved_on(problem, solver, tolerance, lane)
+        within = (lane.point.state.log_time < log_times) & (log_times <= moved.point.state.log_time)
+        return moved, _select(within, for_each(lane), before)
+
+    start = _start(problem)
+    end, before = jax.lax.while_loop(
+        lambda carry: _active(problem, carry[0], max_steps), go, (start, for_each(start))
+    )
+    # A flow at rest stays where it is.
+    rests = ~_finished(end).lost & (end.steps < max_steps)
+    last = jnp.where(~end.pending[-1] | rests, end.point.state.displacement, jnp.nan)
+    beyond = log_times > end.point.state.log_time
+    between = _between(problem, solver, before, log_times, tolerance)
+    return _select(beyond, jnp.broadcast_to(last, between.shape), between)
+
+
+def _between(
+    problem: Problem,
+    solver: diffrax.AbstractAdaptiveSolver,
+    lane: _Lane,
+    log_times: Array,
+    tolerance: ArrayLike,
+) -> Array:
+    """The displacement at times within the steps that lanes are about to take."""
+    late, start = lane.steps >= _PATIENCE, lane.point
+    field = jax.vmap(partial(_field, problem))
+
+    def nearer(search: _Search) -> _Search:
+        state = _trials(problem, solver, lane._replace(step=search.step), late, None).state
+        velocity = field(lane.pace.rate, state)
+        missing = log_times - state.log_time
+        low = jnp.where(missing >= 0, search.step, search.low)
+        high = jnp.where(missing <= 0, search.step, search.high)
+        step = search.step + missing / velocity.log_time
+        step = jnp.where((step >= low) & (step <= high), step, 0.5 * (low + high))
+        change = step - search.step
+        displacement = jax.vmap(lambda at, slope, by: at + slope * by)(
+            state.displacement, velocity.displacement, change
+        )
+        return _Search(step, low, high, search.trials + 1, displacement, change**2 <= tolerance * step**2)
+
+    first = (log_times - start.state.log_time) / jnp.maximum(start.velocity.log_time, jnp.finfo(float).tiny)
+    search = _Search(
+        step=jnp.clip(first, 0.0, lane.step),
+        low=jnp.zeros_like(first),
+        high=lane.step,
+        trials=jnp.zeros((), int),
+        displacement=jnp.zeros_like(start.state.displacement),
+        found=jnp.zeros(first.shape, bool),
+    )
+    return jax.lax.while_loop(
+        lambda search: (search.trials < _MOST_TRIALS) & ~search.found.all(), nearer, search
+    ).displacement

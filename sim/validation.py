@@ -29,7 +29,9 @@ def namespace(*values: Any) -> ModuleType:
 
 
 def beside(*values: AnyArray) -> ModuleType:
-    """What computes at once with concrete arrays where they are: NumPy, unless one is on an accelerator."""
+    """What computes at once with arrays where they are: NumPy, unless one is traced or on an accelerator."""
+    if not is_concrete(*values):
+        return jnp
     arrays = [value for value in values if isinstance(value, jax.Array)]
     return np if all(device.platform == "cpu" for of in arrays for device in of.devices()) else jnp
 

@@ -6,9 +6,9 @@ outputs come and go.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +18,11 @@ from goodteacher.experiments.aims import share, statuses
 from goodteacher.experiments.explorer.law_times import LawTime, law_time
 from goodteacher.experiments.explorer.situation import MOST, Situation
 from goodteacher.sim.clocks import BatchScaled, Enumerated, Natural
-from goodteacher.sim.flow import Control, final_policies, hitting_times, is_solvable, trajectory
+from goodteacher.sim.flow import Control, hitting_times, is_solvable, trajectory
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.itineraries import itineraries
 from goodteacher.sim.metrics import METRICS, comparisons, pairwise_accuracy
-from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.sim.status import Status
 from goodteacher.sim.validation import AnyArray
 from goodteacher.theory.error_kinds import Category, categories, log_ratio, trained_on, wrong
@@ -32,11 +31,8 @@ from goodteacher.theory.hitting_time_bound import goal_time_lower_bound
 _SPACED, _NEAR = 40, 13  # points of a path: over the whole time, and around each escape, itself among them
 _LATE = 1e100  # the end of a path, at most
 _MOST_STEPS = 4000  # of a flow that is integrated
-_DRAWN = Control(tolerance=1e-7, max_steps=_MOST_STEPS)  # paths that are integrated
-# With KL: escapes are off by less than a thousandth of their time, which no line on a screen shows.
-_STIFF = Control(solver=diffrax.Kvaerno5(), tolerance=1e-4, max_steps=_MOST_STEPS)
-_ROUGH = 1e-6  # tolerance of paths that are integrated from stall to stall, and
-_LANES = 16  # how many of their points are under way at a time
+_DRAWN = Control(tolerance=1e-5, max_steps=_MOST_STEPS)  # paths that are integrated
+_TOLD = 1e-9  # tolerance of times that are integrated, of which six digits are told
 _MEASURES = (
     "proxy_reward_variance",
     "on_policy_accuracy",
@@ -189,7 +185,7 @@ def _batch(instance: Instance, rewards: Any) -> Instance:
 
 def _hit(instance: Instance, goal: Goal, rewards: AnyArray, horizon: AnyArray) -> tuple[Array, Array]:
     goals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(rewards), *leaf.shape)), goal)
-    control = Control(horizon=horizon, max_steps=_MOST_STEPS)
+    control = Control(tolerance=_TOLD, horizon=horizon, max_steps=_MOST_STEPS)
     found = hitting_times(_batch(instance, rewards), goals, control)
     return found.time[:, 0], found.status[:, 0]
 
@@ -204,39 +200,22 @@ def _times(what: Problem, rewards: np.ndarray, horizon: float) -> tuple[np.ndarr
     return time, status
 
 
-def _follow(instance: Instance, rewards: Array, times: Array) -> Array:
-    batch = _batch(instance, rewards)
-    plain = instance.regularizer is None
-    if plain and isinstance(instance.policy, LinearSoftmax) and not isinstance(instance.clock, Enumerated):
-        return _far(batch, times)
-    control = _DRAWN if plain else _STIFF
-
-    def one(instance: Instance) -> Array:
-        return jax.vmap(instance.log_probabilities)(trajectory(instance, times, control))
-
-    return jax.vmap(one)(batch)
-
-
-def _far(batch: Instance, times: Array) -> Array:
-    """The same, each point by itself from the start: the steps of a trajectory would run out in a stall."""
-    count = len(batch.rewards)
-    every = jax.tree.map(lambda leaf: jnp.repeat(leaf, len(times), axis=0), batch)
-    until = jnp.tile(times, count)
-    control = Control(horizon=until, tolerance=_ROUGH, max_steps=_MOST_STEPS)
-    log_p, ended = final_policies(every, control, lanes=_LANES)
-    known = (ended == until)[:, None, None]
-    return jnp.where(known, log_p, jnp.nan).reshape(count, len(times), *log_p.shape[1:])
+def _follow(instance: Instance, times: AnyArray) -> Array:
+    return _log_probabilities(instance, trajectory(instance, times, _DRAWN))
 
 
 _follow_compiled = jax.jit(_follow)
 
 
 def _paths(what: Problem, rewards: np.ndarray, times: np.ndarray) -> Any:
-    """Log-probabilities ``[proxies, times, 1, outputs]``."""
-    if not what.concrete:
-        return _follow_compiled(what.instance, rewards, times)
-    instances = [trained_on(what.instance, jnp.asarray(row)) for row in rewards]
-    return np.stack([_log_probabilities(i, trajectory(i, times)) for i in instances])
+    """Log-probabilities ``[proxies, times, 1, outputs]``: the paths side by side."""
+    follow = _follow if what.concrete else _follow_compiled
+
+    def one(proxy: np.ndarray) -> np.ndarray:
+        return np.asarray(follow(trained_on(what.instance, jnp.asarray(proxy)), times))
+
+    with ThreadPoolExecutor(len(rewards)) as pool:
+        return np.stack(list(pool.map(one, rewards)))
 
 
 @jax.jit

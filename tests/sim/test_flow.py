@@ -9,6 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 from jaxtyping import Array
+from scipy.integrate import solve_ivp
 from sim_strategies import (
     beneficial_errors,
     integrated_time,
@@ -18,7 +19,7 @@ from sim_strategies import (
 )
 
 from goodteacher.sim import flow, integrated
-from goodteacher.sim.clocks import Natural
+from goodteacher.sim.clocks import Grpo, Natural
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.flow import (
     HORIZON,
@@ -570,18 +571,99 @@ def test_trajectory_is_the_closed_form():
                 assert abs(late / (2 * mpmath.cosh(z) + 2)) < 5e-9  # in logits
 
 
-@pytest.mark.parametrize("features", [False, True])
-def test_trajectory_is_where_the_hitting_time_says(features):
-    """Two integrators, in two independent variables, meet at the same points."""
-    instance = from_dictionary(random_data(1, features=features))
-    goal = reward_increase(instance, 0.1, rewards=instance.rewards)
+def test_a_problem_may_be_a_constant_of_what_is_compiled():
+    """Its arrays are concrete there, but what JAX makes of them is traced."""
+    instance = beneficial_errors(regularizer=Regularizer(kl=0.1)).following(Grpo())
+    goal = reward_level(instance, 0.3, instance.rewards)
+
+    def found(factor: float) -> tuple[Array, ...]:
+        velocity = gradient(instance, instance.initial_parameters)
+        later = trajectory(instance, [1.0, 2.0]), final_policy(instance, Control(horizon=3.0))[0]
+        return factor * hitting_time(instance, goal).time, factor * velocity, *later
+
+    for compiled, alone in zip(jax.jit(found)(2.0), found(2.0), strict=True):
+        np.testing.assert_allclose(compiled, alone, rtol=1e-12)
+
+
+def by_scipy(instance: Instance, times: np.ndarray) -> np.ndarray:
+    """Parameters at given times, by an independent solver along time itself."""
+    start = np.asarray(instance.initial_parameters)
+
+    @jax.jit
+    def velocity(time: float, parameters: Array) -> Array:
+        return gradient(instance, parameters.reshape(start.shape)).ravel()
+
+    once, every = np.unique(times, return_inverse=True)
+    found = solve_ivp(
+        velocity, (0.0, times[-1]), start.ravel(), "DOP853", once, rtol=1e-12, atol=1e-13, max_step=5.0
+    )
+    return found.y.T[every].reshape(len(times), *start.shape)
+
+
+@pytest.mark.parametrize("kind", ["features", "regularized", "grpo"])
+def test_integrated_trajectories_are_those_of_scipy(kind):
+    """At times before the first step ends, within steps, twice the same, and after several hundred."""
+    instance = from_dictionary(
+        random_data(1, features=kind != "regularized", regularized=kind == "regularized")
+    )
+    if kind == "grpo":
+        instance = instance.following(Grpo())
+    times = np.array([0.0, 1e-9, 1e-3, 0.1, 0.5, 0.5, 3.0, 10.0, 11.0, 200.0])
+    theta = np.asarray(trajectory(instance, times))
+    np.testing.assert_allclose(theta, by_scipy(instance, times), atol=1e-8)
+    assert (np.abs(theta[3:] - theta[0]).max(axis=tuple(range(1, theta.ndim))) > 1e-3).all()
+
+
+def test_trajectory_is_where_the_hitting_time_says():
+    """Past a stall of 1e8 units of time, whose steps along time would run out."""
+    instance = Instance(
+        [1.0, 0.5, -1.0, -0.7],
+        start=Parameters([-16.0, 0.0, 0.0]),
+        policy=LinearSoftmax([[[1.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.3, 1.0], [0.1, 0.0, 0.8]]]),
+    )
+    goal = reward_level(instance, 0.9)
     found = hitting_time(instance, goal)
-    reached = np.flatnonzero(found.status == REACHED)
-    assert len(reached) > 1
-    for prompt in reached:
-        theta = trajectory(instance, [found.time[prompt]])[0]
-        expected = instance.log_probabilities(theta)[prompt]
-        np.testing.assert_allclose(found.log_probabilities[prompt], expected, atol=1e-8)
+    assert found.status == REACHED
+    assert found.time > 1e6
+    theta = trajectory(instance, np.append(np.geomspace(1.0, 0.9 * found.time[0], 30), found.time))
+    values = (jax.vmap(instance.probabilities)(theta) * goal.values).sum(-1)[:, 0]
+    assert (np.diff(values) > 0).all()
+    assert values[-1] == pytest.approx(0.9, abs=1e-8)
+    np.testing.assert_allclose(instance.log_probabilities(theta[-1]), found.log_probabilities, atol=1e-7)
+
+
+def test_regularised_trajectories_rest_at_the_optimum():
+    """Two prompts with a KL term, one a thousand times as slow, to times of 1e30: the closed form."""
+    rewards = np.array([[1.0, 0.2, -0.5], [-0.3, 0.9, 0.1]])
+    start = np.array([[1e-6, 0.3, 0.7 - 1e-6], [0.2, 0.1, 0.7]])
+    instance = Instance(rewards, start=start, regularizer=Regularizer(kl=0.05), prompt_weights=[1e-3, 1.0])
+    theta = np.asarray(trajectory(instance, np.geomspace(1e-3, 1e30, 34)))
+    expected = jax.nn.softmax(np.log(start) + rewards / 0.05)
+    np.testing.assert_allclose(
+        jax.nn.softmax(theta[-15:]), np.broadcast_to(expected, (15, 2, 3)), rtol=1e-6, atol=1e-13
+    )
+    assert np.isfinite(theta).all()
+
+
+def test_derivatives_of_an_integrated_trajectory():
+    """By the coefficient, a reward and a time, alone and compiled, against differences."""
+    times, weights = jnp.array([0.5, 3.0, 20.0]), jnp.arange(18.0).reshape(3, 2, 3)
+    data = random_tabular(2, 3, 5)
+
+    def total(kl: Any, rewards: Any, times: Any) -> Array:
+        start = Parameters(data.initial_parameters[:, 0])
+        instance = Instance(rewards, start=start, regularizer=Regularizer(kl=kl))
+        return (weights * trajectory(instance, times)).sum()
+
+    at = (jnp.asarray(0.1), data.rewards[:, 0], times)
+    slopes = jax.grad(total, (0, 1, 2))(*at)
+    for compiled, alone in zip(jax.jit(jax.grad(total, (0, 1, 2)))(*at), slopes, strict=True):
+        np.testing.assert_allclose(compiled, alone, rtol=1e-9)
+    for place, index in ((0, ()), (1, (1, 2)), (2, (1,))):
+        low, high = ([*at], [*at])
+        low[place], high[place] = at[place].at[index].add(-1e-5), at[place].at[index].add(1e-5)
+        difference = (total(*high) - total(*low)) / 2e-5
+        assert float(slopes[place][index]) == pytest.approx(float(difference), rel=1e-5)
 
 
 def test_what_the_flow_conserves_and_what_never_falls():
@@ -634,10 +716,12 @@ def test_bad_control_is_refused(control, message):
         Control(**control)
 
 
-def test_an_implicit_solver_is_refused_where_there_are_events():
+def test_an_implicit_solver_is_refused():
     instance = beneficial_errors(regularizer=Regularizer(kl=0.1))
     with pytest.raises(ValueError, match="solver is Kvaerno5; give an explicit Runge-Kutta method"):
         hitting_time(instance, reward_level(instance, 0.5), Control(diffrax.Kvaerno5()))
+    with pytest.raises(ValueError, match="solver is Kvaerno5; give an explicit Runge-Kutta method"):
+        trajectory(instance, [1.0], Control(diffrax.Kvaerno5()))
 
 
 def test_a_number_of_horizons_that_does_not_fit_is_refused():
