@@ -45,6 +45,7 @@ _NOISE = 4.0  # rounding errors: a velocity that is no larger is none
 _STILL = 1e-12  # of a velocity, relative to its rate of change: what implicit steps leave of it
 _ROUNDING = 1e-15  # of expected rewards
 _DRAWS = 4  # of rounding errors
+_LAST = 0.1  # of a step that the error control asks for: an implicit one that ends at an event
 _NEAR_OPTIMUM = 0.1  # of the tolerance: errors of a distance that only shrinks add up
 _MOST_TRIALS = 60  # for the length of a step
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
@@ -247,6 +248,11 @@ def _may_be_stiff(instance: Instance) -> bool:
     return instance.regularizer is not None and instance.initial_parameters.shape[-1] <= _DENSE
 
 
+def _late(problem: Problem, lane: _Lane) -> Bool[ArrayLike, "*batch"]:
+    """Whether steps are implicit by now."""
+    return _may_be_stiff(problem.instance) & (lane.steps >= _PATIENCE)
+
+
 def prepare(
     instance: Instance, goal: Goal, horizon: ArrayLike, endless: Bool[ArrayLike, ""] = False
 ) -> Problem:
@@ -325,7 +331,7 @@ def _lost(lane: _Lane) -> Bool[Array, "*batch"]:
 
 def _active(problem: Problem, lane: _Lane, max_steps: ArrayLike) -> Bool[Array, "*batch"]:
     pace, step = lane.pace, lane.cruise
-    implicit = _may_be_stiff(problem.instance) & (lane.steps >= _PATIENCE)
+    implicit = _late(problem, lane)
     short = (step <= _SHORT) | (problem.endless & implicit)
     slow = short & (jnp.minimum(step, 1.0) * pace.share <= _AT_REST)
     still = jnp.maximum(_NOISE * pace.rounding, jnp.where(implicit, _STILL, 0.0))
@@ -453,7 +459,11 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     stretch = jnp.where(taken & ~bracketed, stretch, 1.0)
     pace = pace._replace(rate=jnp.where(bracketed, lane.pace.rate, pace.rate))
     velocity = jax.tree.map(lambda leaf: leaf * stretch, point.velocity)
-    next_step = jnp.where(bracketed & ~found, jnp.minimum(root, cruise), cruise)
+    # What is stiff forgets the error of a step with the next one, but that of the last one stays.
+    to_root = jnp.minimum(root, cruise)
+    long = _late(problem, lane) & (to_root > _LAST * cruise)
+    to_root = jnp.where(long, 0.5 * to_root, to_root)
+    next_step = jnp.where(bracketed & ~found, to_root, cruise)
     advanced = _Lane(
         point=point._replace(velocity=velocity, slope=point.slope * stretch),
         pace=pace,
@@ -525,7 +535,7 @@ def _moved_on(
     """After one more step."""
     explicit, implicit = partial(_explicit, solver, problem), partial(_implicit, problem)
     if _may_be_stiff(problem.instance):
-        trial = jax.lax.cond(lane.steps >= _PATIENCE, implicit, explicit, lane)
+        trial = jax.lax.cond(_late(problem, lane), implicit, explicit, lane)
     else:
         trial = explicit(lane)
     return _advance(problem, lane, trial, tolerance)
@@ -577,7 +587,7 @@ def run_many(
     count = problems.time_scale.size
 
     def step(problem: Problem, lane: _Lane) -> _Lane:
-        late = _active(problem, lane, max_steps) & (lane.steps >= _PATIENCE)
+        late = _active(problem, lane, max_steps) & _late(problem, lane)
         trial = _trials(problem, solver, lane, late, 0)
         return jax.vmap(_advance, in_axes=(0, 0, 0, None))(problem, lane, trial, tolerance)
 
@@ -701,7 +711,7 @@ def _between(
     tolerance: ArrayLike,
 ) -> Array:
     """The displacement at times within the steps that lanes are about to take."""
-    late, start = lane.steps >= _PATIENCE, lane.point
+    late, start = _late(problem, lane), lane.point
     field = jax.vmap(partial(_field, problem))
 
     def nearer(search: _Search) -> _Search:
