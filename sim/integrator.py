@@ -248,9 +248,9 @@ def _may_be_stiff(instance: Instance) -> bool:
     return instance.regularizer is not None and instance.initial_parameters.shape[-1] <= _DENSE
 
 
-def _late(problem: Problem, lane: _Lane) -> Bool[ArrayLike, "*batch"]:
+def _late(problem: Problem, lane: _Lane) -> Bool[Array, "*batch"]:
     """Whether steps are implicit by now."""
-    return _may_be_stiff(problem.instance) & (lane.steps >= _PATIENCE)
+    return (lane.steps >= _PATIENCE) & _may_be_stiff(problem.instance)
 
 
 def prepare(
