@@ -237,6 +237,8 @@ LINES = (
         ("way.step > close", "way.step > 1e-2"),
         ("length * slope / rate - growth", "-length * slope / rate - growth"),
         ("_CUBIC = 1e-5", "_CUBIC = 1e-4"),
+        ("xp.where(length >= known, more, -more)", "more"),
+        ("(way.known <= 2.0 * length)", "(way.known > 0.0)"),
     ),
     *_in(
         "shortcut",

@@ -123,6 +123,8 @@ class _Search(NamedTuple):
         high: of one that is too long.
         step: the last one.
         trials: so far.
+        known: the length of a stretch whose time is known.
+        spent: that time.
     """
 
     log: AnyArray
@@ -130,6 +132,8 @@ class _Search(NamedTuple):
     high: AnyArray
     step: AnyArray
     trials: AnyArray
+    known: AnyArray
+    spent: AnyArray
 
 
 def _foreseen(
@@ -190,6 +194,8 @@ def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArr
         high=longest,
         step=xp.where(at_start, 0.0, xp.inf),
         trials=xp.zeros(time.shape, int),
+        known=xp.zeros(time.shape),
+        spent=xp.zeros(time.shape),
     )
 
     if flow.clocked is not None:
@@ -203,8 +209,15 @@ def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArr
 
     def nearer(way: _Search, nodes: Rule) -> _Search:
         length, here = xp.exp(way.log), offset(way.log)
-        over = whole._replace(start=xp.where(outwards, 0.0, xp.abs(here)), length=length)
-        spent = integral(flow, over, nodes)
+        known, spent = xp.zeros(time.shape), xp.zeros(time.shape)
+        if flow.clocked is not None:
+            # On from the last place, where that is near: panels are many, and next to none between trials.
+            near = (way.known <= 2.0 * length) & (way.spent > 0) & (way.spent < xp.inf)
+            known, spent = xp.where(near, way.known, 0.0), xp.where(near, way.spent, 0.0)
+        shorter, longer = xp.minimum(known, length), xp.maximum(known, length)
+        start = xp.where(outwards, shorter, xp.maximum(whole.length - longer, 0.0))
+        more = integral(flow, whole._replace(start=start, length=longer - shorter), nodes)
+        spent = spent + xp.where(length >= known, more, -more)
         # Of the logarithm of the integral, as a function of that of the length.
         miss = xp.log(spent / xp.where(target > 0, target, 1.0))
         # What is no number is too far.
@@ -222,7 +235,7 @@ def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArr
             step = step / (1.0 - xp.clip(0.5 * step * bend, -0.5, 0.5))
         moved = way.log - step
         moved = xp.where((moved >= low) & (moved <= high), moved, 0.5 * (low + high))
-        return _Search(moved, low, high, xp.abs(moved - way.log), way.trials + 1)
+        return _Search(moved, low, high, xp.abs(moved - way.log), way.trials + 1, length, spent)
 
     def found(way: _Search, nodes: Rule, close: float) -> _Search:
         def far(way: _Search) -> AnyArray:

@@ -10,7 +10,7 @@ from goodteacher.sim.batching import as_batch
 from goodteacher.sim.clocks import Grpo
 from goodteacher.sim.flow import policies
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.lines import Position, base, lines, state
+from goodteacher.sim.lines import Lines, Position, base, lines, state
 from goodteacher.sim.positions import _WIDEST, at_times
 from goodteacher.sim.separation import envelopes, separate
 
@@ -56,18 +56,34 @@ def test_however_many_problems_stand_side_by_side():
     np.testing.assert_allclose(found, np.broadcast_to(alone, found.shape), rtol=1e-12)
 
 
-def test_under_a_clock_times_are_foreseen(monkeypatch):
-    """Each trial integrates up to where a time may be, panel by panel: three or four are enough."""
+def under_grpo() -> tuple[Lines, np.ndarray]:
+    """A problem of twenty outputs, and times."""
     rng = np.random.default_rng(2)
     start = rng.dirichlet(np.ones(20)) + 1e-4
     problem = Instance(rng.uniform(-1.0, 1.0, 20), start=start / start.sum()).following(Grpo())
     flow = envelopes(separate(jax.tree.map(np.asarray, as_batch(problem)), None))
+    return flow, np.geomspace(0.1, 1e12, 40)[:, None]
+
+
+def test_under_a_clock_times_are_foreseen(monkeypatch):
+    """Each trial integrates up to where a time may be, panel by panel: three or four are enough."""
+    flow, times = under_grpo()
     trials = []
     whole = positions.integral
     monkeypatch.setattr(positions, "integral", lambda *of: trials.append(of) or whole(*of))
-    times = np.geomspace(0.1, 1e12, 40)[:, None]
     with np.errstate(all="ignore"):
         there, _ = at_times(flow, times)
         again = np.stack([quadrature.time(flow, Position(*of)) for of in zip(*there, strict=True)])
     np.testing.assert_allclose(again, times, rtol=1e-11)
     assert len(trials) <= 6  # that of all halves among them
+
+
+def test_trials_that_went_much_too_far_leave_nothing_behind(monkeypatch):
+    """Of the time up to there, next to nothing would be right of the difference."""
+    flow, times = under_grpo()
+    foreseen = positions._foreseen
+    monkeypatch.setattr(positions, "_foreseen", lambda *of: foreseen(*of) + 14.0)
+    with np.errstate(all="ignore"):
+        there, _ = at_times(flow, times)
+        again = np.stack([quadrature.time(flow, Position(*of)) for of in zip(*there, strict=True)])
+    np.testing.assert_allclose(again, times, rtol=1e-11)
