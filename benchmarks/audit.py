@@ -91,7 +91,7 @@ def _audit(name: str, count: int, rng: np.random.Generator, processes: Executor)
     error = np.abs(np.where(reached, np.asarray(found.time), times) / times - 1.0)
     condition = _CONDITION * np.finfo(float).eps / np.abs(np.where(judged, slopes, 1.0) * times)
     wrong = reached & (error > _CLAIMED + condition)
-    for index, prompt in np.argwhere(wrong | (judged & ~reached))[:3]:
+    for index, prompt in np.argwhere(wrong | (judged & ~reached & ~unknown))[:3]:
         print(
             f"  {name}: number {index}, prompt {prompt}: {found.time[index, prompt]:.12g}, "
             f"reference {times[index, 0]:.12g}, {Status(status[index, prompt]).title}"

@@ -186,6 +186,7 @@ LINES = (
         ("_DRAWS = 4", "_DRAWS = 1"),
         ("lost = _lost(lane) | lane.pace.grows", "lost = _lost(lane)"),
     ),
+    *_in("optima", "test_saddles", ("_DEPARTS = 1e-9", "_DEPARTS = 1.5")),
     *_in(
         "steppers",
         "test_steppers test_regularized_flow",

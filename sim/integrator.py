@@ -27,7 +27,7 @@ from goodteacher.sim.objective import (
     log_ratio_along,
     logit_gradient_rounding,
 )
-from goodteacher.sim.optima import Limit, beyond, converged, limit_of
+from goodteacher.sim.optima import DENSE, Limit, beyond, converged, limit_of
 from goodteacher.sim.policies import Tabular
 from goodteacher.sim.steppers import AMPLIFICATION, EULER_ORDER, extrapolated_euler_step, runge_kutta_step
 
@@ -39,7 +39,6 @@ _LOST = 0.1  # of the velocity: a rounding error that decides where the flow goe
 _BLURRED = 1e-9  # of a time: an error by rounding that makes it unknown
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
 _PATIENCE = 200  # explicit steps before a regularised problem is taken to be stiff
-_DENSE = 128  # parameters, up to which linear systems are solved for it
 _SHORT = 1e-2  # of the way, a step that is kept short by stability
 _NOISE = 4.0  # rounding errors: a velocity that is no larger is none
 _STILL = 1e-12  # of a velocity, relative to its rate of change: what implicit steps leave of it
@@ -245,7 +244,7 @@ def _implicit(problem: Problem, lane: _Lane) -> _Trial:
 
 
 def _may_be_stiff(instance: Instance) -> bool:
-    return instance.regularizer is not None and instance.initial_parameters.shape[-1] <= _DENSE
+    return instance.regularizer is not None and instance.initial_parameters.shape[-1] <= DENSE
 
 
 def _late(problem: Problem, lane: _Lane) -> Bool[Array, "*batch"]:

@@ -1,5 +1,6 @@
 """Where flows that are integrated come to rest, and whether that is short of a goal."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
-from goodteacher.sim.objective import expected_reward, kl_divergence, natural_gradient
+from goodteacher.sim.objective import expected_reward, gradient, kl_divergence, natural_gradient
 from goodteacher.sim.policies import Tabular
 
 _WEAKEST = 1e-3  # regularisation strength assumed in the test of convergence when there is less
@@ -17,6 +18,9 @@ _UNSURE = 1e-14  # of expectations at a computed optimum, relative to values and
 _CONVERGED = 1e-6  # total variation to where the natural gradient points, at convergence
 _TILTS = np.geomspace(1e-6, 1e9, 91)  # at which the least divergence of a goal is bounded
 _DIVERGENCE_ROUNDING = 1e-12
+DENSE = 128
+"""Parameters up to which linear systems are solved for them."""
+_DEPARTS = 1e-9  # of the fastest rate at a stationary point: one at which what is close departs
 
 
 class Limit(NamedTuple):
@@ -63,6 +67,7 @@ def converged(instance: Instance, goal: Goal, parameters: Array) -> Bool[Array, 
 
     For a tabular policy with reverse KL that policy is the optimum itself, in closed form; an output
     that has a tiny probability now and a large one at the optimum is seen, which no gradient norm shows.
+    Where parameters are shared a flow may also come close to a saddle, which it leaves again.
     """
     strength = 0.0
     if instance.regularizer is not None:
@@ -76,4 +81,13 @@ def converged(instance: Instance, goal: Goal, parameters: Array) -> Bool[Array, 
     unsure = (
         _UNSURE * (1.0 + jnp.abs(jnp.where(ahead > 0, logits, 0.0)).max(-1)) * jnp.abs(goal.values).max(-1)
     )
-    return (distance < _CONVERGED) & (gap < -unsure)
+    return (distance < _CONVERGED) & (gap < -unsure) & ~_is_saddle(instance, parameters)
+
+
+def _is_saddle(instance: Instance, parameters: Array) -> Bool[Array, ""]:
+    """Whether what is next to a stationary point departs from it in some direction; of few parameters."""
+    if isinstance(instance.policy, Tabular) or parameters.size > DENSE:
+        return jnp.zeros((), bool)
+    jacobian = jax.jacfwd(partial(gradient, instance))(parameters).reshape(parameters.size, -1)
+    rates = jnp.linalg.eigvalsh(jacobian)
+    return rates[-1] > _DEPARTS * jnp.abs(rates).max()

@@ -15,6 +15,7 @@ from goodteacher.sim.autoregressive import Sequences, token_function
 from goodteacher.sim.flow import Control, final_policies, final_policy, hitting_time, hitting_times
 from goodteacher.sim.goals import Goal, reward_level
 from goodteacher.sim.instance import Instance, Parameters
+from goodteacher.sim.optima import converged
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.sim.status import Status
 
@@ -150,6 +151,16 @@ def test_a_saddle_that_is_left_slowly_is_no_optimum():
         opposite_features(1e-10), reward_level(opposite_features(1e-10), 0.5), Control(max_steps=3)
     )
     assert few.status[0] == Status.NOT_CONVERGED
+
+
+def test_a_stationary_point_that_is_left_in_some_direction_is_no_optimum():
+    """What make audit found once in 5,445 times: a flow so close that rounding hid where it went."""
+    instance = opposite_features(0.0)
+    assert not converged(instance, reward_level(instance, 0.9), instance.initial_parameters)
+    # The other way round it is one.
+    turned = Instance([-1.0, -1.0, 1.0], start=Parameters([0.0]), policy=instance.policy)
+    value = float(jnp.exp(turned.log_probabilities(turned.initial_parameters))[0] @ turned.rewards[0])
+    assert converged(turned, reward_level(turned, value + 0.1), turned.initial_parameters)
 
 
 def test_a_flow_that_comes_to_a_saddle_does_not_leave_it_by_rounding():
