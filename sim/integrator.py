@@ -47,7 +47,6 @@ _DRAWS = 4  # of rounding errors
 _LAST = 0.1  # of a step that the error control asks for: an implicit one that ends at an event
 _NEAR_OPTIMUM = 0.1  # of the tolerance: errors of a distance that only shrinks add up
 _MOST_TRIALS = 60  # for the length of a step
-_SIDE_BY_SIDE = 16  # times that are looked for: of those before a flow is stiff none by an implicit step
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
 
 
@@ -699,18 +698,8 @@ def run_through(
     rests = ~_finished(end).lost & (end.steps < max_steps)
     last = jnp.where(~end.pending[-1] | rests, end.point.state.displacement, jnp.nan)
     beyond = log_times > end.point.state.log_time
-    between = jax.lax.map(
-        lambda some: _between(problem, solver, *some, tolerance), jax.tree.map(_in_rows, (before, log_times))
-    )
-    between = between.reshape(-1, *last.shape)[: len(times)]
+    between = _between(problem, solver, before, log_times, tolerance)
     return _select(beyond, jnp.broadcast_to(last, between.shape), between)
-
-
-def _in_rows(leaf: Array) -> Array:
-    """Of so many at a time; what is missing in the last row is the last again."""
-    missing = -len(leaf) % _SIDE_BY_SIDE
-    leaf = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
-    return leaf.reshape(-1, _SIDE_BY_SIDE, *leaf.shape[1:])
 
 
 def _between(
