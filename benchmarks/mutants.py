@@ -182,7 +182,10 @@ LINES = (
         ("_NEAR_OPTIMUM = 0.1", "_NEAR_OPTIMUM = 1.0"),
         ("_LAST = 0.1 ", "_LAST = 1.0 "),
         ("rests = ~_finished(end).lost & (end.steps < max_steps)", "rests = ~_finished(end).lost"),
-        ("lambda at, slope, by: at + slope * by", "lambda at, slope, by: at"),
+        (
+            "displacement = state.displacement + change * velocity.displacement",
+            "displacement = state.displacement",
+        ),
         ("_DRAWS = 4", "_DRAWS = 1"),
         ("lost = _lost(lane) | lane.pace.grows", "lost = _lost(lane)"),
     ),

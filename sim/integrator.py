@@ -532,12 +532,14 @@ def _moved_on(
     problem: Problem, solver: diffrax.AbstractAdaptiveSolver, tolerance: ArrayLike, lane: _Lane
 ) -> _Lane:
     """After one more step."""
+    return _advance(problem, lane, _trial(problem, solver, lane), tolerance)
+
+
+def _trial(problem: Problem, solver: diffrax.AbstractAdaptiveSolver, lane: _Lane) -> _Trial:
     explicit, implicit = partial(_explicit, solver, problem), partial(_implicit, problem)
-    if _may_be_stiff(problem.instance):
-        trial = jax.lax.cond(_late(problem, lane), implicit, explicit, lane)
-    else:
-        trial = explicit(lane)
-    return _advance(problem, lane, trial, tolerance)
+    if not _may_be_stiff(problem.instance):
+        return explicit(lane)
+    return jax.lax.cond(_late(problem, lane), implicit, explicit, lane)
 
 
 def _select(condition: Array, new: Any, old: Any) -> Any:
@@ -547,27 +549,6 @@ def _select(condition: Array, new: Any, old: Any) -> Any:
         return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
     return jax.tree.map(select, new, old)
-
-
-def _trials(
-    problem: Problem, solver: diffrax.AbstractAdaptiveSolver, lane: _Lane, late: Array, axis: int | None
-) -> _Trial:
-    """Steps of many lanes: of the implicit method where it is late.
-
-    Args:
-        problem: of the lanes.
-        solver: the explicit method.
-        lane: the lanes.
-        late: in which of them.
-        axis: of the problem; ``None`` if all lanes have the same.
-    """
-    axes = (axis, 0)
-    trial = jax.vmap(partial(_explicit, solver), axes)(problem, lane)
-    if not _may_be_stiff(problem.instance):
-        return trial
-    return jax.lax.cond(
-        late.any(), lambda: _select(late, jax.vmap(_implicit, axes)(problem, lane), trial), lambda: trial
-    )
 
 
 def run_many(
@@ -586,8 +567,14 @@ def run_many(
     count = problems.time_scale.size
 
     def step(problem: Problem, lane: _Lane) -> _Lane:
-        late = _active(problem, lane, max_steps) & _late(problem, lane)
-        trial = _trials(problem, solver, lane, late, 0)
+        trial = jax.vmap(partial(_explicit, solver))(problem, lane)
+        if _may_be_stiff(problem.instance):
+            late = _active(problem, lane, max_steps) & _late(problem, lane)
+            trial = jax.lax.cond(
+                late.any(),
+                lambda: _select(late, jax.vmap(_implicit)(problem, lane), trial),
+                lambda: trial,
+            )
         return jax.vmap(_advance, in_axes=(0, 0, 0, None))(problem, lane, trial, tolerance)
 
     def hand_out(index: Array) -> tuple[Problem, _Lane]:
@@ -667,7 +654,7 @@ def run_through(
 ) -> Float[Array, "times ..."]:
     """Past all of some times.
 
-    The step that passes a time is taken again, as short as is needed: for all times side by side.
+    The step that passes a time is taken again, as short as is needed.
 
     Args:
         problem: an endless one, up to the last of the times.
@@ -698,7 +685,8 @@ def run_through(
     rests = ~_finished(end).lost & (end.steps < max_steps)
     last = jnp.where(~end.pending[-1] | rests, end.point.state.displacement, jnp.nan)
     beyond = log_times > end.point.state.log_time
-    between = _between(problem, solver, before, log_times, tolerance)
+    # One after the other: side by side, all would wait for implicit steps.
+    between = jax.lax.map(lambda at: _between(problem, solver, at[0], at[1], tolerance), (before, log_times))
     return _select(beyond, jnp.broadcast_to(last, between.shape), between)
 
 
@@ -706,36 +694,33 @@ def _between(
     problem: Problem,
     solver: diffrax.AbstractAdaptiveSolver,
     lane: _Lane,
-    log_times: Array,
+    log_time: Array,
     tolerance: ArrayLike,
 ) -> Array:
-    """The displacement at times within the steps that lanes are about to take."""
-    late, start = _late(problem, lane), lane.point
-    field = jax.vmap(partial(_field, problem))
+    """The displacement at a time within the step that a lane is about to take."""
+    start = lane.point
 
     def nearer(search: _Search) -> _Search:
-        state = _trials(problem, solver, lane._replace(step=search.step), late, None).state
-        velocity = field(lane.pace.rate, state)
-        missing = log_times - state.log_time
+        state = _trial(problem, solver, lane._replace(step=search.step)).state
+        velocity = _field(problem, lane.pace.rate, state)
+        missing = log_time - state.log_time
         low = jnp.where(missing >= 0, search.step, search.low)
         high = jnp.where(missing <= 0, search.step, search.high)
         step = search.step + missing / velocity.log_time
         step = jnp.where((step >= low) & (step <= high), step, 0.5 * (low + high))
         change = step - search.step
-        displacement = jax.vmap(lambda at, slope, by: at + slope * by)(
-            state.displacement, velocity.displacement, change
-        )
+        displacement = state.displacement + change * velocity.displacement
         return _Search(step, low, high, search.trials + 1, displacement, change**2 <= tolerance * step**2)
 
-    first = (log_times - start.state.log_time) / jnp.maximum(start.velocity.log_time, jnp.finfo(float).tiny)
+    first = (log_time - start.state.log_time) / jnp.maximum(start.velocity.log_time, jnp.finfo(float).tiny)
     search = _Search(
         step=jnp.clip(first, 0.0, lane.step),
-        low=jnp.zeros_like(first),
+        low=jnp.zeros(()),
         high=lane.step,
         trials=jnp.zeros((), int),
         displacement=jnp.zeros_like(start.state.displacement),
-        found=jnp.zeros(first.shape, bool),
+        found=jnp.zeros((), bool),
     )
     return jax.lax.while_loop(
-        lambda search: (search.trials < _MOST_TRIALS) & ~search.found.all(), nearer, search
+        lambda search: (search.trials < _MOST_TRIALS) & ~search.found, nearer, search
     ).displacement
