@@ -189,7 +189,6 @@ LINES = (
         ("_DRAWS = 4", "_DRAWS = 1"),
         ("lost = _lost(lane) | lane.pace.grows", "lost = _lost(lane)"),
     ),
-    *_in("optima", "test_saddles", ("_DEPARTS = 1e-9", "_DEPARTS = 1.5")),
     *_in(
         "steppers",
         "test_steppers test_regularized_flow",
@@ -215,6 +214,7 @@ LINES = (
         ("return divergence + _DIVERGENCE_ROUNDING <", "return divergence - 1e-3 <"),
         ("(strength > 0) & (regularizer.forward_kl == 0)", "strength > 0"),
         ("strength = regularizer.kl + regularizer.entropy", "strength = regularizer.kl"),
+        ("_DEPARTS = 1e-9", "_DEPARTS = 1.5"),
     ),
     *_in(
         "integrated",
