@@ -685,7 +685,8 @@ def run_through(
     rests = ~_finished(end).lost & (end.steps < max_steps)
     last = jnp.where(~end.pending[-1] | rests, end.point.state.displacement, jnp.nan)
     beyond = log_times > end.point.state.log_time
-    # One after the other: side by side all would wait for implicit steps, of which XLA's older emitters make nan.
+    # One after the other: side by side all would wait for implicit steps, and XLA's older emitters make nan
+    # of those.
     between = jax.lax.map(lambda at: _between(problem, solver, at[0], at[1], tolerance), (before, log_times))
     return _select(beyond, jnp.broadcast_to(last, between.shape), between)
 
