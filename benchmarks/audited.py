@@ -203,7 +203,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
             )
         found = f"true: {one.true}" if one.true else f"refuted by {count:,} of {_INSTANCES:,}"
         yield one.what, f"`{one.statement}`", found
-    kept = mutate.kept()
+    kept = mutate.Results().found
     for mutant in mutate.line_mutants():
         if any(old in mutant.name for old in LINES):
             found = kept.get(mutate.digest(mutant))

@@ -21,12 +21,17 @@ import hashlib
 import importlib
 import inspect
 import json
+import multiprocessing
+import os
+import queue
 import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -46,14 +51,16 @@ from goodteacher.theory.statements import Judge, Statement, find_statements
 
 MINUTES = 5.0
 _ROOT = Path(__file__).parents[1]
-_COPY, _KEPT = _ROOT / "build/mutated", _ROOT / "build/mutation.json"
+_COPIES, _KEPT = _ROOT / "build/mutated", _ROOT / "build/mutation.json"
+NOTICED = _ROOT / "benchmarks/noticed.json"
 _COPIED = ("goodteacher", "sim", "theory", "experiments", "figures/style.py", "figures/__init__.py", "tests")
 _WEAKER = "the claim implies it: weaker on every instance"
 _SAME = 1e-9  # decades
 _CLEARED = 16  # mutants after which programs are given back: a process has room for only so many
 _SHARES = (0.1, -0.1)  # by which numbers are altered in magnitude, besides the values known to be false
 _INSTANCES, _VERIFIED = 2_000, 10_000
-_PATIENCE = 400.0  # seconds after which a run counts as stopped: what never ends is noticed
+_PATIENCE = 120.0  # seconds beyond twice what a check takes of the code as it is: what never ends is noticed
+_PYTEST = ("-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider")
 
 
 class Mutant(NamedTuple):
@@ -129,19 +136,17 @@ _FACTOR = 1.1
 
 
 def theory_mutants(path: Path) -> Iterator[Mutant]:
-    """Of one module: public functions that compute, by one node of their bodies at a time."""
+    """Of one module: public functions and what they call of it, by one node of their bodies at a time."""
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     statements = _statements_of(path.stem)
     checks = []
     tests = _ROOT / "tests/theory" / f"test_{path.stem}.py"
     if tests.exists():
-        checks.append(("-m", "pytest", "-q", "-x", "-n", "0", f"tests/theory/{tests.name}"))
+        checks.append((*_PYTEST, f"tests/theory/{tests.name}"))
     if statements:
         checks.append(("-m", "goodteacher", "verify", *statements, "--instances", str(_INSTANCES)))
-    for function in tree.body:
-        if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
-            continue
+    for function in _computing(tree):
         for site, (node, alter, what) in enumerate(_sites(function)):
             original = dict(vars(node))  # not of its children: these are sites, too
             alter(node)
@@ -149,6 +154,19 @@ def theory_mutants(path: Path) -> Iterator[Mutant]:
             vars(node).update(original)
             name = f"theory/{path.name}::{function.name} {site}: {what}"
             yield Mutant(name, f"theory/{path.name}", source, tuple(checks), function.name)
+
+
+def _computing(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """The public functions of a module and what they call of it: not how instances are drawn and judged."""
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    computing = {name for name in functions if not name.startswith("_")}
+    open_ = list(computing)
+    while open_:
+        nodes = ast.walk(functions[open_.pop()])
+        called = {node.id for node in nodes if isinstance(node, ast.Name)} & set(functions) - computing
+        computing |= called
+        open_ += called
+    return (node for name, node in functions.items() if name in computing)
 
 
 def _statements_of(module: str) -> list[str]:
@@ -168,6 +186,8 @@ def _sites(function: ast.FunctionDef) -> Iterator[tuple[ast.AST, Callable[[ast.A
             match node:
                 case ast.BinOp() if type(node.op) in _OPERATORS:
                     yield node, _set("op", _OPERATORS[type(node.op)]()), f"{where} with the other operator"
+                case ast.BinOp(op=ast.Pow(), right=ast.Constant(value=int(power))):
+                    yield node.right, _set("value", power + 1), f"{where} to the power {power + 1}"
                 case ast.Compare() if type(node.ops[0]) in _COMPARISONS:
                     other = _COMPARISONS[type(node.ops[0])]()
                     yield node, _set("ops", [other, *node.ops[1:]]), f"{where} the other way round"
@@ -326,7 +346,7 @@ def line_mutants() -> Iterator[Mutant]:
         text = (_ROOT / line.path).read_text(encoding="utf-8")
         if text.count(line.old) != 1:
             raise ValueError(f"{line.path} has {line.old!r} {text.count(line.old)} times; mend mutants.py")
-        checks = tuple(("-m", "pytest", "-q", "-x", "-n", "0", f"tests/sim/{t}.py") for t in line.tests)
+        checks = tuple((*_PYTEST, f"tests/sim/{t}.py") for t in line.tests)
         name = f"{line.path}: {line.old.strip()!r} -> {line.new.strip()!r}"
         yield Mutant(name, line.path, text.replace(line.old, line.new), checks)
 
@@ -336,8 +356,16 @@ def line_mutants() -> Iterator[Mutant]:
 
 def digest(mutant: Mutant) -> str:
     """Of a mutant, what runs it, and all files of the house that these import."""
-    files = {mutant.path, *(part for check in mutant.checks for part in check if part.endswith(".py"))}
-    return _digest([mutant.name, mutant.source, mutant.checks], files)
+    return _digest([mutant.name, mutant.source, mutant.checks], {mutant.path, *_files(mutant.checks)})
+
+
+def digest_in_place(mutant: Mutant) -> str:
+    """Of a mutant and what its module imports."""
+    return _digest(["in place", mutant.name, mutant.source], [mutant.path])
+
+
+def _files(checks: Iterable[tuple[str, ...]]) -> set[str]:
+    return {part for check in checks for part in check if part.endswith(".py")}
 
 
 def _digest(what: list[Any], files: Iterable[str]) -> str:
@@ -367,108 +395,247 @@ def _needed(path: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def run(mutant: Mutant) -> str:
-    """What noticed the mutant; nothing if it survived."""
-    target = _COPY / mutant.path
+class Ended(NamedTuple):
+    """How a check ended.
+
+    Attributes:
+        failed: whether what it runs failed, or did not end.
+        by: what failed: a test where one can be named.
+        seconds: that it took.
+    """
+
+    failed: bool
+    by: str
+    seconds: float
+
+
+def ended(check: tuple[str, ...], copied: Path, patience: float) -> Ended:
+    """Runs a check in a copy of the checkout."""
+    start = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, *check],
+            cwd=copied,
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Ended(True, "no end", patience)
+    named = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    by = named[0].split(" ", 1)[1].split(" - ")[0] if named else " ".join(check[1:3])
+    return Ended(done.returncode != 0, by, time.monotonic() - start)
+
+
+def run(mutant: Mutant, copied: Path, patience: Mapping[tuple[str, ...], float], likely: str = "") -> str:
+    """What noticed the mutant; nothing if it survived.
+
+    Args:
+        mutant: the mutant.
+        copied: a copy of the checkout, in which nothing else runs.
+        patience: seconds after which a check counts as failed, for each.
+        likely: the test that noticed it before, which is tried first.
+    """
+    target = copied / mutant.path
     original = target.read_text(encoding="utf-8")
     target.write_text(mutant.source, encoding="utf-8")
     try:
+        if "::" in likely:
+            check = (*_PYTEST, likely)
+            first = ended(check, copied, max(patience.values()))
+            if first.failed and first.by.startswith(likely):  # it is still there, and failed
+                return first.by
         for check in mutant.checks:
-            try:
-                done = subprocess.run(
-                    [sys.executable, *check], cwd=_COPY, capture_output=True, timeout=_PATIENCE, check=False
-                )
-            except subprocess.TimeoutExpired:
-                return "no end"
-            if done.returncode:
-                return check[-1] if check[-1].endswith(".py") else " ".join(check[1:3])
+            found = ended(check, copied, patience[check])
+            if found.failed:
+                return found.by
     finally:
         target.write_text(original, encoding="utf-8")
     return ""
 
 
-def _make_copy() -> None:
-    """What was compiled there stays, with pytest's cache."""
-    for name in (*_COPIED, "pyproject.toml"):
-        old = _COPY / name
-        if old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old)
-        else:
-            old.unlink(missing_ok=True)
-    _COPY.mkdir(parents=True, exist_ok=True)
-    for name in _COPIED:
-        source, target = _ROOT / name, _COPY / name
-        if source.is_dir():
-            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
+def _make_copies() -> list[Path]:
+    """One for each core. What was compiled there stays, and is shared."""
+    copies = [_COPIES / str(number) for number in range(os.cpu_count() or 1)]
+    for copied in copies:
+        copied.mkdir(parents=True, exist_ok=True)
+        for name in (*_COPIED, "pyproject.toml"):
+            source, target = _ROOT / name, copied / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-    shutil.copy(_ROOT / "pyproject.toml", _COPY)
+            if source.is_dir():
+                shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        compiled = copied / ".pytest_cache"
+        if copied != copies[0] and not compiled.exists():
+            (copies[0] / ".pytest_cache").mkdir(exist_ok=True)
+            compiled.symlink_to(copies[0] / ".pytest_cache")
+    return copies
 
 
 def every_mutant() -> list[Mutant]:
     """Of code, module by module."""
-    modules = sorted((_ROOT / "theory").glob("[!_]*.py"))
-    of_theory = [mutant for path in modules if _statements_of(path.stem) for mutant in theory_mutants(path)]
+    of_theory = [mutant for path in _modules() for mutant in theory_mutants(path)]
     return [*of_theory, *line_mutants()]
 
 
-def kept() -> dict[str, Any]:
-    """What came out so far, by digest."""
-    return json.loads(_KEPT.read_text(encoding="utf-8")) if _KEPT.exists() else {}
+def _modules() -> list[Path]:
+    return [path for path in sorted((_ROOT / "theory").glob("[!_]*.py")) if _statements_of(path.stem)]
+
+
+class Results:
+    """What came out so far, by digest; written down with each result. Of many threads.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path = _KEPT):
+        self._path = path
+        self._lock = threading.Lock()
+        self.found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def add(self, **found: Any) -> None:
+        """Adds what was found, by key."""
+        with self._lock:
+            self.found |= found
+            partial_path = self._path.with_suffix(".part")
+            partial_path.write_text(json.dumps(self.found, indent=0), encoding="utf-8")
+            partial_path.replace(self._path)
+
+
+def _key_of_numbers(statement: Statement) -> str:
+    assert isinstance(statement.judge, Formula)
+    path = "/".join(statement.judge.law.__module__.split(".")[1:]) + ".py"
+    return _digest([statement.name, _SHARES, _INSTANCES], [path])
+
+
+def judge_module(path: Path, known: frozenset[str], end: float) -> dict[str, Any]:
+    """Numbers and code of a module of statements, on their instances: what is not known, until a time.
+
+    Args:
+        path: of the module.
+        known: keys of what is known.
+        end: seconds since the epoch.
+    """
+    keep_compiled()
+    found: dict[str, Any] = {}
+    for name in _statements_of(path.stem):
+        statement = find_statements()[name]
+        if isinstance(statement.judge, Formula) and time.time() < end:
+            key = _key_of_numbers(statement)
+            if key not in known:
+                found[key] = numbers(statement)
+    for number, mutant in enumerate(theory_mutants(path)):
+        key = digest_in_place(mutant)
+        if key not in known and time.time() < end:
+            if number % _CLEARED == 0:
+                jax.clear_caches()
+            found[key] = noticed_in_place(mutant)
+    return found
+
+
+def _judge_modules(results: Results, end: float) -> None:
+    """Module by module, each in a process of its own: a process has room for only so many programs."""
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawned, max_tasks_per_child=1) as pool:
+        open_ = [pool.submit(judge_module, path, frozenset(results.found), end) for path in _modules()]
+        for one in as_completed(open_):
+            results.add(**one.result())
+
+
+def _run_checks(mutants: Mapping[str, Mutant], results: Results, end: float) -> None:
+    """In copies of the checkout, one for each core: of the code as it is, then of each mutant, by its key."""
+    copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    for copied in _make_copies():
+        copies.put(copied)
+
+    def with_copy(job: Callable[[Path], None]) -> None:
+        if time.time() < end:
+            copied = copies.get()
+            try:
+                job(copied)
+            finally:
+                copies.put(copied)
+
+    def as_it_is(check: tuple[str, ...], copied: Path) -> None:
+        plain = ended(check, copied, 60.0 * _PATIENCE)
+        if plain.failed:
+            raise ValueError(f"{' '.join(check)} fails with nothing altered: {plain.by}; mend it first")
+        results.add(**{_key_of_check(check): plain.seconds})
+
+    noticed = json.loads(NOTICED.read_text(encoding="utf-8")) if NOTICED.exists() else {}
+
+    def altered(key: str, copied: Path) -> None:
+        mutant = mutants[key]
+        keys = {check: _key_of_check(check) for check in mutant.checks}
+        if results.found.keys() >= set(keys.values()):
+            patience = {check: _PATIENCE + 2.0 * results.found[of] for check, of in keys.items()}
+            results.add(**{key: run(mutant, copied, patience, noticed.get(mutant.name, ""))})
+
+    waiting = [
+        key for key in mutants if key not in results.found and not results.found.get(f"{key} in place")
+    ]
+    random.Random(0).shuffle(waiting)  # a slice is spread over all of it
+    checks = {check: None for key in waiting for check in mutants[key].checks}
+    plain = [check for check in checks if _key_of_check(check) not in results.found]
+    with ThreadPoolExecutor(copies.qsize()) as pool:
+        list(pool.map(with_copy, [partial(as_it_is, check) for check in plain]))
+        list(pool.map(with_copy, [partial(altered, key) for key in waiting]))
+
+
+def _key_of_check(check: tuple[str, ...]) -> str:
+    files = _files([check]) or {f"theory/{path.name}" for path in _modules()}
+    return _digest(["as it is", check], files)
 
 
 def main(minutes: float = MINUTES) -> int:
     """Runs for about so many minutes, prints what is known by then; 1 if a mutant survives unexplained."""
-    keep_compiled()
     _KEPT.parent.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60.0 * minutes
-    results = kept()
+    end = time.time() + 60.0 * minutes
+    results = Results()
+    mutants = {digest(mutant): mutant for mutant in every_mutant()}
+    _judge_modules(results, end)
+    _run_checks(mutants, results, end)
+    return report(mutants, results.found)
 
-    def known(key: str, find: Callable[[], Any]) -> Any:
-        if key not in results and time.monotonic() < end:
-            results[key] = find()
-            _KEPT.write_text(json.dumps(results, indent=0), encoding="utf-8")
-        return results.get(key)
 
+def report(mutants: Mapping[str, Mutant], found: Mapping[str, Any]) -> int:
+    """Prints tables and survivors, and writes down what noticed what; 1 if a mutant survives unexplained."""
     survivors, rows, waiting = [], [], 0
     for name, statement in find_statements().items():
         if isinstance(statement.judge, Formula):
-            path = "/".join(statement.judge.law.__module__.split(".")[1:]) + ".py"
-            key = _digest([name, _SHARES, _INSTANCES], [path])
-            found = known(key, partial(numbers, statement))
-            if found is None:
+            numbered = found.get(_key_of_numbers(statement))
+            if numbered is None:
                 waiting += 1
                 continue
-            blind = [(f"{name}: {what}", why) for what, count, why in found if not count]
-            rows.append((name, len(found), len(found) - len(blind), len(blind)))
+            blind = [(f"{name}: {what}", why) for what, count, why in numbered if not count]
+            rows.append((name, len(numbered), len(numbered) - len(blind), len(blind)))
             survivors += [pair for pair in blind if pair[1] != _WEAKER]
     table("Numbers of formulas", ("statement", "altered", "refuted", "not refuted"), rows)
     print(f"{waiting} statements not run yet")
 
-    mutants = every_mutant()
-    digests = [digest(mutant) for mutant in mutants]
-    for number, (mutant, key) in enumerate(zip(mutants, digests, strict=True)):
-        if mutant.function and key not in results:
-            if number % _CLEARED == 0:
-                jax.clear_caches()
-            what = known(f"{key} in place", partial(noticed_in_place, mutant))
-            if what:
-                results[key] = what
-    _make_copy()
-    order = list(zip(mutants, digests, strict=True))
-    random.Random(0).shuffle(order)  # a slice is spread over all of it
-    for mutant, key in order:
-        known(key, partial(run, mutant))
     counts: dict[str, list[int]] = {}
-    for mutant, key in zip(mutants, digests, strict=True):
+    by = {key: found.get(digest_in_place(one)) or found.get(key) for key, one in mutants.items()}
+    for key, mutant in mutants.items():
         row = counts.setdefault(mutant.path, [0, 0, 0, 0])
         row[0] += 1
-        row[1 if key not in results else 2 if results[key] else 3] += 1
-        if results.get(key) == "":
+        row[1 if by[key] is None else 2 if by[key] else 3] += 1
+        if by[key] == "":
             survivors.append((mutant.name, EXPLAINED.get(mutant.name, "")))
     rows = [(path, *row) for path, row in sorted(counts.items())]
     table("Code", ("file", "mutants", "not run yet", "killed", "survived"), rows)
+
+    before = json.loads(NOTICED.read_text(encoding="utf-8")) if NOTICED.exists() else {}
+    names = {mutant.name: by[key] for key, mutant in mutants.items()}
+    kept = {name: names[name] if names[name] is not None else before.get(name) for name in sorted(names)}
+    lines = {name: what for name, what in kept.items() if what is not None}
+    NOTICED.write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     unexplained = [name for name, why in survivors if not why]
     print(f"\nSurvivors with a reason: {len(survivors) - len(unexplained)}")
