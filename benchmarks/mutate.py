@@ -139,13 +139,10 @@ def theory_mutants(path: Path) -> Iterator[Mutant]:
     """Of one module: public functions and what they call of it, by one node of their bodies at a time."""
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    statements = _statements_of(path.stem)
     checks = []
     tests = _ROOT / "tests/theory" / f"test_{path.stem}.py"
     if tests.exists():
         checks.append((*_PYTEST, f"tests/theory/{tests.name}"))
-    if statements:
-        checks.append(("-m", "goodteacher", "verify", *statements, "--instances", str(_INSTANCES)))
     for function in _computing(tree):
         for site, (node, alter, what) in enumerate(_sites(function)):
             original = dict(vars(node))  # not of its children: these are sites, too
