@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ import goodteacher as gt
 from goodteacher.sim.clocks import ColdStart, Gradient, Grpo
 from goodteacher.sim.instance import Instance, verified
 from goodteacher.sim.objective import gradient
+from goodteacher.theory.clock_laws import fixed_point_log_odds
 
 
 def ratio(instance, clock):
@@ -58,3 +60,10 @@ def test_the_cold_start_of_a_paper():
         np.testing.assert_allclose(
             likely, 0.5 * (2.0 - 1.0 / (1.0 - p) - math.log(p / (1.0 - p))), rtol=1e-12
         )
+
+
+@pytest.mark.parametrize("kl", [1e-3, 0.1, 10.0])
+def test_the_fixed_point_of_groups_of_two(kl):
+    """Rewards 0 and 1, one of each: weights of 1/2 over the deviation, a root of 1/2, whatever the policy."""
+    found = jax.jit(lambda kl: fixed_point_log_odds(0.3, kl, Grpo(2, epsilon=0.2)))(kl)
+    assert found == pytest.approx(math.log(0.3 / 0.7) + 0.5 / (math.sqrt(0.5) + 0.2) / kl)

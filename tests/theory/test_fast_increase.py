@@ -34,6 +34,26 @@ def plainly(rewards, truth, start, kl_coefficient, gamma, prompts):
     return holds, 4 * prompts * wait, most_kl, most_bad
 
 
+def plainly_sharp(rewards, truth, start, gamma):
+    """The gap and the limits of the sharper form, for one prompt without bad outputs."""
+    value = sum(p * r for p, r in zip(start, rewards, strict=True))
+    level = sum(p * g for p, g in zip(start, truth, strict=True)) + gamma
+    good = [y for y in range(len(rewards)) if truth[y] > level and rewards[y] > value]
+    rest = [y for y in range(len(rewards)) if rewards[y] <= value]
+    left = 1 - (level + 1) / (min(truth[y] for y in good) + 1)
+    spread = max(abs(rewards[y] - rewards[z]) for y in good for z in good)
+    gap = max(rewards[y] for y in good) - max(rewards[y] for y in rest) - spread / left
+    mass = sum(start[y] for y in good)
+
+    def grown(q):
+        return -1 / q + 1 / (1 - q) + 2 * np.log(q / (1 - q))
+
+    wait = len(good) * (grown(1 - left) - grown(mass)) / gap
+    most_bad = mass**2 * left**2 * gap / (16 * len(good)) * np.exp(-wait)
+    most_kl = 3 / 8 * left * gap / (1 - np.log(min(start[y] for y in good)))
+    return gap, most_bad, most_kl
+
+
 CASES = {
     "two good outputs": ([1.0, 0.9, -1.0, -1.0], [1.0, 0.8, 0.0, -1.0], [0.3, 0.2, 0.2, 0.3], 0.0),
     "with KL": ([1.0, 0.9, -1.0, -1.0], [1.0, 0.8, 0.0, -1.0], [0.3, 0.2, 0.2, 0.3], 1e-4),
@@ -57,6 +77,23 @@ def test_conditions_and_bound(case):
     assert holds == (case in ("two good outputs", "with KL"))
     reached = hitting_time(instance, reward_increase(instance, 0.2)).time
     assert (reached <= found.time).all() or not holds
+
+
+def test_limits_of_the_sharper_form():
+    rewards, truth, start = [1.0, 0.95, -0.5, -1.0], [1.0, 0.8, 0.0, -1.0], [0.3, 0.1, 0.3, 0.3]
+    found = fast_increase(Instance(rewards, truth, start=start), 0.2)
+    gap, most_bad, most_kl = plainly_sharp(rewards, truth, start, 0.2)
+    assert found.holds_sharply[0]
+    np.testing.assert_allclose(found.gap[0], gap, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(found.sharply_largest_bad_log_probability[0]), most_bad, rtol=1e-9)
+    np.testing.assert_allclose(found.sharply_largest_kl_coefficient[0], most_kl, rtol=1e-12)
+
+
+def test_what_does_not_exist_is_not_good():
+    rewards = [0.0, 0.0, -1.0]
+    instance = Instance(rewards, start=[0.5, 0.0, 0.5], mask=[True, False, True])
+    assert fast_increase(instance, 0.2).holds[0]
+    assert not fast_increase(instance, 0.2, jnp.array([[True, True, False]])).holds[0]
 
 
 def test_fewer_outputs_may_be_called_good():

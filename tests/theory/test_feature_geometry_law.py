@@ -74,3 +74,15 @@ def test_where_features_go_together_the_error_is_that_of_low_outputs_still_unequ
     assert errors[0] > 1000 * 1e-8 * np.log(1e8)
     np.testing.assert_allclose(np.log10(errors[0] / errors[1]), 2 * 2 / (1 + 4 * inner_product), rtol=0.06)
     assert all(0.1 < error / e < 1.0 for error, e in zip(errors, expected, strict=True))
+
+
+def test_how_unequal_low_outputs_are_by_a_plain_loop():
+    """Lines ``a_j (tau + d_j)``, and ``tau`` from the time of the polynomial; one output does not exist."""
+    start, time = np.exp(np.asarray(START)), 1e15
+    drops = 0.5 - np.asarray(REWARDS)[2:]
+    places = [(1 / p - 1 / start[1]) / a for p, a in zip(start[2:], drops, strict=True)]
+    mean = sum(places) / 3
+    tau = (4 * time / (start[1] * np.prod([a * p for p, a in zip(start[2:], drops, strict=True)]))) ** (1 / 4)
+    padded = jnp.append(START, -jnp.inf), jnp.append(REWARDS, 0.4)
+    expected = sum((d - mean) ** 2 for d in places) / tau**2
+    np.testing.assert_allclose(unequal(*padded, time), expected, rtol=1e-12)

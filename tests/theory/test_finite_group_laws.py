@@ -2,10 +2,12 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 
 import goodteacher as gt
 from goodteacher.sim.clocks import Grpo
+from goodteacher.theory.finite_group_laws import grpo_time, max_rl_time
 
 
 def _time(start, rewards, group):
@@ -38,3 +40,12 @@ def test_rewards_between_do_not_matter_to_finite_groups():
     assert abs(limit[0] / limit[1] - 1.0) > 0.5
     # The law, with gaps of one: pi_m pi_j / (m_1 K (K - 1) eps^2).
     np.testing.assert_allclose(finite[0], 0.6 * 0.4 / (1.5 * 6.0 * 1e-10), rtol=1e-3)
+
+
+def test_what_the_way_costs_is_an_integral():
+    """Of ``1 / (p (1-p))^2``, by the trapezoidal rule in log-odds."""
+    odds = np.linspace(math.log(1e-3 / (1.0 - 1e-3)), math.log(9.0), 20_001)
+    p = 1.0 / (1.0 + np.exp(-odds))
+    spent = np.trapezoid(1.0 / (p * (1.0 - p)), odds)
+    np.testing.assert_allclose(max_rl_time(jnp.asarray(1e-3), jnp.asarray(0.9), 5), spent / 8.0, rtol=1e-6)
+    np.testing.assert_allclose(grpo_time(jnp.asarray(1e-3), jnp.asarray(0.9), 4), spent / 3.0, rtol=1e-6)
