@@ -77,6 +77,15 @@ def test_normalized_ascent_moves_at_a_constant_speed():
     np.testing.assert_array_equal(stayed, flat.initial_parameters)
 
 
+def test_backtracking_shortens_a_step_a_hundredfold():
+    """A KL coefficient of 300 curves the objective: the first step falls unless it is 200 times as short."""
+    instance = Instance([1.0, -1.0], start=[0.3, 0.7], regularizer=Regularizer(kl=300.0))
+    start = objective(instance, instance.initial_parameters)
+    backtracking, plain = (optimizer(name, 1.0) for name in ("backtracking", "sgd"))
+    assert objective(instance, ascend(instance, backtracking[1], 1).parameters) > start
+    assert objective(instance, ascend(instance, plain[1], 1).parameters) < start - 1.0
+
+
 def test_natural_ascent_follows_its_closed_form():
     """Tabular: ``pi_t`` proportional to ``pi_0 exp(r t)``, whatever the step; plain ascent is not."""
     rewards, logits = np.array([[1.0, 0.8, -1.0, -0.5]]), np.array([[-5.0, 1.0, 0.0, 2.0]])

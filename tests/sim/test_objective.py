@@ -22,6 +22,7 @@ from goodteacher.sim.objective import (
     natural_gradient,
     objective,
 )
+from goodteacher.sim.policies import LinearSoftmax
 
 KINDS = [
     {"features": features, "masked": masked, "regularized": regularized}
@@ -244,6 +245,17 @@ def test_natural_gradient_is_finite_for_an_output_far_rarer_than_at_the_referenc
     found = natural_gradient(instance, instance.initial_parameters)[0]
     # The rarest output's KL-regularised reward exceeds the others' by 0.1 * 1500 less its own reward.
     assert found[2] - found[0] == pytest.approx(150.0 - 2.0, rel=1e-12)
+
+
+def test_natural_gradient_hardly_regards_a_rare_output():
+    """Two features for four outputs, one of probability 1e-9: it counts for that much, not for more."""
+    features = np.random.default_rng(0).normal(size=(1, 4, 2))
+    weights = np.array([0.3, -0.2])
+    features[0, 3] += weights / (weights @ weights) * (np.log(1e-9) - features[0, 3] @ weights)
+    instance = Instance([0.3, -0.2, 0.9, -1.0], start=Parameters(weights), policy=LinearSoftmax(features))
+    assert 1e-10 < instance.probabilities(instance.initial_parameters)[0, 3] < 1e-8
+    found = natural_gradient(instance, instance.initial_parameters)
+    np.testing.assert_allclose(found, dense_natural_gradient(instance), rtol=1e-9)
 
 
 def test_natural_gradient_leaves_a_prompt_without_weight_alone():
