@@ -6,12 +6,16 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import beta
 
+from goodteacher.sim.flow import hitting_time
+from goodteacher.sim.goals import probability_level
+from goodteacher.sim.instance import Instance
 from goodteacher.theory import stalling
 from goodteacher.theory.stalling_extensions import (
     largest_kl_coefficient,
     log_escape_time,
     log_regularized_time,
     rescue_threshold,
+    with_rare_best,
 )
 
 P = np.array([1e-10, 0.4, 0.1, 0.3, 0.2 - 1e-10])
@@ -87,6 +91,27 @@ def test_no_stall_when_all_others_are_tied():
 
     expected = np.log(quad(integrand, 0, np.inf, epsabs=0, epsrel=1e-11)[0] / P[0])
     assert float(log_escape_time(LOG_P, rewards, ONES)) == near(expected)
+
+
+def test_a_middling_output_that_takes_over_late():
+    """A tenth of the way: the integrand has a kink there, where nodes have to be dense."""
+    start, rewards = np.array([1e-8, 1e-7, 0.6 - 1.1e-7, 0.4]), [1.0, 0.5, 0.3, -0.7]
+    instance = Instance(rewards, start=start)
+    time = hitting_time(instance, probability_level(instance, 0, 0.5)).time[0]
+    assert float(log_escape_time(jnp.log(start), jnp.asarray(rewards))) == near(jnp.log(time))
+
+
+def test_the_threshold_of_a_rescue_is_its_formula():
+    mean = R[1:].mean()
+    scale = np.log(5 * (R[0] - mean) * P[0] / (4 * P[1]))
+    expected = (0.5 - mean) / (float(log_escape_time(LOG_P, REWARDS)) + scale)
+    assert float(rescue_threshold(LOG_P, REWARDS)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("eps", [1e-9, 0.3])
+def test_a_rare_output_leaves_the_rest_to_the_others(eps):
+    drawn = np.exp(with_rare_best(jnp.log(eps), jnp.log(jnp.array([7.0, 1.0, 3.0]))))
+    np.testing.assert_allclose(drawn, [eps, (1 - eps) / 4, 3 * (1 - eps) / 4], rtol=1e-12)
 
 
 def test_regularisation():

@@ -11,10 +11,13 @@ from goodteacher.sim.instance import Instance, Regularizer
 from goodteacher.theory.rankings import attainable_accuracies
 from goodteacher.theory.rises import escape_times
 from goodteacher.theory.teachers import (
+    fast_rewards,
     fast_teacher,
     fast_teacher_kl_coefficient,
     fast_teacher_time,
+    low_variance_rewards,
     low_variance_teacher,
+    sharp_fast_teacher_time,
     slow_teacher_time,
 )
 
@@ -82,6 +85,19 @@ def test_bounds_are_their_formulas():
         POLICY[OUTPUT] * (1 - rho) ** 4 / (8 * (1 / (2 * np.e) + 2 * np.log(1 / POLICY.min()))),
         rtol=1e-13,
     )
+    p = POLICY[OUTPUT]
+    odds = np.linspace(np.log(p / (1 - p)), np.log(rho / (1 - rho)), 20_001)
+    spent = np.trapezoid(2 + 2 * np.cosh(odds), odds)  # of 1 / (q (1-q))^2
+    np.testing.assert_allclose(
+        sharp_fast_teacher_time(instance, GAMMA, OUTPUT), spent / (1 - p) / weights, rtol=1e-6
+    )
+
+
+def test_rewards_of_teachers_are_evenly_spaced():
+    levels = jnp.array([2, 0, 1])
+    np.testing.assert_allclose(low_variance_rewards(levels, 2.0), np.array([3, 1, 2]) / 8, rtol=1e-15)
+    fast = fast_rewards(levels, 0, jnp.asarray(0.4))
+    np.testing.assert_allclose(fast, [1.0, 0.1, 0.2], rtol=1e-15)
 
 
 def test_given_pairs():

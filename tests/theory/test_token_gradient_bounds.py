@@ -10,7 +10,6 @@ import pytest
 from goodteacher.sim.autoregressive import Sequences, TokenLinear
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.theory import token_gradient_bounds as autoregressive
-from goodteacher.theory.token_hitting_times import hitting_time_lower_bound
 
 enumerated_gradient, gradient_norms, gradient_upper_bound, sharp_gradient_upper_bound = map(
     eqx.filter_jit,
@@ -72,6 +71,7 @@ def test_gradients_and_bounds_by_loops(problem):
     np.testing.assert_allclose(enumerated_gradient(problem, theta), gradients.mean(0), rtol=1e-11)
     np.testing.assert_allclose(gradient_norms(problem, theta), np.linalg.norm(gradients, axis=-1), rtol=1e-11)
     assert (sizes > 10).all()
+    np.testing.assert_allclose(autoregressive.largest_regularized_reward(problem, theta), sizes, rtol=1e-12)
     bound = 6 * np.cbrt(sizes) * LENGTH * jacobians * np.cbrt(variances)
     np.testing.assert_allclose(gradient_upper_bound(problem, theta), bound, rtol=1e-11)
     sharp = jacobians * np.sqrt(LENGTH * variances / 2)
@@ -99,19 +99,3 @@ def test_the_sharp_bound_is_attained(length):
     assert gradient_upper_bound(problem, theta)[0] > 8 * gradient_norms(problem, theta)[0]
     apart = theta + 0.3
     assert sharp_gradient_upper_bound(problem, apart)[0] > 1.001 * gradient_norms(problem, apart)[0]
-
-
-def test_hitting_time_bound_by_hand():
-    policy = TokenLinear(Sequences(2, 2, 2), jnp.ones((2, 3, 2, 1)))
-    rewards = [[0.5, 0.5, -0.5, -0.5], [0.1, 0.1, -0.1, -0.1]]
-
-    def bound(gamma, kl=0.0):
-        start, regularizer = Parameters([0.0]), Regularizer(kl=kl)
-        instance = Instance(rewards, start=start, policy=policy, regularizer=regularizer)
-        return float(hitting_time_lower_bound(instance, gamma, 3.0))
-
-    root = ((0.25 + 0.01) / 2) ** (1 / 3)
-    rise = 1 - np.exp(-0.9 / 9)
-    np.testing.assert_allclose(bound(0.9), rise / (8 * 4 * 9 * root), rtol=1e-13)
-    assert bound(0.9, kl=10.0) == bound(0.9)
-    np.testing.assert_allclose(bound(0.9, kl=100.0), (1 - np.exp(-7 / 300)) / (8 * 4 * 9 * root), rtol=1e-13)
