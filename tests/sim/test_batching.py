@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from goodteacher.sim.batching import filled, widened
 from goodteacher.sim.flow import hitting_time
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
-from goodteacher.sim.objective import expected_reward
+from goodteacher.sim.objective import expected_reward, gradient, objective
 
 
 def problem(prompts: int, outputs: int, masked: bool = False) -> tuple[Instance, Goal]:
@@ -34,6 +35,20 @@ def test_outputs_that_do_not_exist_change_no_time(masked):
     np.testing.assert_allclose(found.time, exact.time, rtol=1e-11)
     np.testing.assert_allclose(np.exp(found.log_probabilities), np.exp(exact.log_probabilities), atol=1e-11)
     assert found.log_probabilities.shape == (3, 5)
+
+
+def test_outputs_that_do_not_exist_change_no_objective():
+    """Nor are they likely at the reference, which forward KL is an expectation over."""
+    instance, goal = problem(2, 3)
+    strengths = Regularizer(kl=0.1, forward_kl=0.2, entropy=0.05)
+    instance = eqx.tree_at(lambda i: i.regularizer, instance, strengths)
+    wide = jax.tree.map(jnp.asarray, widened(instance, goal, 6)[0])
+    assert wide.rewards.shape == (2, 6)
+    expected = objective(instance, instance.initial_parameters + 0.3)
+    np.testing.assert_allclose(objective(wide, wide.initial_parameters + 0.3), expected, rtol=1e-13)
+    slope = gradient(wide, wide.initial_parameters + jnp.arange(6.0))
+    expected = gradient(instance, instance.initial_parameters + jnp.arange(3.0))
+    np.testing.assert_allclose(slope, np.pad(expected, [(0, 0), (0, 3)]), atol=1e-15)
 
 
 def test_one_program_serves_many_sizes():

@@ -108,3 +108,17 @@ def test_the_mode_of_differentiation_does_not_matter():
     for size in (3, 9):
         policy = LinearSoftmax(jnp.asarray(rng.normal(size=(2, 4, size))), jnp.asarray(1.3))
         np.testing.assert_allclose(policy._jacobian(jnp.ones(size)), policy.features / 1.3, rtol=1e-15)
+
+
+class Exponential(Policy):
+    """Two outputs; the logit of the first is the cube of the exponential of the parameter."""
+
+    def logits(self, parameters: Float[Array, "1"]) -> Float[Array, "1 2"]:
+        return jnp.stack([jnp.exp(3.0 * parameters[0]), jnp.zeros(())])[None]
+
+
+@pytest.mark.parametrize("displacement", [1e-4, 1e-9, 1e-20, 0.1])
+def test_small_displacements_keep_their_digits(displacement):
+    """What two logits differ by cancels; the velocity on the way does not."""
+    found = Exponential().displacement(jnp.array([0.2]), jnp.array([displacement]))
+    np.testing.assert_allclose(found, [[np.exp(0.6) * np.expm1(3.0 * displacement), 0.0]], rtol=1e-11)

@@ -14,6 +14,7 @@ from goodteacher.sim.flow import HORIZON, Control, final_policies, final_policy,
 from goodteacher.sim.goals import Goal, probability_level, reward_level
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward
+from goodteacher.sim.optima import converged, limit_of
 from goodteacher.sim.status import Status
 
 REWARDS = [[1.0, 0.95, 0.9], [1.0, 0.4, -1.0]]
@@ -198,3 +199,42 @@ def test_the_implicit_method_takes_up_where_the_explicit_one_left(monkeypatch):
     jax.clear_caches()
     assert found.steps > 105
     np.testing.assert_allclose(found.time, expected, rtol=1e-9)
+
+
+def test_close_to_an_optimum_is_not_at_it():
+    """A policy that is a thousandth away has not converged: what it still does may be to meet the goal."""
+    rewards, strength = np.array([1.0, 0.0, -0.5]), 0.2
+    start = np.array([0.2, 0.5, 0.3])
+    optimum = np.log(start) + rewards / strength
+
+    def rests(moved):
+        parameters = Parameters([optimum + np.array([moved, 0.0, 0.0])])
+        instance = Instance(
+            rewards,
+            start=parameters,
+            reference_policy_logits=np.log(start),
+            regularizer=Regularizer(kl=strength),
+        )
+        best = float(expected_reward(jax.nn.softmax(optimum), jnp.asarray(rewards)))
+        return bool(converged(instance, reward_level(instance, best + 1e-3), instance.initial_parameters)[0])
+
+    assert rests(0.0)
+    assert rests(1e-7)
+    assert not rests(1e-3)
+    assert not rests(-1e-3)
+
+
+def test_the_optimum_of_reverse_kl_is_not_that_of_forward_kl_too():
+    """From the one to the other, on the way to a goal that the first is far from."""
+    rewards, kl = np.array([1.0, 0.0]), 0.2
+    start = Parameters([[rewards[0] / kl, 0.0]])
+    instance = Instance(
+        rewards,
+        start=start,
+        reference_policy_logits=[0.0, 0.0],
+        regularizer=Regularizer(kl=kl, forward_kl=1.0),
+    )
+    goal = probability_level(instance, 1, 0.2)
+    assert limit_of(instance, goal).divergence == 0.0
+    found = hitting_time(instance, goal)
+    assert found.status[0] == Status.REACHED

@@ -158,6 +158,7 @@ def test_an_expectation_that_stays_close_to_its_level():
         ([0.125, 0.125], 0.6, Status.OPTIMUM),  # equally probable for ever
         ([0.1, 0.15], 0.4, Status.OPTIMUM),  # the other gets ahead
         ([0.15, 0.1], 0.7, Status.REACHED),
+        ([0.15, 0.1], 0.99, Status.REACHED),  # however much the other still weighs
     ],
 )
 def test_of_outputs_of_the_best_reward_the_most_probable_wins(tied, level, status):
