@@ -125,8 +125,9 @@ class Problem(NamedTuple):
 
 
 def _norm(vector: Array) -> Array:
-    # In units of the largest: squares would underflow from times of 1e154 on.
-    unit = jnp.maximum(jnp.abs(vector).max(), jnp.finfo(float).tiny)
+    # In units of the largest: squares would underflow from times of 1e154 on. The unit needs no derivative,
+    # and that of a maximum is nan where a program computes the vector twice and rounds it differently.
+    unit = jax.lax.stop_gradient(jnp.maximum(jnp.abs(vector).max(), jnp.finfo(float).tiny))
     return unit * jnp.sqrt(((vector / unit) ** 2).sum() + _NO_SPEED)
 
 
@@ -372,11 +373,10 @@ def _hump(width: Array, start: _Point, end: _Point) -> tuple[Array, Array]:
     return s * width, jnp.where(inside, 2.0 * peak - base, -jnp.inf)
 
 
-def _leading(point: _Point, pending: Array) -> tuple[Array, Array]:
-    """Gap and slope of the pending event that is closest."""
-    gap = jnp.where(pending, point.gap, -jnp.inf)
-    largest = gap.max()
-    return largest, jnp.where(gap == largest, point.slope, -jnp.inf).max()
+def _leading(point: _Point, pending: Array) -> tuple[Array, Array, Array]:
+    """Gap and slope of the pending event that is closest, and its number."""
+    closest = jnp.where(pending, point.gap, -jnp.inf).argmax()
+    return jnp.where(pending[closest], point.gap[closest], -jnp.inf), point.slope[closest], closest
 
 
 def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike) -> _Lane:
@@ -408,8 +408,8 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     shortened = accurate & (step < lane.cruise)
     cruise = jnp.where(shortened, jnp.maximum(lane.cruise, asked), asked)
 
-    gap0, slope0 = _leading(start, pending)
-    gap1, slope1 = _leading(end, pending)
+    gap0, slope0, _ = _leading(start, pending)
+    gap1, slope1, _ = _leading(end, pending)
     # A peak inside the step that may touch its level is stepped onto.
     peak_at, peak = _hump(step, start, end)
     peak_at = jnp.where(pending & (peak >= 0), peak_at, jnp.inf).min()
@@ -438,8 +438,8 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     at_end = crossed & (gap1 <= slope1 * close)
     found = at_end | (bracketed & ((-low[0] <= low[1] * close) | (bracket.ahead <= close)))
     point = jax.tree.map(partial(jnp.where, at_end), end, point)
-    gap, _ = _leading(point, pending)
-    met = found & pending & ((point.gap >= 0) | (point.gap == gap))
+    gap, _, closest = _leading(point, pending)
+    met = found & pending & ((point.gap >= gap) | (point.gap >= 0) | (jnp.arange(len(pending)) == closest))
     awaited = pending & ~met
     if problem.limit is not None:
         hopeless = beyond(problem.limit, instance.log_probabilities(problem.parameters(point.state)))
@@ -685,8 +685,7 @@ def run_through(
     rests = ~_finished(end).lost & (end.steps < max_steps)
     last = jnp.where(~end.pending[-1] | rests, end.point.state.displacement, jnp.nan)
     beyond = log_times > end.point.state.log_time
-    # One after the other: side by side all would wait for implicit steps, and XLA's older emitters make nan
-    # of those.
+    # One after the other: side by side all would wait for implicit steps.
     between = jax.lax.map(lambda at: _between(problem, solver, at[0], at[1], tolerance), (before, log_times))
     return _select(beyond, jnp.broadcast_to(last, between.shape), between)
 

@@ -160,7 +160,7 @@ def lines(
 ) -> Lines:
     """Envelopes of flows: from each modal output to the one whose line is the next to fall below."""
     xp = namespace(logits, rewards)
-    top = logits.max(0)
+    top = fixed(logits.max(0))
     normalizer = top + xp.log(xp.exp(logits - top).sum(0))
     lead = 0.0 if inertia is None else xp.log(inertia)
     logits = xp.maximum(logits, normalizer + lead + _RAREST)

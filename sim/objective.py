@@ -25,9 +25,10 @@ def advantage(
 def of_modal(
     probabilities: Float[Array, "*batch outputs"], rewards: Float[Array, "*batch outputs"]
 ) -> Float[Array, "*batch 1"]:
-    """The reward of the most probable output, the highest if there are several."""
-    modal = probabilities == probabilities.max(-1, keepdims=True)
-    return jnp.where(modal, rewards, -jnp.inf).max(-1, keepdims=True)
+    """The reward of the most probable output, the first if there are several."""
+    # Not where a probability equals the largest: a program may compute it twice, and round it differently.
+    modal = jnp.arange(rewards.shape[-1]) == probabilities.argmax(-1, keepdims=True)
+    return jnp.where(modal, rewards, 0.0).sum(-1, keepdims=True)
 
 
 def expected_reward(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutants import LINES, Line
+from benchmarks import mutate
+from benchmarks.mutants import EXPLAINED, LINES, Line
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,3 +25,7 @@ def test_every_line_that_is_altered_stands_once(line):
 def test_a_line_that_is_not_there_is_noticed():
     assert not applies(LINES[0]._replace(old="what never stood there"))
     assert not applies(LINES[0]._replace(tests=("test_of_nothing",)))
+
+
+def test_what_is_explained_is_altered():
+    assert EXPLAINED.keys() <= {mutant.name for mutant in mutate.every_mutant()}

@@ -12,10 +12,10 @@ from sim_strategies import beneficial_errors, random_data, random_tabular
 
 from goodteacher.sim.ascent import OPTIMIZERS, ascend, optimizer
 from goodteacher.sim.files import from_dictionary
-from goodteacher.sim.goals import probability_level, reward_increase
+from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import METRICS
-from goodteacher.sim.objective import gradient, natural_gradient, objective
+from goodteacher.sim.objective import expected_reward, gradient, natural_gradient, objective
 from goodteacher.sim.policies import LinearSoftmax
 
 RATE = 0.1
@@ -77,13 +77,20 @@ def test_normalized_ascent_moves_at_a_constant_speed():
     np.testing.assert_array_equal(stayed, flat.initial_parameters)
 
 
-def test_backtracking_shortens_a_step_a_hundredfold():
-    """A KL coefficient of 300 curves the objective: the first step falls unless it is 200 times as short."""
+def test_backtracking_takes_the_first_step_that_gains_enough():
+    """A KL coefficient of 300 curves the objective: by four fifths at a time a step has to be 200 times as
+    short until it gains a ten-thousandth of what the slope promises (Armijo's rule with optax's numbers)."""
     instance = Instance([1.0, -1.0], start=[0.3, 0.7], regularizer=Regularizer(kl=300.0))
-    start = objective(instance, instance.initial_parameters)
-    backtracking, plain = (optimizer(name, 1.0) for name in ("backtracking", "sgd"))
-    assert objective(instance, ascend(instance, backtracking[1], 1).parameters) > start
-    assert objective(instance, ascend(instance, plain[1], 1).parameters) < start - 1.0
+    theta = instance.initial_parameters
+    slope, value = gradient(instance, theta), objective(instance, theta)
+    promised = 1e-4 * float((slope**2).sum())
+    steps = 0.8 ** np.arange(40.0)
+    gains = np.array([objective(instance, theta + step * slope) - value for step in steps])
+    count = (gains >= steps * promised).argmax()
+    assert 10 < count < 30
+    _, transformation = optimizer("backtracking", 1.0)
+    found = ascend(instance, transformation, 1).parameters
+    np.testing.assert_allclose(found, theta + steps[count] * slope, rtol=1e-9)
 
 
 def test_natural_ascent_follows_its_closed_form():
@@ -130,6 +137,11 @@ def test_first_update_is_that_of_a_loop():
     assert 1 < expected[0] < 200
     np.testing.assert_array_equal(found.first_update, expected)
     np.testing.assert_array_equal(expected[1:], [0.0, np.inf])
+    # A level is met by what is equal to it.
+    after = ascend(instance, optax.sgd(RATE), 3).parameters
+    reached = expected_reward(instance.probabilities(after), instance.rewards)
+    exactly = Goal(instance.rewards, reached - 1e-12)
+    assert ascend(instance, optax.sgd(RATE), 200, goal=exactly).first_update[0] == 3.0
 
 
 def test_only_what_is_asked_for_is_recorded():

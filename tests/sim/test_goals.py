@@ -1,16 +1,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from sim_strategies import MASK, random_data
 
 from goodteacher.sim.files import from_dictionary
 from goodteacher.sim.goals import (
     Goal,
+    excess,
     largest_value,
     probability_level,
     reward_increase,
     reward_level,
 )
+from goodteacher.sim.instance import Instance
+from goodteacher.sim.objective import expected_reward
 
 
 def test_levels_of_rewards():
@@ -49,3 +53,16 @@ def test_goals_jit_and_vmap():
     instance = from_dictionary(random_data(1))
     goals = make(instance, jnp.array([0.1, 0.2]))
     np.testing.assert_allclose(goals.level[1], reward_increase(instance, 0.2).level, rtol=1e-15)
+
+
+@pytest.mark.parametrize("size", [0.5, 3.0])
+def test_how_much_more_than_an_increase(size):
+    """Policies that have moved a little and much: the gain over the start less the increase."""
+    instance = Instance([1.0, 0.2, -1.0], start=[0.2, 0.3, 0.5])
+    goal = reward_increase(instance, 0.1)
+    moved = size * jnp.array([[0.9, -0.4, 0.1]])
+    gain = [
+        float(expected_reward(instance.probabilities(parameters), instance.rewards)[0])
+        for parameters in (instance.initial_parameters, instance.initial_parameters + moved)
+    ]
+    np.testing.assert_allclose(excess(instance, goal, moved)[0], gain[1] - gain[0] - 0.1, rtol=1e-12)

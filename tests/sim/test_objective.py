@@ -19,6 +19,7 @@ from goodteacher.sim.objective import (
     expected_reward,
     gradient,
     kl_divergence,
+    log_ratio_along,
     natural_gradient,
     objective,
 )
@@ -288,3 +289,13 @@ def test_masked_gradient_is_that_of_the_smaller_problem():
         expected = weight * gradient(alone, alone.initial_parameters)[0]
         np.testing.assert_allclose(whole[prompt][exists], expected, rtol=1e-12)
         np.testing.assert_array_equal(whole[prompt][~exists], 0.0)
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-6, 0.3])
+def test_the_log_ratio_of_a_policy_that_has_hardly_moved_keeps_its_digits(size):
+    instance = Instance([1.0, 0.0, -1.0], start=[0.2, 0.3, 0.5])
+    move = size * np.array([0.7, -0.2, 0.1])
+    with mpmath.workdps(50):
+        weights = [mpmath.mpf(p) * mpmath.exp(d) for p, d in zip((0.2, 0.3, 0.5), move, strict=True)]
+        exact = [float(d - mpmath.log(mpmath.fsum(weights))) for d in move]
+    np.testing.assert_allclose(log_ratio_along(instance, jnp.asarray([move]))[0], exact, rtol=1e-9)

@@ -15,6 +15,7 @@ from goodteacher.sim.goals import Goal, probability_level, reward_level
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward
 from goodteacher.sim.optima import converged, limit_of
+from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.sim.status import Status
 
 REWARDS = [[1.0, 0.95, 0.9], [1.0, 0.4, -1.0]]
@@ -224,6 +225,25 @@ def test_close_to_an_optimum_is_not_at_it():
     assert not rests(-1e-3)
 
 
+def test_the_optimum_with_an_entropy_bonus():
+    """``pi`` in proportion to ``exp((r + lambda ln ref) / (lambda + beta))``."""
+    rewards, reference = np.array([1.0, 0.2, -1.0]), np.array([0.2, 0.3, 0.5])
+    instance = Instance(rewards, start=reference, regularizer=Regularizer(kl=0.1, entropy=0.3))
+    optimum = jax.nn.softmax((rewards + 0.1 * np.log(reference)) / 0.4)
+    goal = reward_level(instance, 0.99)
+    np.testing.assert_allclose(np.exp(limit_of(instance, goal).log_probabilities), [optimum], rtol=1e-12)
+    assert hitting_time(instance, goal).status[0] == Status.OPTIMUM
+
+
+def test_why_an_integrated_flow_never_gets_there():
+    features = [[[1.0, 0.2], [0.3, -1.0], [-0.5, 0.4]]]
+    start, truth = Parameters([0.1, -0.2]), [1.0, 0.0, -1.0]
+    flat = Instance([0.5, 0.5, 0.5], truth, start=start, policy=LinearSoftmax(features))
+    assert hitting_time(flat, reward_level(flat, 0.9)).status[0] == Status.NO_SIGNAL
+    steep = Instance(truth, start=start, policy=LinearSoftmax(features))
+    assert hitting_time(steep, reward_level(steep, 1.5)).status[0] == Status.OUT_OF_REACH
+
+
 def test_the_optimum_of_reverse_kl_is_not_that_of_forward_kl_too():
     """From the one to the other, on the way to a goal that the first is far from."""
     rewards, kl = np.array([1.0, 0.0]), 0.2
@@ -238,3 +258,19 @@ def test_the_optimum_of_reverse_kl_is_not_that_of_forward_kl_too():
     assert limit_of(instance, goal).divergence == 0.0
     found = hitting_time(instance, goal)
     assert found.status[0] == Status.REACHED
+
+
+def test_times_do_not_depend_on_what_is_computed_twice():
+    """Without optimisation XLA rounded a velocity and its largest entry differently: the derivative of the
+    maximum was nan, and no implicit step sound."""
+    instance = Instance(
+        [1.0, 0.1180312, -0.12591629, -0.12252501, -0.12287409],
+        start=Parameters([-16.76163613, -1.52766742, -1.71061017, -1.32491996, -1.08951707]),
+        regularizer=Regularizer(kl=0.02),
+    )
+    goal, control = probability_level(instance, 0, 0.49641886), Control(tolerance=1e-6)
+    unoptimized = jax.jit(hitting_time, compiler_options={"xla_backend_optimization_level": "0"})
+    found, exact = unoptimized(instance, goal, control), hitting_time(instance, goal)
+    assert found.status[0] == exact.status[0] == Status.REACHED
+    assert exact.steps > found.steps > integrator._PATIENCE
+    np.testing.assert_allclose(found.time, exact.time, rtol=1e-5)

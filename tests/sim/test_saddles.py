@@ -151,6 +151,14 @@ def test_a_saddle_that_is_left_slowly_is_no_optimum():
         opposite_features(1e-10), reward_level(opposite_features(1e-10), 0.5), Control(max_steps=3)
     )
     assert few.status[0] == Status.NOT_CONVERGED
+    # Nor with more features than eigenvalues are computed for.
+    wide = Instance(
+        [1.0, 1.0, -1.0],
+        start=Parameters(np.append(1e-10, np.zeros(199))),
+        policy=LinearSoftmax(np.pad([[[1.0], [-1.0], [0.0]]], [(0, 0), (0, 0), (0, 199)])),
+    )
+    few = hitting_time(wide, reward_level(wide, 0.5), Control(max_steps=3))
+    assert few.status[0] == Status.NOT_CONVERGED
 
 
 def test_a_stationary_point_that_is_left_in_some_direction_is_no_optimum():

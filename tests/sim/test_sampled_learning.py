@@ -34,6 +34,18 @@ def test_an_output_of_probability_zero_is_never_sampled():
     probabilities = jnp.array([[0.0, 0.1, 0.0, 0.2, 0.7, 0.0]])
     ends = jnp.array([[0.0, 0.11, 0.31, 1.0 - 2.0**-52]])
     np.testing.assert_array_equal(inverse_cdf(probabilities, ends), [[1, 3, 4, 4]])
+    # Ten tenths sum to a little less than one.
+    tenths = jnp.array([[0.1] * 10 + [0.0]])
+    assert inverse_cdf(tenths, jnp.array([[1.0 - 2.0**-53]])) == 9
+
+
+@pytest.mark.parametrize("group", [3, 5, 7])
+def test_equal_rewards_weigh_nothing(group):
+    """Their mean need not be what they are; nothing may be made of the difference."""
+    rewards = jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, (200, 1)) * np.ones(group))
+    assert (rewards.mean(-1) != rewards[:, 0]).any()
+    weights = estimator("grpo", group).weigh(rewards, jnp.zeros_like(rewards))
+    np.testing.assert_array_equal(weights, np.zeros((200, group)))
 
 
 def plain_weights(name, rewards, value):
