@@ -301,7 +301,7 @@ LINES = (
     ),
 )
 
-_FILL = "a number that nothing is divided by or taken the logarithm of where there is none; what comes of it is masked"
+_FILL = "stands for a number that there is none of; what comes of it is masked"
 
 EXPLAINED: dict[str, str] = {
     "theory/clock_laws.py::enumerated_rate 1: 1.0 times 1.1": _FILL,
@@ -321,8 +321,8 @@ EXPLAINED: dict[str, str] = {
     ),
     "theory/stalling_extensions.py::log_escape_time 1: 1.0 times 1.1": _FILL,
     "theory/stalling_extensions.py::log_escape_time 5: '-log_weight - log_slope' with the other operator": (
-        "decides where nodes of the quadrature are dense; it is small against what it is subtracted from where "
-        "that matters: 1e-11 of the time"
+        "decides where nodes of the quadrature are dense, and is small against what it is subtracted from "
+        "where that matters: 1e-11 of the time"
     ),
     "theory/stalling_extensions.py::log_escape_time 16: 1e-30 times 1.1": "of a place on a logarithmic grid",
     "theory/stalling_extensions.py::log_escape_time 19: 1e-15 times 1.1": "of a place on a logarithmic grid",
@@ -341,7 +341,7 @@ EXPLAINED: dict[str, str] = {
     "sim/crossings.py: '(modal > 0) & (flow.breakpoints < np.inf)' -> "
     "'(modal > 9) & (flow.breakpoints < np.inf)'": "where a search starts: it ends at the same place, later",
     "sim/sensitivities.py: 'rate + gap * centre' -> 'rate'": (
-        "the gap is zero where derivatives are taken, and two steps of Newton's method make the second one exact"
+        "the gap is zero where derivatives are taken; two steps of Newton's method make the second one exact"
     ),
 }
 """Why a mutant that nothing notices is right as it is."""

@@ -231,7 +231,9 @@ def test_the_optimum_with_an_entropy_bonus():
     instance = Instance(rewards, start=reference, regularizer=Regularizer(kl=0.1, entropy=0.3))
     optimum = jax.nn.softmax((rewards + 0.1 * np.log(reference)) / 0.4)
     goal = reward_level(instance, 0.99)
-    np.testing.assert_allclose(np.exp(limit_of(instance, goal).log_probabilities), [optimum], rtol=1e-12)
+    limit = limit_of(instance, goal)
+    assert limit is not None
+    np.testing.assert_allclose(np.exp(limit.log_probabilities), [optimum], rtol=1e-12)
     assert hitting_time(instance, goal).status[0] == Status.OPTIMUM
 
 
@@ -255,7 +257,9 @@ def test_the_optimum_of_reverse_kl_is_not_that_of_forward_kl_too():
         regularizer=Regularizer(kl=kl, forward_kl=1.0),
     )
     goal = probability_level(instance, 1, 0.2)
-    assert limit_of(instance, goal).divergence == 0.0
+    limit = limit_of(instance, goal)
+    assert limit is not None
+    assert limit.divergence == 0.0
     found = hitting_time(instance, goal)
     assert found.status[0] == Status.REACHED
 
