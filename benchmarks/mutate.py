@@ -1,17 +1,17 @@
 """``make mutate``: alters formulas and code one place at a time, and prints what nothing notices.
 
 Three kinds of mutants. Numbers: each constant and exponent of every formula, larger and smaller, on the same
-observations as ``verify``. Theory: operators, comparisons, minima and maxima, and constants in the functions
-of the modules of statements (not in how instances are drawn). Lines: those of :mod:`benchmarks.mutants` in
-``sim``.
+observations as ``verify``. Theory: operators, comparisons, minima and maxima, powers and constants in the
+public functions of the modules of statements and in what these call (not in how instances are drawn). Lines:
+those of :mod:`benchmarks.mutants` in ``sim``.
 
 Of a module of theory the instances of its statements are observed once. A mutant takes the place of its
 function, and the statements that call it and their sabotages are judged anew on these observations, operation
 by operation, so that nothing is compiled: a tenth of a second. What is not noticed so is drawn, traced and
 observed anew: some seconds. What is still not noticed, and every line of ``sim``, runs in a copy of the
-checkout, through tests and through ``verify``. What came out is kept in
-``build/mutation.json`` by a digest of the mutant and of all files that what runs depends on, so that a later
-call goes on where this one stops.
+checkout through the tests of its module, which have to pass unaltered; the test that noticed it before
+(``noticed.json``) is tried first. What came out is kept in ``build/mutation.json`` by a digest of the mutant
+and of all files that what runs depends on, so that a later call goes on where this one stops.
 """
 
 import ast
@@ -566,7 +566,7 @@ def _run_checks(mutants: Mapping[str, Mutant], results: Results, end: float) -> 
             raise ValueError(f"{' '.join(check)} fails with nothing altered: {plain.by}; mend it first")
         results.add(**{_key_of_check(check): plain.seconds})
 
-    noticed = json.loads(NOTICED.read_text(encoding="utf-8")) if NOTICED.exists() else {}
+    noticed = _noticed()
 
     def altered(key: str, copied: Path) -> None:
         mutant = mutants[key]
@@ -584,6 +584,11 @@ def _run_checks(mutants: Mapping[str, Mutant], results: Results, end: float) -> 
     with ThreadPoolExecutor(copies.qsize()) as pool:
         list(pool.map(with_copy, [partial(as_it_is, check) for check in plain]))
         list(pool.map(with_copy, [partial(altered, key) for key in waiting]))
+
+
+def _noticed() -> dict[str, str]:
+    """By the name of a mutant the test that noticed it last."""
+    return json.loads(NOTICED.read_text(encoding="utf-8")) if NOTICED.exists() else {}
 
 
 def _key_of_check(check: tuple[str, ...]) -> str:
@@ -628,10 +633,9 @@ def report(mutants: Mapping[str, Mutant], found: Mapping[str, Any]) -> int:
     rows = [(path, *row) for path, row in sorted(counts.items())]
     table("Code", ("file", "mutants", "not run yet", "killed", "survived"), rows)
 
-    before = json.loads(NOTICED.read_text(encoding="utf-8")) if NOTICED.exists() else {}
-    names = {mutant.name: by[key] for key, mutant in mutants.items()}
-    kept = {name: names[name] if names[name] is not None else before.get(name) for name in sorted(names)}
-    lines = {name: what for name, what in kept.items() if what is not None}
+    before = _noticed()
+    tests = {mutant.name: by[key] or before.get(mutant.name, "") for key, mutant in mutants.items()}
+    lines = {name: test for name, test in sorted(tests.items()) if "::" in test}
     NOTICED.write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     unexplained = [name for name, why in survivors if not why]

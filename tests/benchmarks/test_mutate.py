@@ -45,3 +45,30 @@ def test_axes_are_left_alone(text):
     function = ast.parse(f"def f(x):\n    return {text}").body[0]
     assert isinstance(function, ast.FunctionDef)
     assert [what for _, _, what in mutate._sites(function) if "sign" in what] == []
+
+
+def test_what_a_public_function_calls_is_altered_and_what_draws_is_not():
+    tree = ast.parse("def law(x): return _half(x) ** 2\ndef _half(x): return x / 2\ndef _draw(x): return -x")
+    assert [function.name for function in mutate._computing(tree)] == ["law", "_half"]
+    altered = [what for function in mutate._computing(tree) for _, _, what in mutate._sites(function)]
+    assert altered == ["'_half(x) ** 2' to the power 3", "'x / 2' with the other operator"]
+
+
+def test_a_mutant_is_noticed_by_a_test_that_fails_and_by_none_that_is_gone(tmp_path):
+    code = tmp_path / "code.py"
+    code.write_text("ANSWER = 42\n")
+    (tmp_path / "test_code.py").write_text(
+        "from pathlib import Path\n\n\ndef test_answer():\n    assert '42' in Path('code.py').read_text()\n"
+    )
+    check: tuple[str, ...] = (*mutate._PYTEST, "test_code.py")
+    mutant = mutate.Mutant("another answer", "code.py", "ANSWER = 41\n", (check,))
+    patience: dict[tuple[str, ...], float] = {check: 60.0}
+    for likely in ("", "test_code.py::test_answer", "test_code.py::test_that_is_gone"):
+        assert mutate.run(mutant, tmp_path, patience, likely) == "test_code.py::test_answer"
+    harmless = mutant._replace(source="ANSWER = 42  # as before\n")
+    assert mutate.run(harmless, tmp_path, patience, "test_code.py::test_answer") == ""
+    assert code.read_text() == "ANSWER = 42\n"
+
+
+def test_what_does_not_end_is_noticed(tmp_path):
+    assert mutate.ended(("-c", "while True: pass"), tmp_path, 0.5)[:2] == (True, "no end")
