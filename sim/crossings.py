@@ -245,7 +245,8 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         leading = xp.where(best, above, 0.0).sum(0)
         holding = xp.where(best & (at.x <= nearest), below, 0.0)
         least = (holding / at.x).sum(0) - leading / nearest
-        return (half == 2 * last) & (most < least)
+        # A line that falls below all others only beyond the largest numbers is none of those that move away.
+        return (half == 2 * last) & (of.ahead <= 0.0).all(0) & (most < least)
 
     def waiting(so_far: _Search) -> AnyArray:
         return sought & ~(so_far.found | so_far.never | so_far.lost | so_far.ended)

@@ -126,7 +126,7 @@ def test_trajectories_and_final_policies_are_those_of_the_integrator(many):
     np.testing.assert_allclose(np.exp(last), one.probabilities(exact[-1]), atol=1e-9)
 
 
-@pytest.mark.parametrize("below", [1e-7, 1e-10, -1e-10])
+@pytest.mark.parametrize("below", [1e-7, 1e-10, 1e-12, -1e-10])
 def test_a_level_next_to_the_top_of_a_rise_that_does_not_last(below):
     """The expectation is above the level for less than a thousandth of a logit's change, or never."""
     instance = Instance([1.0, 0.6, -1.0], [-1.0, 1.0, 0.0], [0.05, 0.25, 0.7])
@@ -138,6 +138,27 @@ def test_a_level_next_to_the_top_of_a_rise_that_does_not_last(below):
     top = -minimize_scalar(fall, bounds=(0.0, 6.0), method="bounded", options={"xatol": 1e-7}).fun
     found = hitting_time(instance, reward_level(instance, top - below))
     assert (found.status[0] == Status.REACHED) == (below > 0)
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-10])
+def test_what_comes_after_all_numbers_is_not_said_never_to_come(gap):
+    """The rare output is ahead at tau = 1e304 / gap."""
+    instance = Instance([1.0, 1.0 - gap], start=Parameters([-700.0, 0.0]))
+    for goal in (
+        probability_level(instance, 0, 0.5),
+        reward_level(instance, 1.0 - gap / 2.0, rewards=instance.rewards),
+    ):
+        found = hitting_time(instance, goal)
+        assert found.status[0] == Status.NOT_REACHED
+        assert found.time[0] == np.inf
+
+
+def test_an_output_that_is_nearly_as_likely_as_the_middling_one():
+    """Of the same reward: by how much it is less likely counts, not lost beside the line of the rare one."""
+    instance = Instance([1.0, 0.5, 0.5, -1.0], start=[1e-9, 0.4, 0.3996, 0.2004 - 1e-9])
+    goal = probability_level(instance, 0, 0.5)
+    found, exact = hitting_time(instance, goal), integrated_time(instance, goal)
+    np.testing.assert_allclose(found.time, exact.time, rtol=1e-8)
 
 
 def test_an_expectation_that_stays_close_to_its_level():
