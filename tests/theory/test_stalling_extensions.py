@@ -102,10 +102,10 @@ def test_a_middling_output_that_takes_over_late():
 
 
 def test_the_threshold_of_a_rescue_is_its_formula():
-    mean = R[1:].mean()
-    scale = np.log(5 * (R[0] - mean) * P[0] / (4 * P[1]))
-    expected = (0.5 - mean) / (float(log_escape_time(LOG_P, REWARDS)) + scale)
-    assert float(rescue_threshold(LOG_P, REWARDS)) == pytest.approx(expected, rel=1e-12)
+    mean, rewards = R[1:].mean(), REWARDS.at[0].set(0.7)
+    scale = np.log(5 * (0.7 - mean) * P[0] / (4 * P[1]))
+    expected = (0.5 - mean) / (float(log_escape_time(LOG_P, rewards)) + scale)
+    assert float(rescue_threshold(LOG_P, rewards)) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("eps", [1e-9, 0.3])
