@@ -125,9 +125,9 @@ def test_small_displacements_keep_their_digits(displacement):
 
 
 def test_short_features_count_for_the_natural_gradient():
-    """As many as outputs, one ten thousandth as long as the others: the logits follow the advantages."""
-    features = np.random.default_rng(0).normal(size=(1, 3, 3)) * [1.0, 1.0, 1e-4]
-    instance = Instance([1.0, 0.2, -1.0], start=Parameters([0.1, -0.3, 0.2]), policy=LinearSoftmax(features))
+    """Both are needed, and one is a ten thousandth as long as the other: the logits follow the advantages."""
+    features = np.random.default_rng(0).normal(size=(1, 3, 2)) * [1.0, 1e-4]
+    instance = Instance([1.0, 0.2, -1.0], start=Parameters([0.1, -0.3]), policy=LinearSoftmax(features))
     direction = natural_gradient(instance, instance.initial_parameters)
     moved = instance.policy.pushforward(instance.initial_parameters, direction)[0]
     np.testing.assert_allclose(moved - moved[0], [0.0, -0.8, -2.0], atol=1e-6)
