@@ -634,8 +634,9 @@ def report(mutants: Mapping[str, Mutant], found: Mapping[str, Any]) -> int:
     table("Code", ("file", "mutants", "not run yet", "killed", "survived"), rows)
 
     before = _noticed()
-    tests = {mutant.name: by[key] or before.get(mutant.name, "") for key, mutant in mutants.items()}
-    lines = {name: test for name, test in sorted(tests.items()) if "::" in test}
+    known = {one.name: by[key] for key, one in mutants.items()}
+    last = {name: before.get(name, "") if by_now is None else by_now for name, by_now in known.items()}
+    lines = {name: test for name, test in sorted(last.items()) if "::" in test}
     NOTICED.write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     unexplained = [name for name, why in survivors if not why]

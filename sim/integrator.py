@@ -438,6 +438,7 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     at_end = crossed & (gap1 <= slope1 * close)
     found = at_end | (bracketed & ((-low[0] <= low[1] * close) | (bracket.ahead <= close)))
     point = jax.tree.map(partial(jnp.where, at_end), end, point)
+    # The closest by its number: what it equals may have been computed twice, and rounded differently.
     gap, _, closest = _leading(point, pending)
     met = found & pending & ((point.gap >= gap) | (point.gap >= 0) | (jnp.arange(len(pending)) == closest))
     awaited = pending & ~met
