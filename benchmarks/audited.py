@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import mutate
-from benchmarks.mutate import Mutant, Observed, in_place
+from benchmarks.alterations import Mutant, line_mutants
+from benchmarks.in_place import Observed, in_place
+from benchmarks.kept import Results, digest
 from goodteacher.experiments.compilation import keep_compiled
 from goodteacher.theory.formulas import Formula
 from goodteacher.theory.statements import find_statements
@@ -203,10 +204,10 @@ def rows() -> Iterator[tuple[str, str, str]]:
             )
         found = f"true: {one.true}" if one.true else f"refuted by {count:,} of {_INSTANCES:,}"
         yield one.what, f"`{one.statement}`", found
-    kept = mutate.Results().found
-    for mutant in mutate.line_mutants():
+    kept = Results().found
+    for mutant in line_mutants():
         if any(old in mutant.name for old in LINES):
-            found = kept.get(mutate.digest(mutant))
+            found = kept.get(digest(mutant))
             said = "not run yet" if found is None else f"fails: `{found}`" if found else "survives"
             yield mutant.name.replace("|", "\\|"), f"`{mutant.path}`", said
 

@@ -183,8 +183,8 @@ LINES = (
         ("_LAST = 0.1 ", "_LAST = 1.0 "),
         ("rests = ~_finished(end).lost & (end.steps < max_steps)", "rests = ~_finished(end).lost"),
         (
-            "displacement = state.displacement + change * velocity.displacement",
-            "displacement = state.displacement",
+            "moved = state.displacement + jnp.expand_dims(change, axes) * velocity.displacement",
+            "moved = state.displacement",
         ),
         ("_DRAWS = 4", "_DRAWS = 1"),
         ("lost = _lost(lane) | lane.pace.grows", "lost = _lost(lane)"),

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from goodteacher.experiments.datasets import TIME, variable
 from goodteacher.experiments.instances import BEST, MIDDLING
 from goodteacher.sim.ascent import ascend
-from goodteacher.sim.flow import Control, HittingTime, final_policies, hitting_times
+from goodteacher.sim.flow import Control, HittingTime, hitting_times, policies
 from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.status import Status
@@ -91,12 +91,8 @@ def _increases(instances: Instance, gamma: float) -> Goal:
 
 
 def paths(instances: Instance, times: np.ndarray) -> Float[np.ndarray, "batch times prompts outputs"]:
-    """Log-probabilities along the gradient flow of a batch, at given times: each a flow with that horizon."""
-    count = len(instances.rewards)
-    each = jax.tree.map(lambda leaf: np.repeat(leaf, len(times), axis=0), jax.device_get(instances))
-    horizons = np.tile(np.maximum(times, np.finfo(float).tiny), count)
-    found, _ = final_policies(each, Control(horizon=horizons))
-    return np.asarray(found).reshape(count, len(times), *found.shape[1:])
+    """Log-probabilities along the gradient flow of a batch, at given times."""
+    return np.asarray(policies(instances, np.broadcast_to(times, (len(instances.rewards), len(times)))))
 
 
 # Labelled ----------------------------------------------------------------------------

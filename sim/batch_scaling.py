@@ -27,7 +27,6 @@ from jaxtyping import Array, Bool, Float
 from numpy.polynomial import legendre
 
 from goodteacher.sim import flow
-from goodteacher.sim.batching import as_batch
 from goodteacher.sim.clocks import BatchScaled, Gradient, batch_deviation
 from goodteacher.sim.control import HORIZON, Control, HittingTime
 from goodteacher.sim.goals import Goal
@@ -133,14 +132,14 @@ def policies(
     return jax.device_put(np.where(known[..., None, None], flow.policies(plain, of_gradient), np.nan))
 
 
-def trajectory(
-    instance: Instance, times: Float[AnyArray, " times"], control: Control
-) -> Float[Array, "times ..."]:
-    """Parameters along the flow of one problem; as :func:`goodteacher.sim.flow.trajectory`."""
-    batch = as_batch(instance)
-    of_gradient, known = _times_of_gradient(batch, np.asarray(times)[None])
-    found = np.asarray(flow.trajectory(instance.following(Gradient()), of_gradient[0], control))
-    return jax.device_put(np.where(known[0].reshape(-1, *(1,) * (found.ndim - 1)), found, np.nan))
+def trajectories(
+    instances: Instance, times: Float[AnyArray, "batch times"], control: Control
+) -> Float[Array, "batch times ..."]:
+    """Parameters along the flows of many problems; as :func:`goodteacher.sim.flow.trajectories`."""
+    of_gradient, known = _times_of_gradient(instances, times)
+    found = np.asarray(flow.trajectories(instances.following(Gradient()), of_gradient, control))
+    known = known.reshape(*known.shape, *(1,) * (found.ndim - 2))
+    return jax.device_put(np.where(known, found, np.nan))
 
 
 def _times_of_gradient(

@@ -180,12 +180,16 @@ def policies(
         return _batch_scaling().policies(instances, times)
     if is_solvable(instances):
         return _look(instances, times)
-    every = jax.tree.map(lambda leaf: jnp.repeat(leaf, times.shape[1], axis=0), instances)
-    # A time of zero is as good as the smallest.
-    until = jnp.maximum(times.ravel(), np.finfo(float).tiny)
-    found, ended = _integrated().final_policies(every, until, control, LANES)
-    known = (ended == until)[:, None, None]
-    return jnp.where(known, found, jnp.nan).reshape(*times.shape, *found.shape[1:])
+    xp = beside(times)
+    order = xp.argsort(times, axis=-1)
+    path = _integrated().trajectories(instances, xp.take_along_axis(times, order, -1), control)
+    return _policies_of(instances, path, xp.argsort(order, axis=-1))
+
+
+@jax.jit
+@jax.vmap
+def _policies_of(instance: Instance, path: Array, order: AnyArray) -> Array:
+    return jax.vmap(instance.log_probabilities)(path)[order]
 
 
 def trajectory(
@@ -209,15 +213,32 @@ def trajectory(
     times = as_array("times", times)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"times has shape {list(times.shape)}; give a list of at least one time")
-    if is_concrete(times):
-        ascending = np.all(np.diff(times) >= 0)
-        if not (ascending and times[0] >= 0 and np.isfinite(times[-1])):
-            raise ValueError("times must be finite, not negative and ascending")
-    if isinstance(instance.clock, BatchScaled):
-        return _batch_scaling().trajectory(instance, times, control or Control())
-    if not is_solvable(instance):
-        return _integrated().trajectory(instance, times, control or Control())
-    return _follow(strongly_typed(instance), times)
+    instances, rows = as_batch((strongly_typed(instance), times))
+    return only(trajectories(instances, rows, control))
+
+
+def trajectories(
+    instances: Instance, times: Float[AnyArray, "batch times"], control: Control | None = None
+) -> Float[Array, "batch times ..."]:
+    """:func:`trajectory` of many problems of one shape, side by side.
+
+    Args:
+        instances: a batch, as ``jax.vmap`` makes it.
+        times: of each problem, ascending.
+        control: as for :func:`trajectory`.
+
+    Raises:
+        ValueError: as for :func:`trajectory`, and for a batch without problems or times of another shape.
+    """
+    instances, _, _, control = _batch(instances, None, control, LANES)
+    times = rows_of_times(times, len(instances.rewards))
+    if is_concrete(times) and not np.all(np.diff(times) >= 0):
+        raise ValueError("times must be ascending")
+    if isinstance(instances.clock, BatchScaled):
+        return _batch_scaling().trajectories(instances, times, control)
+    if not is_solvable(instances):
+        return _integrated().trajectories(instances, times, control)
+    return _follow(instances, times)
 
 
 def _integrated():
@@ -294,15 +315,14 @@ def _look(instances: Instance, times: AnyArray) -> Array:
     return filled(run, instances, None, times)
 
 
-def _follow(instance: Instance, times: AnyArray) -> Array:
-    if isinstance(instance.clock, Natural):
-        natural.check(instance)
-        return _plain(natural.trajectory, (instance, times))
-    batch = as_batch((instance, times))
-    shared = sharing(batch[0])
-    if _few(*batch) and times.size * instance.rewards.size <= _FEW:
-        return only(_plain(solved.trajectories, batch, shared))
-    return _trajectories(*batch, shared)[0]
+def _follow(instances: Instance, times: AnyArray) -> Array:
+    if isinstance(instances.clock, Natural):
+        natural.check(instances)
+        return _plain(natural.trajectories, (instances, times))
+    shared = sharing(instances)
+    if _few(instances, times) and times.shape[1] * instances.rewards.size <= _FEW:
+        return _plain(solved.trajectories, (instances, times), shared)
+    return _trajectories(instances, times, shared)
 
 
 _hitting_times = jax.jit(solved.hitting_times, static_argnums=4)

@@ -38,6 +38,7 @@ from goodteacher.sim.validation import AnyArray, is_concrete, namespace
 SOLVER = diffrax.Dopri8()  # unless another is given
 _ARRIVED = 1e-6  # probability of all other outputs
 _LEAST_LANES = 8  # of the prompts of one problem
+_TOGETHER = 128  # paths; all wait for the longest
 
 
 def hitting_time(instance: Instance, goal: Goal, control: Control) -> HittingTime:
@@ -85,46 +86,68 @@ def final_policies(
     return result.log_probabilities, result.end
 
 
-def trajectory(instance: Instance, times: Any, control: Control) -> Float[Array, "times ..."]:
-    """As :func:`goodteacher.sim.flow.trajectory`.
+def trajectories(
+    instances: Instance, times: Float[AnyArray, "batch times"], control: Control
+) -> Float[Array, "batch times ..."]:
+    """As :func:`goodteacher.sim.flow.trajectories`.
 
     Raises:
         ValueError: if the solver is not explicit.
     """
-    return instance.initial_parameters + _moved((instance, jnp.asarray(times)), _explicit(control))
+    moved = _moved((instances, jnp.asarray(times)), _explicit(control))
+    return instances.initial_parameters[:, None] + moved
 
 
 @jax.jit
-def _along(instance: Instance, times: Array, control: Control) -> Array:
-    """By how much the parameters have moved at given times."""
-    goal = _nothing(instance)
-    if _separable(instance):
-        # One after the other: side by side, all would take the steps of stiff ones.
-        moved = jax.lax.map(lambda alone: _along(alone, times, control), _apart(instance, goal)[0])
-        return jnp.moveaxis(moved[:, :, 0], 0, 1)
-    problem = jax.lax.stop_gradient(prepare(instance, goal, times[-1], True))
-    return run_through(problem, times, control.solver, control.tolerance, control.max_steps)
+def _along(instances: Instance, times: Array, control: Control) -> Array:
+    """By how much the parameters of each problem have moved at its times, ``[batch, times, ...]``."""
+    if isinstance(instances.policy, Tabular) and instances.rewards.shape[1] > 1:
+        count, prompts, _ = instances.rewards.shape
+        rows, _, of_rows = _rows(instances, None, times)
+        moved = _along(rows, of_rows, control)[:, :, 0]
+        return jnp.moveaxis(moved.reshape(count, prompts, *moved.shape[1:]), 1, 2)
+
+    def together(instances: Instance, times: Array) -> Array:
+        goals = jax.vmap(_nothing)(instances)
+        problems = jax.vmap(prepare)(instances, goals, times[:, -1], jnp.ones(len(times), bool))
+        problems = jax.lax.stop_gradient(problems)
+        return run_through(problems, times, control.solver, control.tolerance, control.max_steps)
+
+    count = len(times)
+    if count <= _TOGETHER:
+        return together(instances, times)
+    blocks = -(-count // _TOGETHER)
+
+    def split(leaf: Array) -> Array:
+        pad = [(0, blocks * _TOGETHER - count)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, pad, mode="edge").reshape(blocks, _TOGETHER, *leaf.shape[1:])
+
+    moved = jax.lax.map(lambda block: together(*block), jax.tree.map(split, (instances, times)))
+    return moved.reshape(-1, *moved.shape[2:])[:count]
 
 
 @eqx.filter_custom_vjp
-def _moved(path: tuple[Instance, Array], control: Control) -> Array:
-    """The same as a differentiable function of the problem and the times."""
-    return _along(*path, control)
+def _moved(paths: tuple[Instance, Array], control: Control) -> Array:
+    """The same as a differentiable function of the problems and the times."""
+    return _along(*paths, control)
 
 
 @_moved.def_fwd
-def _(perturbed: Any, path: tuple[Instance, Array], control: Control) -> tuple[Array, None]:
-    return _along(*path, control), None
+def _(perturbed: Any, paths: tuple[Instance, Array], control: Control) -> tuple[Array, None]:
+    return _along(*paths, control), None
 
 
 @_moved.def_bwd
 def _(
-    residuals: None, cotangent: Array, perturbed: Any, path: tuple[Instance, Array], control: Control
+    residuals: None, cotangent: Array, perturbed: Any, paths: tuple[Instance, Array], control: Control
 ) -> tuple[Instance, Array]:
-    def weighed(path: tuple[Instance, Array]) -> Array:
-        return (cotangent * _displacements(*path, control.solver, control.tolerance, MAX_STEPS)).sum()
+    def weighed(paths: tuple[Instance, Array]) -> Array:
+        def moved(instance: Instance, times: Array) -> Array:
+            return _displacements(instance, times, control.solver, control.tolerance, MAX_STEPS)
 
-    return eqx.filter_grad(weighed)(path)
+        return (cotangent * jax.vmap(moved)(*paths)).sum()
+
+    return eqx.filter_grad(weighed)(paths)
 
 
 def _given(control: Control) -> Control:

@@ -8,6 +8,7 @@ number of lanes, each of which takes the next problem as soon as it has finished
 all would wait for the slowest.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -523,31 +524,66 @@ def run_one(
         How it ended, and for every prompt whether the policy has converged there, short of the goal.
     """
 
-    move = partial(_moved_on, problem, solver, tolerance)
+    def explicit(lane: _Lane) -> _Trial:
+        return _explicit(solver, problem, lane)
+
+    def trial(lane: _Lane) -> _Trial:
+        if not _may_be_stiff(problem.instance):
+            return explicit(lane)
+        return jax.lax.cond(_late(problem, lane), partial(_implicit, problem), explicit, lane)
+
+    def move(lane: _Lane) -> _Lane:
+        return _advance(problem, lane, trial(lane), tolerance)
+
     lane = jax.lax.while_loop(lambda lane: _active(problem, lane, max_steps), move, _start(problem))
     done = _finished(lane)
     return done, _examine(problem, done)
 
 
+def _trials(
+    problems: Problem,
+    solver: diffrax.AbstractAdaptiveSolver,
+    lanes: _Lane,
+    wanted: Array,
+    each: Callable[[Callable[..., _Trial]], Callable[..., _Trial]] = jax.vmap,
+) -> _Trial:
+    """Of many lanes. No step is implicit, which takes long, unless one that is wanted has to be.
+
+    Args:
+        problems: of the lanes.
+        solver: of explicit steps.
+        lanes: under way.
+        wanted: which of them.
+        each: makes a function of a problem and a lane one of all of them.
+    """
+    trials = each(lambda problem, lane: _explicit(solver, problem, lane))(problems, lanes)
+    if not _may_be_stiff(problems.instance):
+        return trials
+    late = wanted & _late(problems, lanes)
+    return jax.lax.cond(
+        late.any(), lambda: _select(late, each(_implicit)(problems, lanes), trials), lambda: trials
+    )
+
+
 def _moved_on(
-    problem: Problem, solver: diffrax.AbstractAdaptiveSolver, tolerance: ArrayLike, lane: _Lane
+    problems: Problem,
+    lanes: _Lane,
+    solver: diffrax.AbstractAdaptiveSolver,
+    tolerance: ArrayLike,
+    max_steps: ArrayLike,
 ) -> _Lane:
-    """After one more step."""
-    return _advance(problem, lane, _trial(problem, solver, lane), tolerance)
-
-
-def _trial(problem: Problem, solver: diffrax.AbstractAdaptiveSolver, lane: _Lane) -> _Trial:
-    explicit, implicit = partial(_explicit, solver, problem), partial(_implicit, problem)
-    if not _may_be_stiff(problem.instance):
-        return explicit(lane)
-    return jax.lax.cond(_late(problem, lane), implicit, explicit, lane)
+    """After one more step of all that have not ended."""
+    active = _active(problems, lanes, max_steps)
+    trials = _trials(problems, solver, lanes, active)
+    moved = jax.vmap(_advance, in_axes=(0, 0, 0, None))(problems, lanes, trials, tolerance)
+    return _select(active, moved, lanes)
 
 
 def _select(condition: Array, new: Any, old: Any) -> Any:
     """``new`` in the lanes where the condition holds, ``old`` in the others."""
 
-    def select(a: Array, b: Array) -> Array:
-        return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+    def select(a: Array, b: ArrayLike) -> Array:
+        return jnp.where(condition.reshape(*condition.shape, *[1] * (a.ndim - condition.ndim)), a, b)
 
     return jax.tree.map(select, new, old)
 
@@ -567,16 +603,7 @@ def run_many(
     """
     count = problems.time_scale.size
 
-    def step(problem: Problem, lane: _Lane) -> _Lane:
-        trial = jax.vmap(partial(_explicit, solver))(problem, lane)
-        if _may_be_stiff(problem.instance):
-            late = _active(problem, lane, max_steps) & _late(problem, lane)
-            trial = jax.lax.cond(
-                late.any(),
-                lambda: _select(late, jax.vmap(_implicit)(problem, lane), trial),
-                lambda: trial,
-            )
-        return jax.vmap(_advance, in_axes=(0, 0, 0, None))(problem, lane, trial, tolerance)
+    move = partial(_moved_on, solver=solver, tolerance=tolerance, max_steps=max_steps)
 
     def hand_out(index: Array) -> tuple[Problem, _Lane]:
         problem = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, count - 1)], problems)
@@ -587,7 +614,7 @@ def run_many(
 
     def tick(carry: Any) -> Any:
         problem, lane, index, moves, _ = carry
-        lane = _select(_active(problem, lane, max_steps), step(problem, lane), lane)
+        lane = move(problem, lane)
         return problem, lane, index, moves + 1, idle_lanes(problem, lane, index).sum()
 
     def refill(carry: Any) -> Any:
@@ -627,13 +654,12 @@ def run_many(
 
 
 class _Search(NamedTuple):
-    """For the length of a step that ends at a time.
+    """For the lengths of steps that end at times.
 
     Attributes:
         step: to try.
         low: one that is too short.
         high: one that is too long.
-        trials: so far.
         displacement: at its end.
         found: whether that is known: what Newton's method still changed was the root of a tolerance.
     """
@@ -641,25 +667,24 @@ class _Search(NamedTuple):
     step: Array
     low: Array
     high: Array
-    trials: Array
     displacement: Array
     found: Array
 
 
 def run_through(
-    problem: Problem,
-    times: Float[Array, " times"],
+    problems: Problem,
+    times: Float[Array, "problems times"],
     solver: diffrax.AbstractAdaptiveSolver,
     tolerance: ArrayLike,
     max_steps: ArrayLike,
-) -> Float[Array, "times ..."]:
-    """Past all of some times.
+) -> Float[Array, "problems times ..."]:
+    """Past all of some times, side by side.
 
     The step that passes a time is taken again, as short as is needed.
 
     Args:
-        problem: an endless one, up to the last of the times.
-        times: ascending.
+        problems: endless ones, up to the last of their times.
+        times: of each, ascending.
         solver: an explicit method.
         tolerance: of each step.
         max_steps: of all together.
@@ -667,61 +692,65 @@ def run_through(
     Returns:
         How far the parameters have moved; ``nan`` from where the steps ran out or rounding decides on.
     """
-    log_times = jnp.log1p(times / problem.time_scale)
+    log_times = jnp.log1p(times / problems.time_scale[:, None])
 
-    def for_each(lane: _Lane) -> _Lane:
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(times), *leaf.shape)), lane)
+    def for_each(lanes: _Lane) -> _Lane:
+        return jax.tree.map(lambda leaf: leaf[:, None], lanes)
 
     def go(carry: tuple[_Lane, _Lane]) -> tuple[_Lane, _Lane]:
-        lane, before = carry
-        moved = _moved_on(problem, solver, tolerance, lane)
-        within = (lane.point.state.log_time < log_times) & (log_times <= moved.point.state.log_time)
-        return moved, _select(within, for_each(lane), before)
+        lanes, before = carry
+        moved = _moved_on(problems, lanes, solver, tolerance, max_steps)
+        here, there = (of.point.state.log_time[:, None] for of in (lanes, moved))
+        return moved, _select((here < log_times) & (log_times <= there), for_each(lanes), before)
 
-    start = _start(problem)
+    start = jax.vmap(_start)(problems)
+    first = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (*log_times.shape, *leaf.shape[2:])), for_each(start)
+    )
     end, before = jax.lax.while_loop(
-        lambda carry: _active(problem, carry[0], max_steps), go, (start, for_each(start))
+        lambda carry: _active(problems, carry[0], max_steps).any(), go, (start, first)
     )
     # A flow at rest stays where it is.
     rests = ~_finished(end).lost & (end.steps < max_steps)
-    last = jnp.where(~end.pending[-1] | rests, end.point.state.displacement, jnp.nan)
-    beyond = log_times > end.point.state.log_time
-    # One after the other: side by side all would wait for implicit steps.
-    between = jax.lax.map(lambda at: _between(problem, solver, at[0], at[1], tolerance), (before, log_times))
-    return _select(beyond, jnp.broadcast_to(last, between.shape), between)
+    last = _select(~end.pending[:, -1] | rests, end.point.state.displacement, jnp.nan)
+    beyond = log_times > end.point.state.log_time[:, None]
+    return _select(beyond, last[:, None], _between(problems, before, log_times, beyond, solver, tolerance))
 
 
 def _between(
-    problem: Problem,
+    problems: Problem,
+    lanes: _Lane,
+    log_times: Array,
+    beyond: Array,
     solver: diffrax.AbstractAdaptiveSolver,
-    lane: _Lane,
-    log_time: Array,
     tolerance: ArrayLike,
 ) -> Array:
-    """The displacement at a time within the step that a lane is about to take."""
-    start = lane.point
+    """Displacements at times ``[problems, times]`` within the steps that lanes are about to take."""
+    start, none = lanes.point, jnp.zeros(log_times.shape)
+    axes = tuple(range(2, start.state.displacement.ndim))
 
-    def nearer(search: _Search) -> _Search:
-        state = _trial(problem, solver, lane._replace(step=search.step)).state
-        velocity = _field(problem, lane.pace.rate, state)
-        missing = log_time - state.log_time
+    def of_each(function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.vmap(jax.vmap(function, (None, 0)))
+
+    def nearer(carry: tuple[_Search, Array]) -> tuple[_Search, Array]:
+        search, trials = carry
+        trial = _trials(problems, solver, lanes._replace(step=search.step), ~search.found, of_each)
+        state = trial.state
+        velocity = of_each(lambda problem, at: _field(problem, *at))(problems, (lanes.pace.rate, state))
+        missing = log_times - state.log_time
         low = jnp.where(missing >= 0, search.step, search.low)
         high = jnp.where(missing <= 0, search.step, search.high)
         step = search.step + missing / velocity.log_time
         step = jnp.where((step >= low) & (step <= high), step, 0.5 * (low + high))
         change = step - search.step
-        displacement = state.displacement + change * velocity.displacement
-        return _Search(step, low, high, search.trials + 1, displacement, change**2 <= tolerance * step**2)
+        moved = state.displacement + jnp.expand_dims(change, axes) * velocity.displacement
+        new = _Search(step, low, high, moved, change**2 <= tolerance * step**2)
+        return _select(search.found, search, new), trials + 1
 
-    first = (log_time - start.state.log_time) / jnp.maximum(start.velocity.log_time, jnp.finfo(float).tiny)
+    first = (log_times - start.state.log_time) / jnp.maximum(start.velocity.log_time, jnp.finfo(float).tiny)
     search = _Search(
-        step=jnp.clip(first, 0.0, lane.step),
-        low=jnp.zeros(()),
-        high=lane.step,
-        trials=jnp.zeros((), int),
-        displacement=jnp.zeros_like(start.state.displacement),
-        found=jnp.zeros((), bool),
+        jnp.clip(first, 0.0, lanes.step), none, lanes.step, jnp.zeros_like(start.state.displacement), beyond
     )
     return jax.lax.while_loop(
-        lambda search: (search.trials < _MOST_TRIALS) & ~search.found, nearer, search
-    ).displacement
+        lambda carry: (carry[1] < _MOST_TRIALS) & ~carry[0].found.all(), nearer, (search, jnp.zeros((), int))
+    )[0].displacement

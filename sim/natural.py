@@ -136,9 +136,11 @@ def policies_at(
     return np.moveaxis(found, 1, 2)
 
 
-def trajectory(instance: Instance, at: Float[np.ndarray, " times"]) -> Float[np.ndarray, "times ..."]:
-    """Logits at given times; the natural gradient changes no prompt's mean logit."""
-    rewards, start = np.asarray(instance.rewards), np.asarray(instance.initial_parameters)
-    exists = np.ones(rewards.shape, bool) if instance.mask is None else np.asarray(instance.mask)
+def trajectories(
+    instances: Instance, times: Float[np.ndarray, "n times"]
+) -> Float[np.ndarray, "n times prompts outputs"]:
+    """Logits at times of each problem; the natural gradient changes no prompt's mean logit."""
+    rewards, start = np.asarray(instances.rewards), np.asarray(instances.initial_parameters)
+    exists = np.ones(rewards.shape, bool) if instances.mask is None else np.asarray(instances.mask)
     centred = np.where(exists, rewards - rewards.mean(-1, keepdims=True, where=exists), 0.0)
-    return start + at[:, None, None] * centred
+    return start[:, None] + times[:, :, None, None] * centred[:, None]

@@ -42,6 +42,7 @@ _WIDE_BLOCK = 1 << 17  # on an accelerator, which is busy with no fewer, and
 _WIDE = 1 << 23  # outputs of all of them, of which some hundred arrays find room there
 _SHORTCUTS = (24, 96)  # nodes of the rules that are tried first where problems are many:
 _MANY = 1024  # so many that they gain more than it takes to compile them
+_SEVERAL = 64  # so many where nothing is compiled
 
 
 class Found(NamedTuple):
@@ -228,23 +229,30 @@ class _Spot(NamedTuple):
 def _found(xp: ModuleType, problems: _Problems, only_trained: bool) -> _Spot:
     """Where goals are met: of many, most by a shortcut."""
     thorough = partial(_searched, only_trained=only_trained)
-    count, prompts = problems.level.size, problems.prompts
-    if count <= _MANY or xp is np or prompts.inertia is not None:
+    many = _MANY if xp is jnp else _SEVERAL
+    if problems.level.size <= many or problems.prompts.inertia is not None:
         return _by_blocks(xp, thorough, problems)[0]
     first, *others = (*(partial(_easily, nodes=nodes) for nodes in _SHORTCUTS), thorough)
     spots, certain = _by_blocks(xp, first, problems)
     for method in others:
-        spots, certain = _tried_again(method, problems, spots, certain)
+        spots, certain = _tried_again(xp, method, problems, spots, certain)
     return spots
 
 
 def _tried_again(
+    xp: ModuleType,
     method: Callable[[_Problems], tuple[_Spot, AnyArray]],
     problems: _Problems,
     spots: _Spot,
     certain: AnyArray,
 ) -> tuple[_Spot, AnyArray]:
     """Tries another method where the spots are not certain, for so many problems at a time."""
+    if xp is np:
+        left = ~certain
+        if not left.any():
+            return spots, certain
+        new = method(jax.tree.map(lambda leaf: leaf[..., left], problems))
+        return jax.tree.map(partial(_put, left), (spots, certain), new)
     count, left = certain.size, (~certain).sum()
     block = _block(problems)
     order = jnp.pad(jnp.argsort(certain, stable=True), (0, -count % block))
@@ -260,6 +268,13 @@ def _tried_again(
         return done + block, spots, certain
 
     return jax.lax.while_loop(lambda carry: carry[0] < left, go, (jnp.zeros((), int), spots, certain))[1:]
+
+
+def _put(where: AnyArray, old: AnyArray, new: AnyArray) -> AnyArray:
+    """A copy with something else in some places."""
+    whole = old.copy()
+    whole[..., where] = new
+    return whole
 
 
 def _easily(problems: _Problems, nodes: int) -> tuple[_Spot, AnyArray]:

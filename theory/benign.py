@@ -41,6 +41,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from goodteacher.sim.flow import Control, trajectories
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import (
     Source,
@@ -52,7 +53,6 @@ from goodteacher.theory.draws import (
 )
 from goodteacher.theory.error_kinds import trained_on
 from goodteacher.theory.formulas import Formula, Number
-from goodteacher.theory.rises import paths
 from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 GROWTH = 8.0 / 27.0  # most of d ln pi(y) / dt, per weight of the prompt and range of the rewards
@@ -174,7 +174,7 @@ class Ends(NamedTuple):
 
 def _observe(drawn: Error) -> Ends:
     def ends(instances: Instance) -> Array:
-        return paths(instances, drawn.time[:, None], _TRAJECTORY_TOLERANCE)[:, 0, 0]
+        return trajectories(instances, drawn.time[:, None], Control(tolerance=_TRAJECTORY_TOLERANCE))[:, 0, 0]
 
     return Ends(drawn, ends(drawn.instance), ends(trained_on(drawn.instance, drawn.correct_rewards)))
 

@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from goodteacher.sim.ascent import ascend
+from goodteacher.sim.flow import Control, trajectories
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory.draws import (
     Source,
@@ -31,7 +32,6 @@ from goodteacher.theory.draws import (
     without,
 )
 from goodteacher.theory.formulas import Formula, Number
-from goodteacher.theory.rises import paths
 from goodteacher.theory.statements import Judge, Sides, Statement
 
 
@@ -94,7 +94,7 @@ class Apart(NamedTuple):
 
 def _observe(drawn: Ascending) -> Apart:
     times = _UPDATES * drawn.learning_rate[:, None]
-    flow = paths(drawn.instance, times, _TOLERANCE)[:, 0]
+    flow = trajectories(drawn.instance, times, Control(tolerance=_TOLERANCE))[:, 0]
     return Apart(drawn, _distance(drawn, flow))
 
 

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from goodteacher.sim.flow import Control, trajectories
 from goodteacher.sim.goals import Goal, probability_level
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import gradient, kl_divergence, natural_gradient, objective
 from goodteacher.theory.closed_forms import kl_optimum, natural_gradient_flow, one_good_output_time
 from goodteacher.theory.draws import Source, random_logits, random_rewards, without
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
-from goodteacher.theory.rises import PATH_TIMES, escape_times, paths
+from goodteacher.theory.rises import PATH_TIMES, escape_times
 from goodteacher.theory.statements import Judge, Sides, Statement
 
 HITTING_TIME_TOLERANCE = 1e-9  # relative, at the default tolerance of the integrator
@@ -233,7 +234,8 @@ class Relaxed(NamedTuple):
 
 
 def _observe_relaxed(instances: Instance) -> Relaxed:
-    return Relaxed(instances, paths(instances, _relaxation_times(instances), 1e-8)[:, -1])
+    path = trajectories(instances, _relaxation_times(instances), Control(tolerance=1e-8))
+    return Relaxed(instances, path[:, -1])
 
 
 @jax.jit

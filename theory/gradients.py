@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from goodteacher.sim.flow import Control, trajectories
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import expected_reward, gradient, objective
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
-from goodteacher.theory.rises import PATH_TIMES, paths
+from goodteacher.theory.rises import PATH_TIMES
 from goodteacher.theory.statements import Judge, Sides, Statement
 
 ROUNDING = 1e-14  # of a sum of a few products, relative to their magnitudes
@@ -119,7 +120,8 @@ class Path(NamedTuple):
 
 def _observe(instances: Instance) -> Path:
     times = np.broadcast_to(_TIMES, (len(instances.rewards), PATH_TIMES))
-    return Path(instances, paths(instances, jnp.asarray(times), _TRAJECTORY_TOLERANCE))
+    control = Control(tolerance=_TRAJECTORY_TOLERANCE)
+    return Path(instances, trajectories(instances, jnp.asarray(times), control))
 
 
 def _moderate_tabular(source: Source) -> Instance:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from goodteacher.sim.flow import Control, trajectories
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.objective import advantage, objective, regularized_advantage
 from goodteacher.sim.policies import LinearSoftmax
 from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_rewards
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
-from goodteacher.theory.rises import paths
 from goodteacher.theory.statements import Dropped, Judge, Sides, Statement
 
 _PROMPTS, _OUTPUTS = 2, 5
@@ -149,7 +149,8 @@ class Path(NamedTuple):
 
 def _observe(instances: Instance) -> Path:
     times = np.broadcast_to(_TIMES, (len(instances.rewards), _TIMES.size))
-    return Path(instances, paths(instances, jnp.asarray(times), _TRAJECTORY_TOLERANCE))
+    control = Control(tolerance=_TRAJECTORY_TOLERANCE)
+    return Path(instances, trajectories(instances, jnp.asarray(times), control))
 
 
 _Chosen = Callable[[Instance], Bool[Array, "prompts outputs"]]

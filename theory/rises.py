@@ -1,4 +1,4 @@
-"""Hitting times and paths that statements observe, each compiled once for as many of them as possible.
+"""Hitting times that statements observe, each compiled once for as many of them as possible.
 
 An integrator is compiled for a number of problems and of outputs, and for what there is to compute
 (a mask, regularisation, features). So the problems of statements on how the ground truth rises are
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from goodteacher.sim.batching import widened
-from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times, hitting_times_only, trajectory
+from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times, hitting_times_only
 from goodteacher.sim.goals import Goal, probability_level, reward_increase
 from goodteacher.sim.instance import Instance
 from goodteacher.theory.draws import REGULARIZED_OUTPUTS, Task
@@ -24,7 +24,6 @@ _RISE_TOLERANCE = 1e-8
 _RISE_WIDTHS = (REGULARIZED_OUTPUTS, SHAPE[1])  # outputs of the problems of a rise
 _WIDTHS = (8, 16)  # outputs of the problems of one output that escapes
 PATH_TIMES = 8  # at which a path is observed, if the statement has no number of its own
-_SIDE_BY_SIDE = 100  # paths; under ``vmap`` all wait for the longest
 
 
 def rise_times(tasks: Task, horizon: ArrayLike = HORIZON) -> HittingTime:
@@ -118,23 +117,3 @@ def _widened(widths: tuple[int, ...], instances: Instance, goals: Goal) -> tuple
     instances, wider = widened(instances, goals, width)
     assert wider is not None
     return instances, wider
-
-
-@jax.jit
-def paths(
-    instances: Instance,
-    times: Float[Array, "n times"],
-    tolerance: ArrayLike,
-) -> Float[Array, "n times ..."]:
-    """Parameters of a batch of problems at times of their own.
-
-    Args:
-        instances: a batch.
-        times: ascending, for each.
-        tolerance: as for :class:`goodteacher.sim.flow.Control`.
-    """
-
-    def path(problem: tuple[Instance, Array]) -> Array:
-        return trajectory(*problem, Control(tolerance=tolerance))
-
-    return jax.lax.map(path, (instances, times), batch_size=_SIDE_BY_SIDE)

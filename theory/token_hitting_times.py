@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from goodteacher.sim.autoregressive import Autoregressive, TokenFunction, TokenLinear
-from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times
+from goodteacher.sim.flow import HORIZON, Control, HittingTime, hitting_times, trajectories
 from goodteacher.sim.goals import Goal, reward_increase
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
@@ -27,7 +27,6 @@ from goodteacher.theory.draws import (
     random_rewards,
 )
 from goodteacher.theory.formulas import Formula, Number
-from goodteacher.theory.rises import paths
 from goodteacher.theory.statements import Judge, Sides, Statement
 from goodteacher.theory.token_draws import (
     SEQUENCES,
@@ -207,7 +206,7 @@ def _observe(written: Written) -> Elapsed:
     time, reached, on_the_way = _times(flow, horizon)
     way = tasks.instance.initial_parameters[:, None]
     if isinstance(tasks.instance.policy, TokenFunction):  # of the others the Jacobian is constant
-        way = paths(tasks.instance, on_the_way, _NEAR)
+        way = trajectories(tasks.instance, on_the_way, Control(tolerance=_NEAR))
     return _elapsed(written, time, reached, way)
 
 

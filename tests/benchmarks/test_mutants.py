@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import mutate
+from benchmarks.alterations import every_mutant
 from benchmarks.mutants import EXPLAINED, LINES, Line
 
 ROOT = Path(__file__).parents[2]
@@ -28,4 +28,4 @@ def test_a_line_that_is_not_there_is_noticed():
 
 
 def test_what_is_explained_is_altered():
-    assert EXPLAINED.keys() <= {mutant.name for mutant in mutate.every_mutant()}
+    assert EXPLAINED.keys() <= {mutant.name for mutant in every_mutant()}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import mutate
+from benchmarks import alterations, in_copies, in_place
+from goodteacher.theory.statements import find_statements
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "theory/divergences.py"
@@ -13,7 +14,7 @@ MODULE = ROOT / "theory/divergences.py"
 
 def test_every_mutant_alters_one_place():
     plain = ast.unparse(ast.parse(MODULE.read_text(encoding="utf-8"))).splitlines()
-    mutants = list(mutate.theory_mutants(MODULE))
+    mutants = list(alterations.theory_mutants(MODULE))
     assert len({mutant.source for mutant in mutants}) == len(mutants) > 4
     for mutant in mutants:
         lines = mutant.source.splitlines()
@@ -22,20 +23,20 @@ def test_every_mutant_alters_one_place():
 
 def test_a_mutant_takes_the_place_of_its_function_and_leaves_it():
     name = "divergence_bound"
-    observed = mutate.Observed(mutate.find_statements()[name], 50)
+    observed = in_place.Observed(find_statements()[name], 50)
     assert not observed.violations(observed.statement.judge)
-    mutant = next(m for m in mutate.theory_mutants(MODULE) if "without its sign" in m.name)
+    mutant = next(m for m in alterations.theory_mutants(MODULE) if "without its sign" in m.name)
     assert mutant.function == "divergence_upper_bound"
-    with mutate.in_place(mutant):
+    with in_place.in_place(mutant):
         assert observed.notices() == f"{name}: 50 violated"
     assert not observed.violations(observed.statement.judge)
 
 
 def test_what_stops_a_judge_is_noticed():
-    observed = mutate.Observed(mutate.find_statements()["divergence_bound"], 50)
-    (mutant, *_) = mutate.theory_mutants(MODULE)
+    observed = in_place.Observed(find_statements()["divergence_bound"], 50)
+    (mutant, *_) = alterations.theory_mutants(MODULE)
     broken = mutant._replace(source="def divergence_upper_bound(log_q, *, constant, power): return {}[0]")
-    with mutate.in_place(broken):
+    with in_place.in_place(broken):
         assert observed.notices() == "divergence_bound: KeyError"
     assert not observed.violations(observed.statement.judge)
 
@@ -44,13 +45,14 @@ def test_what_stops_a_judge_is_noticed():
 def test_axes_are_left_alone(text):
     function = ast.parse(f"def f(x):\n    return {text}").body[0]
     assert isinstance(function, ast.FunctionDef)
-    assert [what for _, _, what in mutate._sites(function) if "sign" in what] == []
+    assert [what for _, _, what in alterations._sites(function) if "sign" in what] == []
 
 
 def test_what_a_public_function_calls_is_altered_and_what_draws_is_not():
     tree = ast.parse("def law(x): return _half(x) ** 2\ndef _half(x): return x / 2\ndef _draw(x): return -x")
-    assert [function.name for function in mutate._computing(tree)] == ["law", "_half"]
-    altered = [what for function in mutate._computing(tree) for _, _, what in mutate._sites(function)]
+    assert [function.name for function in alterations._computing(tree)] == ["law", "_half"]
+    computing = alterations._computing(tree)
+    altered = [what for function in computing for _, _, what in alterations._sites(function)]
     assert altered == ["'_half(x) ** 2' to the power 3", "'x / 2' with the other operator"]
 
 
@@ -60,15 +62,15 @@ def test_a_mutant_is_noticed_by_a_test_that_fails_and_by_none_that_is_gone(tmp_p
     (tmp_path / "test_code.py").write_text(
         "from pathlib import Path\n\n\ndef test_answer():\n    assert '42' in Path('code.py').read_text()\n"
     )
-    check: tuple[str, ...] = (*mutate._PYTEST, "test_code.py")
-    mutant = mutate.Mutant("another answer", "code.py", "ANSWER = 41\n", (check,))
+    check: tuple[str, ...] = (*alterations.PYTEST, "test_code.py")
+    mutant = alterations.Mutant("another answer", "code.py", "ANSWER = 41\n", (check,))
     patience: dict[tuple[str, ...], float] = {check: 60.0}
     for likely in ("", "test_code.py::test_answer", "test_code.py::test_that_is_gone"):
-        assert mutate.run(mutant, tmp_path, patience, likely) == "test_code.py::test_answer"
+        assert in_copies.run(mutant, tmp_path, patience, likely) == "test_code.py::test_answer"
     harmless = mutant._replace(source="ANSWER = 42  # as before\n")
-    assert mutate.run(harmless, tmp_path, patience, "test_code.py::test_answer") == ""
+    assert in_copies.run(harmless, tmp_path, patience, "test_code.py::test_answer") == ""
     assert code.read_text() == "ANSWER = 42\n"
 
 
 def test_what_does_not_end_is_noticed(tmp_path):
-    assert mutate.ended(("-c", "while True: pass"), tmp_path, 0.5)[:2] == (True, "no end")
+    assert in_copies.ended(("-c", "while True: pass"), tmp_path, 0.5)[:2] == (True, "no end")

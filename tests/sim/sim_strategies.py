@@ -5,8 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 from hypothesis import strategies as st
+from jaxtyping import Array
 
 from goodteacher.sim import integrated
+from goodteacher.sim.batching import as_batch
 from goodteacher.sim.flow import Control, HittingTime
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance, Parameters
@@ -135,6 +137,12 @@ def integrated_times(
     control = control or Control()
     horizons = np.broadcast_to(control.horizon, len(instances.rewards))
     return integrated.hitting_times(instances, goals, horizons, control, min(lanes, len(horizons)))
+
+
+def integrated_path(instance: Instance, times: np.ndarray, control: Control | None = None) -> Array:
+    """As ``trajectory``."""
+    instances, rows = as_batch((instance, times))
+    return integrated.trajectories(instances, rows, control or Control())[0]
 
 
 MANY_LINES = 300

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from scipy.integrate import solve_ivp
 from sim_strategies import (
     beneficial_errors,
+    integrated_path,
     integrated_time,
     random_data,
     random_tabular,
@@ -30,6 +31,7 @@ from goodteacher.sim.flow import (
     hitting_time,
     hitting_times,
     policies,
+    trajectories,
     trajectory,
 )
 from goodteacher.sim.goals import Goal, probability_level, reward_increase, reward_level
@@ -691,9 +693,47 @@ def test_the_objective_rises_at_the_squared_norm_of_the_gradient():
     np.testing.assert_allclose(rate, (gradient(instance, theta[1]) ** 2).sum(), rtol=1e-6)
 
 
+def regularised(count: int) -> Instance:
+    """Problems of two prompts that settle at optima, some long after others."""
+    rng = np.random.default_rng(5)
+    make = jax.vmap(lambda r, z, s: Instance(r, start=Parameters(z), regularizer=Regularizer(kl=s)))
+    rewards, starts = rng.uniform(-1, 1, (count, 2, 3)), rng.normal(size=(count, 2, 3))
+    return make(rewards, starts, np.geomspace(1e-2, 1.0, count))
+
+
+def test_trajectories_are_those_of_each():
+    """In any order of their numbers, and with stiff ones among them, which take implicit steps."""
+    instances, times = regularised(3), np.array([[0.0, 1.0, 1e9], [0.5, 7.0, 7.0], [0.1, 30.0, 1e3]])
+    found = trajectories(instances, times)
+    logs = policies(instances, times[:, ::-1])
+    for number in range(3):
+        alone = jax.tree.map(lambda leaf, n=number: leaf[n], instances)
+        path = trajectory(alone, times[number])
+        np.testing.assert_allclose(found[number], path, atol=1e-9)
+        expected = jax.vmap(alone.log_probabilities)(path)
+        np.testing.assert_allclose(logs[number, ::-1], expected, atol=1e-9)
+    optimum = jax.nn.log_softmax(instances.initial_parameters[2] + instances.rewards[2])  # of a strength of 1
+    np.testing.assert_allclose(logs[2, 0], optimum, atol=1e-8)
+
+
+def test_more_trajectories_than_go_together():
+    instances = regularised(integrated._TOGETHER + 3)
+    times = np.linspace(0.1, 2.0, 2 * len(instances.rewards)).reshape(-1, 2)
+    found = trajectories(instances, times)
+    few = [0, integrated._TOGETHER - 1, integrated._TOGETHER, len(times) - 1]
+    expected = trajectories(jax.tree.map(lambda leaf: leaf[np.array(few)], instances), times[few])
+    np.testing.assert_allclose(found[np.array(few)], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("times", [[1.0, 2.0], [[1.0, 2.0]], [[2.0, 1.0], [1.0, 2.0]]])
+def test_trajectories_need_ascending_times_of_each(times):
+    with pytest.raises(ValueError, match="times"):
+        trajectories(regularised(2), np.array(times))
+
+
 def test_steps_that_run_out_leave_the_trajectory_nan():
     control = Control(solver=diffrax.Tsit5(), max_steps=5)
-    path = integrated.trajectory(beneficial_errors(), np.array([1e-3, 1e6]), control)
+    path = integrated_path(beneficial_errors(), np.array([1e-3, 1e6]), control)
     assert jnp.isfinite(path[0]).all()
     assert jnp.isnan(path[1]).all()
 

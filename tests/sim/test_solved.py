@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from sim_strategies import beneficial_errors, integrated_time, integrated_times, stack
+from sim_strategies import beneficial_errors, integrated_path, integrated_time, integrated_times, stack
 
-from goodteacher.sim import integrated, solved
+from goodteacher.sim import solved
 from goodteacher.sim.flow import (
     HORIZON,
     Control,
@@ -119,7 +119,7 @@ def test_a_rise_that_does_not_last_is_found():
 def test_trajectories_and_final_policies_are_those_of_the_integrator(many):
     one = jax.tree.map(lambda leaf: leaf[3], many)
     times = np.array([0.0, 0.1, 2.0, 50.0])
-    exact = integrated.trajectory(one, times, Control(tolerance=1e-12))
+    exact = integrated_path(one, times, Control(tolerance=1e-12))
     np.testing.assert_allclose(trajectory(one, times), exact, atol=1e-9)
     last, end = final_policy(one, Control(horizon=50.0))
     assert end == 50.0
@@ -237,7 +237,7 @@ def test_orthogonal_features_move_like_a_table_with_another_clock():
     exact = integrated_time(linear, reward_level(linear, 0.8))
     assert float(by_features.time[0]) == pytest.approx(float(exact.time[0]), rel=1e-9)
     times = np.array([1.0, 10.0])
-    path = integrated.trajectory(linear, times, Control())
+    path = integrated_path(linear, times)
     np.testing.assert_allclose(trajectory(linear, times), path, atol=1e-8)
 
 
@@ -261,7 +261,7 @@ def test_orthogonal_features_of_other_norms_that_outputs_share(start):
     np.testing.assert_allclose(found.log_probabilities, exact.log_probabilities, atol=1e-8)
     times = np.array([0.1, 1.0]) * found.time
     early, there = trajectory(linear, times)
-    np.testing.assert_allclose(early, integrated.trajectory(linear, times[:1], Control())[0], atol=1e-7)
+    np.testing.assert_allclose(early, integrated_path(linear, times[:1])[0], atol=1e-7)
     np.testing.assert_allclose(linear.log_probabilities(there), found.log_probabilities, atol=1e-8)
 
 

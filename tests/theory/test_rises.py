@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from goodteacher.sim.flow import hitting_times, hitting_times_only, trajectory
+from goodteacher.sim.flow import hitting_times, hitting_times_only
 from goodteacher.sim.instance import Instance, Parameters
 from goodteacher.theory import rises
-from goodteacher.theory.rises import escape_times, first_output_goals, paths
+from goodteacher.theory.rises import escape_times, first_output_goals
 
 
 def problems(outputs, prompts=1):
@@ -40,11 +40,3 @@ def test_escape_times_are_not_for_more_outputs():
     instances = problems(17)
     with pytest.raises(ValueError, match="17 outputs; give at most 16"):
         escape_times(instances, first_output_goals(instances, jnp.full(3, 0.5)))
-
-
-def test_paths_are_trajectories_at_times_of_their_own():
-    instances, times = problems(3, prompts=2), jnp.array([[0.0, 1.0], [0.0, 10.0], [5.0, 5.0]])
-    found = paths(instances, times, 1e-10)
-    for i in range(3):
-        alone = jax.tree.map(lambda leaf, i=i: leaf[i], instances)
-        np.testing.assert_allclose(found[i], trajectory(alone, times[i]), rtol=1e-9, atol=1e-9)
