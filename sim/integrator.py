@@ -37,7 +37,7 @@ _ROOT_TOLERANCE = 1e-13  # in logits, or relative to the way there if that is sh
 _NO_SPEED = 1e-30  # squared, relative: nothing is divided by zero where nothing moves
 _BEND = 4.0  # relative changes of the velocity per logit, up to which the logits alone measure the way
 _LOST = 0.1  # of the velocity: a rounding error that decides where the flow goes
-_BLURRED = 1e-9  # of a time: an error by rounding that makes it unknown
+_BLURRED = 5e-10  # of a time: a typical error by rounding that makes it unknown
 _AT_REST = 1e-10  # a step this short, in logits, is what stability leaves near a stationary point
 _PATIENCE = 200  # explicit steps before a regularised problem is taken to be stiff
 _SHORT = 1e-2  # of the way, a step that is kept short by stability
@@ -45,8 +45,7 @@ _NOISE = 4.0  # rounding errors: a velocity that is no larger is none
 _STILL = 1e-12  # of a velocity, relative to its rate of change: what implicit steps leave of it
 _ROUNDING = 1e-15  # of expected rewards
 _DRAWS = 4  # of rounding errors
-_LAST = 0.1  # of a step that the error control asks for: an implicit one that ends at an event
-_NEAR_OPTIMUM = 0.1  # of the tolerance: errors of a distance that only shrinks add up
+_CAREFUL = 0.1  # of the tolerance: errors of a distance that only shrinks add up, those at a saddle grow
 _MOST_TRIALS = 60  # for the length of a step
 _AT_END = 1e-6  # of a step: a peak so close to its end is the end
 
@@ -393,8 +392,8 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
 
     # Error control on logits, where an error is a relative error of a probability, and on ln t; where the
     # velocity changes before they do, relative to it, but to no less than rounding leaves.
-    if instance.regularizer is not None:
-        tolerance = tolerance * _NEAR_OPTIMUM
+    careful = instance.regularizer is not None or lane.pace.rate > 0
+    tolerance = jnp.where(careful, _CAREFUL, 1.0) * tolerance
     logit_error = instance.policy.pushforward(problem.parameters(start.state), error.displacement)
     share = jnp.minimum(lane.pace.share, pace.share)
     rounding = jnp.maximum(lane.pace.rounding, pace.rounding)
@@ -403,6 +402,8 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
         jnp.abs(logit_error).max() / allowed,
         jnp.abs(error.log_time) / (tolerance * -jnp.expm1(-state.log_time)),
     )
+    if instance.regularizer is not None:
+        size = jnp.maximum(size, _missed(problem, end, step, logit_error, tolerance))
     accurate = size <= 1.0  # false for nan
     growth = 0.9 * jnp.maximum(size, 1e-30) ** (-1.0 / order)
     asked = step * jnp.where(jnp.isfinite(growth), jnp.clip(growth, 0.2, 8.0), 0.2)
@@ -460,11 +461,7 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     stretch = jnp.where(taken & ~bracketed, stretch, 1.0)
     pace = pace._replace(rate=jnp.where(bracketed, lane.pace.rate, pace.rate))
     velocity = jax.tree.map(lambda leaf: leaf * stretch, point.velocity)
-    # What is stiff forgets the error of a step with the next one, but that of the last one stays.
-    to_root = jnp.minimum(root, cruise)
-    long = _late(problem, lane) & (to_root > _LAST * cruise)
-    to_root = jnp.where(long, 0.5 * to_root, to_root)
-    next_step = jnp.where(bracketed & ~found, to_root, cruise)
+    next_step = jnp.where(bracketed & ~found, jnp.minimum(root, cruise), cruise)
     advanced = _Lane(
         point=point._replace(velocity=velocity, slope=point.slope * stretch),
         pace=pace,
@@ -481,6 +478,28 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
         steps=lane.steps + 1,
     )
     return jax.tree.map(partial(jnp.where, lane.steps < 0), begun, advanced)
+
+
+def _missed(problem: Problem, end: _Point, step: Array, error: Array, tolerance: ArrayLike) -> Array:
+    """By how much the error of a step that ends next to an event changes its time, in what is tolerated.
+
+    Along what is slow an expectation may hardly change, and all that is fast changes it: an error that the
+    flow forgets within a step, but not before the event.
+
+    Args:
+        problem: of the lane.
+        end: of the step.
+        step: its length.
+        error: of the logits.
+        tolerance: of the time, relative, beyond what rounding of the expectation makes of it.
+    """
+    probabilities = problem.instance.probabilities(problem.parameters(end.state))
+    pull = probabilities * advantage(probabilities, problem.goal.values)
+    gap, slope = end.gap[:-1], jnp.maximum(end.slope[:-1], jnp.finfo(float).tiny)
+    clock = end.velocity.log_time / -jnp.expm1(-end.state.log_time)
+    _, rounding = excess(problem.instance, problem.goal, end.state.displacement)
+    size = jnp.abs((pull * error).sum(-1)) / (tolerance * slope / clock + _NOISE * rounding)
+    return jnp.where(jnp.abs(gap) < slope * step, size, 0.0).max()
 
 
 class Done(NamedTuple):

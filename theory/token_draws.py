@@ -12,15 +12,16 @@ from goodteacher.theory.draws import Source, random_logits, random_rewards
 
 SEQUENCES = Sequences(prompts=2, vocabulary=2, length=3)
 """All sequences of which most of these problems are: of three tokens, after two prompts."""
-SHAPE = (SEQUENCES.prompts, SEQUENCES.outputs)
+OF_MORE_PROMPTS = Sequences(prompts=4, vocabulary=2, length=3)
+"""The same after four prompts, for what is claimed of a mean over prompts."""
 _FEW = 3  # features of a policy that is not a table
 
 
 @cache
-def mlp_policy() -> TokenFunction:
+def mlp_policy(sequences: Sequences = SEQUENCES) -> TokenFunction:
     """A small neural network that gives the logits of the next token."""
     with jax.ensure_compile_time_eval():
-        return token_mlp(SEQUENCES, width=3, depth=1, key=jax.random.key(0))[0]
+        return token_mlp(sequences, width=3, depth=1, key=jax.random.key(0))[0]
 
 
 def random_linear_policy(source: Source, sequences: Sequences = SEQUENCES) -> TokenLinear:

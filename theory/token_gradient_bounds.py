@@ -29,11 +29,12 @@ from goodteacher.sim.autoregressive import Autoregressive, Sequences, TokenTable
 from goodteacher.sim.instance import Instance, Parameters, Regularizer
 from goodteacher.sim.metrics import reward_variance
 from goodteacher.sim.objective import gradient, objective, regularized_advantage
-from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits
+from goodteacher.theory.draws import Source, random_kl_coefficient, random_logits, random_prompt_weights
 from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.gradients import ROUNDING, logit_gradient_magnitude
 from goodteacher.theory.statements import Judge, Sides, Statement, all_of
 from goodteacher.theory.token_draws import (
+    OF_MORE_PROMPTS,
     SEQUENCES,
     mlp_policy,
     random_linear_policy,
@@ -186,7 +187,7 @@ def _instance(source: Source, policy: Autoregressive) -> Instance:
 
 
 class Policies(NamedTuple):
-    """The same rewards on policies of each kind; the last one writes a single token per output."""
+    """Policies of each kind; the last one writes a single token per output, of eight prompts."""
 
     instance: Instance
     linear: Instance
@@ -194,12 +195,17 @@ class Policies(NamedTuple):
     single: Instance
 
 
+def _weighted(source: Source, policy: Autoregressive) -> Instance:
+    weights = random_prompt_weights(source, policy.sequences.prompts)
+    return eqx.tree_at(lambda i: i.prompt_weights, _instance(source, policy), weights)
+
+
 def _policies(source: Source) -> Policies:
     return Policies(
-        _instance(source, TokenTable(SEQUENCES)),
-        _instance(source, random_linear_policy(source)),
-        _instance(source, mlp_policy()),
-        _instance(source, TokenTable(_ONE_TOKEN)),
+        _weighted(source, TokenTable(SEQUENCES)),
+        _weighted(source, random_linear_policy(source, OF_MORE_PROMPTS)),
+        _weighted(source, mlp_policy(OF_MORE_PROMPTS)),
+        _weighted(source, TokenTable(Sequences(prompts=8, vocabulary=4, length=1))),
     )
 
 
@@ -245,6 +251,7 @@ def _tabular_gradient(instance: Instance) -> Array:
         start=Parameters(instance.initial_parameters.reshape(instance.rewards.shape)),
         reference_policy_logits=instance.reference_log_probabilities,
         regularizer=Regularizer(kl=instance.regularizer.kl),
+        prompt_weights=instance.prompt_weights,
     )
     return gradient(same, same.initial_parameters).ravel()
 

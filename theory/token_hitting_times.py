@@ -29,8 +29,7 @@ from goodteacher.theory.draws import (
 from goodteacher.theory.formulas import Formula, Number
 from goodteacher.theory.statements import Judge, Sides, Statement
 from goodteacher.theory.token_draws import (
-    SEQUENCES,
-    SHAPE,
+    OF_MORE_PROMPTS,
     mlp_policy,
     random_linear_policy,
     random_parameters,
@@ -126,6 +125,10 @@ def _scale(instance: Instance, norm: ArrayLike, jacobian: ArrayLike, variance: A
 # Statements -------------------------------------------------------------------
 
 
+_SEQUENCES = OF_MORE_PROMPTS
+_SHAPE = (_SEQUENCES.prompts, _SEQUENCES.outputs)
+
+
 class Written(NamedTuple):
     """A task, and by how many of their first tokens its outputs differ."""
 
@@ -140,30 +143,33 @@ class Written(NamedTuple):
 
 def _of_any_length(source: Source, regularized: bool) -> Written:
     """Of a linear policy whose outputs differ by one, two or three tokens: later ones have no features."""
-    tokens = source.integer(1, SEQUENCES.length)
-    lengths = SEQUENCES.prefix_tokens()[1]
-    features = random_linear_policy(source).features
-    policy = TokenLinear(SEQUENCES, jnp.where((lengths < tokens)[:, None, None], features, 0.0))
+    tokens = source.integer(1, _SEQUENCES.length)
+    lengths = _SEQUENCES.prefix_tokens()[1]
+    features = random_linear_policy(source, _SEQUENCES).features
+    policy = TokenLinear(_SEQUENCES, jnp.where((lengths < tokens)[:, None, None], features, 0.0))
     return Written(_task(policy, tokens, source, regularized), tokens)
 
 
 def _of_a_network(source: Source) -> Written:
-    tokens = jnp.asarray(SEQUENCES.length)
-    return Written(_task(mlp_policy(), tokens, source, regularized=False), tokens)
+    tokens = jnp.asarray(_SEQUENCES.length)
+    return Written(_task(mlp_policy(_SEQUENCES), tokens, source, regularized=False), tokens)
 
 
 def _task(policy: Autoregressive, tokens: Array, source: Source, regularized: bool) -> Task:
     """For the time of the proxy itself, of what it praises, or of a reward unrelated to it; outputs that
     differ by later tokens alone have the same rewards."""
-    later = SEQUENCES.vocabulary ** (SEQUENCES.length - tokens)
-    first = jnp.arange(SEQUENCES.outputs) // later * later
+    later = _SEQUENCES.vocabulary ** (_SEQUENCES.length - tokens)
+    first = jnp.arange(_SEQUENCES.outputs) // later * later
     weights = random_parameters(source, policy, largest=8.0)
-    rewards, unrelated = random_scaled_rewards(source)[:, first], random_rewards(source, SHAPE)[:, first]
+    rewards, unrelated = random_scaled_rewards(source, _SEQUENCES), random_rewards(source, _SHAPE)
+    rewards, unrelated = rewards[:, first], unrelated[:, first]
     start = jax.nn.softmax(policy.logits(weights))
     advantages = advantage(start, rewards)
     praised = jnp.where(advantages > 0, 1.0, -1.0)
     truth = jnp.stack([rewards, praised, unrelated])[jnp.minimum(source.integer(0, 4) // 2, 2)]
-    prompt_weights = random_prompt_weights(source, SHAPE[0])
+    trained = jnp.arange(_SHAPE[0]) < source.integer(1, _SHAPE[0])
+    prompt_weights = jnp.where(trained, random_prompt_weights(source, _SHAPE[0]), 0.0)
+    prompt_weights /= prompt_weights.sum()
     headroom = (truth.max(-1) - expected_reward(start, truth)).max()
     # A KL coefficient far above the deviation of the reward holds the policy where it is.
     deviation = jnp.sqrt((prompt_weights * (start * advantages**2).sum(-1)).sum())

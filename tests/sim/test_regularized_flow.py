@@ -164,7 +164,7 @@ def test_what_settles_fast_does_not_blur_a_slow_approach():
     levels = np.array([0.18509069977053172, -0.2365064001898804, -0.3892499265662051, -0.38917639598496584])
     goals = jax.vmap(Goal)(jnp.asarray(rewards[:, None]), jnp.asarray(levels)[:, None])
     found = hitting_times(stack(*instances), goals)
-    np.testing.assert_allclose(found.time[:, 0], times, rtol=5e-10)
+    np.testing.assert_allclose(found.time[:, 0], times, rtol=3e-11)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.1, 1e-2, 1e-3])
