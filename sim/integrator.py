@@ -8,7 +8,6 @@ number of lanes, each of which takes the next problem as soon as it has finished
 all would wait for the slowest.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -564,23 +563,14 @@ def _trials(
     solver: diffrax.AbstractAdaptiveSolver,
     lanes: _Lane,
     wanted: Array,
-    each: Callable[[Callable[..., _Trial]], Callable[..., _Trial]] = jax.vmap,
 ) -> _Trial:
-    """Of many lanes. No step is implicit, which takes long, unless one that is wanted has to be.
-
-    Args:
-        problems: of the lanes.
-        solver: of explicit steps.
-        lanes: under way.
-        wanted: which of them.
-        each: makes a function of a problem and a lane one of all of them.
-    """
-    trials = each(lambda problem, lane: _explicit(solver, problem, lane))(problems, lanes)
+    """Of many lanes. No step is implicit, which takes long, unless one that is wanted has to be."""
+    trials = jax.vmap(partial(_explicit, solver))(problems, lanes)
     if not _may_be_stiff(problems.instance):
         return trials
     late = wanted & _late(problems, lanes)
     return jax.lax.cond(
-        late.any(), lambda: _select(late, each(_implicit)(problems, lanes), trials), lambda: trials
+        late.any(), lambda: _select(late, jax.vmap(_implicit)(problems, lanes), trials), lambda: trials
     )
 
 
@@ -602,7 +592,8 @@ def _select(condition: Array, new: Any, old: Any) -> Any:
     """``new`` in the lanes where the condition holds, ``old`` in the others."""
 
     def select(a: Array, b: ArrayLike) -> Array:
-        return jnp.where(condition.reshape(*condition.shape, *[1] * (a.ndim - condition.ndim)), a, b)
+        axes = max(a.ndim, jnp.ndim(b)) - condition.ndim
+        return jnp.where(condition.reshape(*condition.shape, *[1] * axes), a, b)
 
     return jax.tree.map(select, new, old)
 
@@ -711,51 +702,47 @@ def run_through(
     Returns:
         How far the parameters have moved; ``nan`` from where the steps ran out or rounding decides on.
     """
-    log_times = jnp.log1p(times / problems.time_scale[:, None])
-
-    def for_each(lanes: _Lane) -> _Lane:
-        return jax.tree.map(lambda leaf: leaf[:, None], lanes)
+    log_times = jnp.log1p(times / problems.time_scale[:, None]).T
 
     def go(carry: tuple[_Lane, _Lane]) -> tuple[_Lane, _Lane]:
         lanes, before = carry
         moved = _moved_on(problems, lanes, solver, tolerance, max_steps)
-        here, there = (of.point.state.log_time[:, None] for of in (lanes, moved))
-        return moved, _select((here < log_times) & (log_times <= there), for_each(lanes), before)
+        here, there = lanes.point.state.log_time, moved.point.state.log_time
+        return moved, _select((here < log_times) & (log_times <= there), lanes, before)
 
     start = jax.vmap(_start)(problems)
-    first = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (*log_times.shape, *leaf.shape[2:])), for_each(start)
-    )
+    first = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(log_times), *leaf.shape)), start)
     end, before = jax.lax.while_loop(
         lambda carry: _active(problems, carry[0], max_steps).any(), go, (start, first)
     )
     # A flow at rest stays where it is.
     rests = ~_finished(end).lost & (end.steps < max_steps)
     last = _select(~end.pending[:, -1] | rests, end.point.state.displacement, jnp.nan)
-    beyond = log_times > end.point.state.log_time[:, None]
-    return _select(beyond, last[:, None], _between(problems, before, log_times, beyond, solver, tolerance))
+    beyond = log_times > end.point.state.log_time
+    # One time after the other: together, all would wait for implicit steps.
+    between = jax.lax.map(
+        lambda at: _between(problems, at[0], at[1], at[2], solver, tolerance), (before, log_times, beyond)
+    )
+    return jnp.moveaxis(_select(beyond, last, between), 0, 1)
 
 
 def _between(
     problems: Problem,
     lanes: _Lane,
     log_times: Array,
-    beyond: Array,
+    known: Array,
     solver: diffrax.AbstractAdaptiveSolver,
     tolerance: ArrayLike,
 ) -> Array:
-    """Displacements at times ``[problems, times]`` within the steps that lanes are about to take."""
+    """Displacements at a time of each problem, in the step that its lane is about to take, if not known."""
     start, none = lanes.point, jnp.zeros(log_times.shape)
-    axes = tuple(range(2, start.state.displacement.ndim))
-
-    def of_each(function: Callable[..., Any]) -> Callable[..., Any]:
-        return jax.vmap(jax.vmap(function, (None, 0)))
+    axes = tuple(range(1, start.state.displacement.ndim))
 
     def nearer(carry: tuple[_Search, Array]) -> tuple[_Search, Array]:
         search, trials = carry
-        trial = _trials(problems, solver, lanes._replace(step=search.step), ~search.found, of_each)
+        trial = _trials(problems, solver, lanes._replace(step=search.step), ~search.found)
         state = trial.state
-        velocity = of_each(lambda problem, at: _field(problem, *at))(problems, (lanes.pace.rate, state))
+        velocity = jax.vmap(_field)(problems, lanes.pace.rate, state)
         missing = log_times - state.log_time
         low = jnp.where(missing >= 0, search.step, search.low)
         high = jnp.where(missing <= 0, search.step, search.high)
@@ -768,7 +755,7 @@ def _between(
 
     first = (log_times - start.state.log_time) / jnp.maximum(start.velocity.log_time, jnp.finfo(float).tiny)
     search = _Search(
-        jnp.clip(first, 0.0, lanes.step), none, lanes.step, jnp.zeros_like(start.state.displacement), beyond
+        jnp.clip(first, 0.0, lanes.step), none, lanes.step, jnp.zeros_like(start.state.displacement), known
     )
     return jax.lax.while_loop(
         lambda carry: (carry[1] < _MOST_TRIALS) & ~carry[0].found.all(), nearer, (search, jnp.zeros((), int))

@@ -6,7 +6,6 @@ outputs come and go.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from goodteacher.experiments.aims import share, statuses
 from goodteacher.experiments.explorer.law_times import LawTime, law_time
 from goodteacher.experiments.explorer.situation import MOST, Situation
 from goodteacher.sim.clocks import BatchScaled, Enumerated, Natural
-from goodteacher.sim.flow import Control, hitting_times, is_solvable, trajectory
+from goodteacher.sim.flow import Control, hitting_times, is_solvable, trajectories
 from goodteacher.sim.goals import Goal
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.itineraries import itineraries
@@ -200,8 +199,9 @@ def _times(what: Problem, rewards: np.ndarray, horizon: float) -> tuple[np.ndarr
     return time, status
 
 
-def _follow(instance: Instance, times: AnyArray) -> Array:
-    return _log_probabilities(instance, trajectory(instance, times, _DRAWN))
+def _follow(instances: Instance, times: AnyArray) -> Array:
+    parameters = trajectories(instances, times, _DRAWN)
+    return jax.vmap(lambda instance, path: jax.vmap(instance.log_probabilities)(path))(instances, parameters)
 
 
 _follow_compiled = jax.jit(_follow)
@@ -210,17 +210,7 @@ _follow_compiled = jax.jit(_follow)
 def _paths(what: Problem, rewards: np.ndarray, times: np.ndarray) -> Any:
     """Log-probabilities ``[proxies, times, 1, outputs]``: the paths side by side."""
     follow = _follow if what.concrete else _follow_compiled
-
-    def one(proxy: np.ndarray) -> np.ndarray:
-        return np.asarray(follow(trained_on(what.instance, jnp.asarray(proxy)), times))
-
-    with ThreadPoolExecutor(len(rewards)) as pool:
-        return np.stack(list(pool.map(one, rewards)))
-
-
-@jax.jit
-def _log_probabilities(instance: Instance, parameters: Array) -> Array:
-    return jax.vmap(instance.log_probabilities)(parameters)
+    return follow(_batch(what.instance, rewards), np.broadcast_to(times, (len(rewards), len(times))))
 
 
 def _points(hits: np.ndarray, takeovers: list[float], horizon: float) -> np.ndarray:

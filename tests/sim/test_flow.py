@@ -725,7 +725,7 @@ def test_more_trajectories_than_go_together():
     np.testing.assert_allclose(found[np.array(few)], expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("times", [[1.0, 2.0], [[1.0, 2.0]], [[2.0, 1.0], [1.0, 2.0]]])
+@pytest.mark.parametrize("times", [[[1.0, 2.0]], [[2.0, 1.0], [1.0, 2.0]], [[-1.0, 1.0], [1.0, 2.0]]])
 def test_trajectories_need_ascending_times_of_each(times):
     with pytest.raises(ValueError, match="times"):
         trajectories(regularised(2), np.array(times))
