@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import alterations, in_copies, in_place
+from benchmarks import alterations, in_copies, in_place, kept, mutate, outcomes
 from goodteacher.theory.statements import find_statements
 
 ROOT = Path(__file__).parents[2]
@@ -74,3 +74,23 @@ def test_a_mutant_is_noticed_by_a_test_that_fails_and_by_none_that_is_gone(tmp_p
 
 def test_what_does_not_end_is_noticed(tmp_path):
     assert in_copies.ended(("-c", "while True: pass"), tmp_path, 0.5)[:2] == (True, "no end")
+
+
+def test_what_statements_notice_is_not_run_through_tests():
+    mutants = {kept.digest(mutant): mutant for mutant in alterations.theory_mutants(MODULE)}
+    noticed, failing, *others = mutants
+    found = {kept.digest_in_place(mutants[noticed]): "a statement", failing: "a test"}
+    assert sorted(mutate.waiting(mutants, found)) == sorted(others)
+    how = [one.how for one in outcomes.of_code(mutants, found)]
+    assert how == ["by statements", "by tests"] + [outcomes.WAITING] * len(others)
+
+
+def test_the_page_counts_what_became_of_each():
+    one = outcomes.Outcome("a_law", "constant 1.1 for 1", "refuted", "7")
+    numbers = [one, one._replace(how="other reason", what="rate 2 for 1", why="true: |x| is no less")]
+    code = [outcomes.Outcome("theory/laws.py", "a mutant", "by tests", "test_it")]
+    text = outcomes.page(numbers, code)
+    assert "| `a_law` | 1 | 0 | 0 | 1 | 0 |" in text
+    assert "| `a_law` | `rate 2 for 1` | true: \\|x\\| is no less |" in text
+    assert "| `theory/laws.py` | 0 | 1 | 0 | 0 |" in text
+    assert "a mutant" not in text  # it was noticed
