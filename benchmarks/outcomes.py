@@ -80,12 +80,14 @@ def counts(outcomes: Iterable[Outcome], classes: Sequence[str]) -> list[tuple[An
 
 
 def page(numbers: Sequence[Outcome], code: Sequence[Outcome]) -> str:
-    """In Markdown, when all have run."""
+    """In Markdown; survivors and what has not been run are columns where there are any."""
     parts = []
     for title, first, classes, every in (
-        ("Numbers of formulas", "statement", NUMBERS[:-1], numbers),
-        ("Code", "file", CODE[:-1], code),
+        ("Numbers of formulas", "statement", NUMBERS, numbers),
+        ("Code", "file", CODE, code),
     ):
+        there = {one.how for one in every}
+        classes = [how for how in classes if how in there or how not in (SURVIVES, WAITING)]
         rows = counts(every, classes)
         total = tuple(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))
         table = _table((first, *classes), [*((f"`{of}`", *each) for of, *each in rows), ("all", *total)])

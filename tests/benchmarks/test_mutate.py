@@ -90,7 +90,9 @@ def test_the_page_counts_what_became_of_each():
     numbers = [one, one._replace(how="other reason", what="rate 2 for 1", why="true: |x| is no less")]
     code = [outcomes.Outcome("theory/laws.py", "a mutant", "by tests", "test_it")]
     text = outcomes.page(numbers, code)
-    assert "| `a_law` | 1 | 0 | 0 | 1 | 0 |" in text
+    assert "| `a_law` | 1 | 0 | 0 | 1 |\n| all | 1 | 0 | 0 | 1 |" in text
     assert "| `a_law` | `rate 2 for 1` | true: \\|x\\| is no less |" in text
-    assert "| `theory/laws.py` | 0 | 1 | 0 | 0 |" in text
+    assert "| `theory/laws.py` | 0 | 1 | 0 |" in text
+    waiting = outcomes.page(numbers, [code[0]._replace(how=outcomes.WAITING)])
+    assert "| `theory/laws.py` | 0 | 0 | 0 | 1 |" in waiting
     assert "a mutant" not in text  # it was noticed
