@@ -47,6 +47,7 @@ __all__ = [
     "hitting_times_only",
     "is_solvable",
     "policies",
+    "trajectories",
     "trajectory",
 ]
 
