@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -215,8 +216,12 @@ def main(count: int = COUNT, seed: int = SEED) -> None:
     each = max(count // (len(STRUCTURES) + 2), 1)
     *children, near, solved = np.random.default_rng(seed).spawn(len(STRUCTURES) + 2)
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as processes:
-        rows = [_audit(name, each, rng, processes) for name, rng in zip(STRUCTURES, children, strict=True)]
-        rows += [_near_optimum(each, near, processes), _solved(each, solved, processes)]
+        audits = [partial(_audit, name, each, rng) for name, rng in zip(STRUCTURES, children, strict=True)]
+        rows = []
+        for audit in [*audits, partial(_near_optimum, each, near), partial(_solved, each, solved)]:
+            rows.append(audit(processes))
+            # Each as it comes: all of them take long.
+            print(f"{rows[-1][0]}: worst error {rows[-1][6]:.2g}", flush=True)
     table(
         f"hitting times against an independent solver, seed {seed}; errors beyond those of rounding a level",
         (
