@@ -180,11 +180,8 @@ LINES = (
         "test_regularized_flow test_saddles test_flow",
         ("_AT_REST = 1e-10", "_AT_REST = 1e-7"),
         ("_CAREFUL = 0.1", "_CAREFUL = 1.0"),
-        ("size = jnp.maximum(size, _missed(", "size = jnp.maximum(0.0, _missed("),
-        (
-            "size = jnp.maximum(size, _missed(problem, end, step, logit_error, tolerance))",
-            "size = jnp.maximum(size, 0.0 * _missed(problem, end, step, logit_error, tolerance))",
-        ),
+        ("jnp.where(pending[:-1], missed, 0.0).max()", "0.0 * jnp.where(pending[:-1], missed, 0.0).max()"),
+        ("(pull * error).sum(-1)) / (tolerance", "(pull * error).sum(-1)) / (1e3 * tolerance"),
         ("rests = ~_finished(end).lost & (end.steps < max_steps)", "rests = ~_finished(end).lost"),
         (
             "moved = state.displacement + jnp.expand_dims(change, axes) * velocity.displacement",

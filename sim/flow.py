@@ -214,10 +214,6 @@ def trajectory(
     times = as_array("times", times)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"times has shape {list(times.shape)}; give a list of at least one time")
-    if is_concrete(times):
-        ascending = np.all(np.diff(times) >= 0)
-        if not (ascending and times[0] >= 0 and np.isfinite(times[-1])):
-            raise ValueError("times must be finite, not negative and ascending")
     instances, rows = as_batch((strongly_typed(instance), times))
     return only(trajectories(instances, rows, control))
 

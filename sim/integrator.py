@@ -402,7 +402,8 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
         jnp.abs(error.log_time) / (tolerance * -jnp.expm1(-state.log_time)),
     )
     if instance.regularizer is not None:
-        size = jnp.maximum(size, _missed(problem, end, step, logit_error, tolerance))
+        missed = _missed(problem, end, step, logit_error, tolerance)
+        size = jnp.maximum(size, jnp.where(pending[:-1], missed, 0.0).max())
     accurate = size <= 1.0  # false for nan
     growth = 0.9 * jnp.maximum(size, 1e-30) ** (-1.0 / order)
     asked = step * jnp.where(jnp.isfinite(growth), jnp.clip(growth, 0.2, 8.0), 0.2)
@@ -479,7 +480,9 @@ def _advance(problem: Problem, lane: _Lane, trial: _Trial, tolerance: ArrayLike)
     return jax.tree.map(partial(jnp.where, lane.steps < 0), begun, advanced)
 
 
-def _missed(problem: Problem, end: _Point, step: Array, error: Array, tolerance: ArrayLike) -> Array:
+def _missed(
+    problem: Problem, end: _Point, step: Array, error: Array, tolerance: ArrayLike
+) -> Float[Array, " prompts"]:
     """By how much the error of a step that ends next to an event changes its time, in what is tolerated.
 
     Along what is slow an expectation may hardly change, and all that is fast changes it: an error that the
@@ -498,7 +501,7 @@ def _missed(problem: Problem, end: _Point, step: Array, error: Array, tolerance:
     clock = end.velocity.log_time / -jnp.expm1(-end.state.log_time)
     _, rounding = excess(problem.instance, problem.goal, end.state.displacement)
     size = jnp.abs((pull * error).sum(-1)) / (tolerance * slope / clock + _NOISE * rounding)
-    return jnp.where(jnp.abs(gap) < slope * step, size, 0.0).max()
+    return jnp.where(jnp.abs(gap) < slope * step, size, 0.0)
 
 
 class Done(NamedTuple):
