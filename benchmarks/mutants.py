@@ -233,6 +233,7 @@ LINES = (
         ("xp.where(xp.isnan(spent), xp.inf, spent)", "spent"),
         ("late & (power * before < length)", "late"),
         ("(extra == 1) & ~to.close", "(extra == 1) & to.late"),
+        ("item[~done], number[~done]", "item[~done], number[done]"),
     ),
     *_in(
         "positions",
@@ -253,6 +254,12 @@ LINES = (
         ("here.faster / corner.scale", "here.faster"),
     ),
     *_in(
+        "loops",
+        "test_shortcut test_clocks",
+        ("if places is None else places[waits]", ""),
+        ("copied[..., places] = new", "copied[..., : len(places)] = new"),
+    ),
+    *_in(
         "crossings",
         "test_solved test_small_increases test_itineraries test_precision",
         ("_SMALL = 1e-3", "_SMALL = 5.0"),
@@ -260,11 +267,11 @@ LINES = (
         ("certain = most < (below", "certain = 0.5 * most < (below"),
         ("* way**2 / 8.0", "* way**2 / 8e3"),
         ("(modal > 0) & (flow.breakpoints < np.inf)", "(modal > 9) & (flow.breakpoints < np.inf)"),
-        ("ended=~(unit > 0)", "ended=no"),
+        ("ended=~(sought & (unit > 0))", "ended=~sought"),
         ("beyond = (below & (z >= far))", "beyond = (below & (z >= 2.0 * far))"),
         ("(holding / at.x).sum(0) - leading / nearest", "(holding / at.x).sum(0) - 2.0 * leading / nearest"),
         ("best & (at.x <= nearest), below", "best, below"),
-        ("never=passed & forever(new, of, so_far.half)", "never=passed & forever(new, of, 2 * flow.last)"),
+        ("passed & (so_far.half == 2 * last) & forever", "passed & forever"),
         ("_LINEAR_STEPS = 6", "_LINEAR_STEPS = 1"),
     ),
     *_in(

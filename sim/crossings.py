@@ -130,13 +130,14 @@ def trained_crossing(
     far = _z_of(LARGEST, unit)
 
     def waiting(climb: _Climb) -> AnyArray:
-        return sought & ~(climb.found | climb.ended | climb.lost)
+        return ~(climb.found | climb.ended | climb.lost)
 
-    def attempt(climb: _Climb) -> _Climb:
+    def attempt(given: tuple[Base, AnyArray, AnyArray, AnyArray], climb: _Climb) -> _Climb:
+        of, distance, unit, far = given
         z = climb.z
         offset = unit * xp.sinh(z)
         at = state(of, offset)
-        odds = _odds(at, distance, flow.inertia)
+        odds = _odds(at, distance, of.inertia)
         # What is no number is too far.
         below = at.sound & (odds.log < 0)
         low, high = xp.where(below, z, climb.low), xp.where(below, climb.high, z)
@@ -166,11 +167,11 @@ def trained_crossing(
         offset=zeros,
         x=initial(flow),
         found=no,
-        ended=~(unit > 0),  # where masses are beyond all numbers
+        ended=~(sought & (unit > 0)),  # where masses are beyond all numbers
         lost=no,
         trials=zeros.astype(int),
     )
-    climb = search(waiting, attempt, first)
+    climb = search(waiting, attempt, (of, distance, unit, far), first)
     return Crossing(
         Position(anchor, climb.offset),
         log_masses(flow, climb.x),
@@ -228,17 +229,20 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         sought: where to search at all.
     """
     xp = namespace(flow.logits, distance)
-    outputs, last, inertia = len(flow.modal), flow.last, flow.inertia
-    heavy = distance if inertia is None else inertia * distance
-    above, below = xp.maximum(heavy, 0.0), xp.maximum(-heavy, 0.0)
 
-    def forever(at: State, of: Base, half: AnyArray) -> AnyArray:
-        """Whether the level is not reached from here on, in the last segment.
+    def parts(distance: AnyArray, inertia: AnyArray | None) -> tuple[AnyArray, AnyArray]:
+        """What is above the level, and what is below."""
+        heavy = distance if inertia is None else inertia * distance
+        return xp.maximum(heavy, 0.0), xp.maximum(-heavy, 0.0)
+
+    def forever(at: State, of: Base, distance: AnyArray) -> AnyArray:
+        """Whether the level is not reached from here on in the last segment.
 
         There the smallest ``x`` falls to zero, others of the best reward stay so far above it, and those of
         the rest move away. Of the best, those below the level that are no farther than the nearest above it
         gain on all that are: the ratios of their ``x`` grow.
         """
+        above, below = parts(distance, of.inertia)
         best = of.ahead == 0.0
         most = xp.where(best, 0.0, above / xp.maximum(at.x - at.least, 1e-300)).sum(0)
         nearest = xp.where(best & (above > 0), at.x, xp.inf).min(0)
@@ -246,12 +250,15 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         holding = xp.where(best & (at.x <= nearest), below, 0.0)
         least = (holding / at.x).sum(0) - leading / nearest
         # A line that falls below all others only beyond the largest numbers is none of those that move away.
-        return (half == 2 * last) & (of.ahead <= 0.0).all(0) & (most < least)
+        return (of.ahead <= 0.0).all(0) & (most < least)
 
     def waiting(so_far: _Search) -> AnyArray:
-        return sought & ~(so_far.found | so_far.never | so_far.lost | so_far.ended)
+        return ~(so_far.found | so_far.never | so_far.lost | so_far.ended)
 
-    def attempt(so_far: _Search) -> _Search:
+    def attempt(given: tuple[Lines, AnyArray], so_far: _Search) -> _Search:
+        flow, distance = given
+        outputs, last, inertia = len(flow.modal), flow.last, flow.inertia
+        above, below = parts(distance, inertia)
         segment, second = so_far.half // 2, so_far.half % 2 == 1
         following = xp.minimum(segment + 1, outputs - 1)
         of = base(flow, xp.where(second, following, segment))
@@ -307,16 +314,16 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
             high=high,
             close=inside & close,
             found=found,
-            never=passed & forever(new, of, so_far.half),
+            never=passed & (so_far.half == 2 * last) & forever(new, of, distance),
             lost=(shrunk & new.sound) | (~found & (so_far.trials >= _MOST_TRIALS)),
             ended=(at_end & ~on) | (~new.sound & (shrunk | (so_far.close & bracketed))),
             trials=so_far.trials + 1,
         )
 
-    zeros = xp.zeros(last.shape)
-    no = zeros > 0
+    no = xp.zeros(sought.shape, bool)
+    zeros = xp.zeros(sought.shape)
     x = initial(flow)
-    share = x.min(0) / x if inertia is None else inertia * x.min(0) / x
+    share = x.min(0) / x if flow.inertia is None else flow.inertia * x.min(0) / x
     value = (flow.rewards * share).sum(0) / share.sum(0)
     first = _Search(
         half=zeros.astype(int),
@@ -330,12 +337,12 @@ def crossing(flow: Lines, distance: Float[AnyArray, "outputs n"], sought: Bool[A
         found=no,
         never=no,
         lost=no,
-        ended=no,
+        ended=~sought,
         trials=zeros.astype(int),
     )
-    end = search(waiting, attempt, first)
+    end = search(waiting, attempt, (flow, distance), first)
     segment, second = end.half // 2, end.half % 2
-    position = Position(xp.minimum(segment + second, outputs - 1), end.offset)
+    position = Position(xp.minimum(segment + second, len(flow.modal) - 1), end.offset)
     return Crossing(position, log_masses(flow, end.state.x), end.found, end.never, end.lost)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from goodteacher.sim.validation import AnyArray, namespace
 
 Carry = TypeVar("Carry")
+Problems = TypeVar("Problems")
 
 
 def repeat(xp: ModuleType, count: int, body: Callable[[Any, Carry], Carry], carry: Carry) -> Carry:
@@ -51,11 +52,46 @@ def chosen(condition: AnyArray, new: Any, old: Any) -> Any:
     return jax.tree.map(partial(xp.where, condition), new, old)
 
 
-def search(waiting: Callable[[Carry], AnyArray], attempt: Callable[[Carry], Carry], start: Carry) -> Carry:
-    """Attempts for all those side by side that still wait, until none does."""
+def search(
+    waiting: Callable[[Carry], AnyArray],
+    attempt: Callable[[Problems, Carry], Carry],
+    of: Problems,
+    start: Carry,
+) -> Carry:
+    """Attempts for all those side by side that still wait, until none does.
 
-    def again(carry: Carry) -> Carry:
-        return chosen(waiting(carry), attempt(carry), carry)
+    Args:
+        waiting: whether each waits for another attempt.
+        attempt: at problems, from where they are.
+        of: the problems, along the last axis of all arrays. So is the start.
+        start: where they are at first.
+    """
 
-    xp = namespace(*jax.tree.leaves(start))
-    return repeat_while(xp, lambda carry: waiting(carry).any(), again, start)
+    def again(of: Problems, carry: Carry, waits: AnyArray) -> Carry:
+        return chosen(waits, attempt(of, carry), carry)
+
+    if namespace(*jax.tree.leaves(start)) is not np:
+        return jax.lax.while_loop(
+            lambda carry: waiting(carry).any(), lambda carry: again(of, carry, waiting(carry)), start
+        )
+    part, whole, places = start, start, None
+    while (waits := waiting(part)).any():
+        # Once most have ended, no more is done for them.
+        if 2 * waits.sum() < waits.size:
+            whole = replaced(whole, places, part)
+            places = waits.nonzero()[0] if places is None else places[waits]
+            of, part = jax.tree.map(lambda leaf, waits=waits: leaf[..., waits], (of, part))
+            waits = waits[waits]
+        part = again(of, part, waits)
+    return replaced(whole, places, part)
+
+
+def replaced(whole: Any, places: AnyArray | None, part: Any) -> Any:
+    """A copy of NumPy's arrays with others in some places of the last axis; the others where it is all."""
+
+    def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        copied = old.copy()
+        copied[..., places] = new
+        return copied
+
+    return part if places is None else jax.tree.map(put, whole, part)

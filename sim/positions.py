@@ -203,13 +203,14 @@ def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArr
         near = _foreseen(flow, whole, of, reach, target, outwards)
         first = first._replace(log=xp.where((near > first.low) & (near < first.high), near, first.log))
 
-    def offset(log: AnyArray) -> AnyArray:
+    def offset(whole: Half, outwards: AnyArray, log: AnyArray) -> AnyArray:
         length = xp.exp(log)
         return whole.sign * xp.where(outwards, length, xp.maximum(whole.length - length, 0.0))
 
-    def nearer(way: _Search, nodes: Rule) -> _Search:
-        length, here = xp.exp(way.log), offset(way.log)
-        known, spent = xp.zeros(time.shape), xp.zeros(time.shape)
+    def nearer(given: tuple[Lines, Half, Base, AnyArray, AnyArray], way: _Search, nodes: Rule) -> _Search:
+        flow, whole, of, target, outwards = given
+        length, here = xp.exp(way.log), offset(whole, outwards, way.log)
+        known, spent = xp.zeros(length.shape), xp.zeros(length.shape)
         if flow.clocked is not None:
             # On from the last place, where that is near: panels are many, and next to none between trials.
             near = (way.known <= 2.0 * length) & (way.spent > 0) & (way.spent < xp.inf)
@@ -241,10 +242,11 @@ def _at_time(flow: Lines, time: AnyArray, walk: _Walk) -> tuple[Position, AnyArr
         def far(way: _Search) -> AnyArray:
             return (way.step > close) & (way.trials < _MOST_TRIALS)
 
-        return search(far, partial(nearer, nodes=nodes), way)
+        return search(far, partial(nearer, nodes=nodes), (flow, whole, of, target, outwards), way)
 
     way, close = first, QUADRATIC
     if flow.clocked is None:
         way, close = first._replace(log=found(way, gauss_rule(_COARSE_NODES), _NEAR).log), _CUBIC
-    position = Position(whole.anchor, xp.where(at_start, 0.0, offset(found(way, rule(flow), close).log)))
+    ahead = offset(whole, outwards, found(way, rule(flow), close).log)
+    position = Position(whole.anchor, xp.where(at_start, 0.0, ahead))
     return position, log_masses(flow, state(of, position.offset).x)

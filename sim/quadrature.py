@@ -30,7 +30,7 @@ from goodteacher.sim.lines import (
     upper,
     width,
 )
-from goodteacher.sim.loops import repeat, repeat_while
+from goodteacher.sim.loops import repeat, repeat_while, search
 from goodteacher.sim.validation import AnyArray, namespace
 
 _GRADING = 4.0  # highest power by which nodes crowd towards a breakpoint
@@ -277,18 +277,26 @@ def _panel(flow: Lines, over: Half, number: Int[AnyArray, " n"]) -> tuple[AnyArr
     return divided.length * total, number + 1 < divided.number
 
 
+class _Sum(NamedTuple):
+    """Of panels, up to the next."""
+
+    number: AnyArray
+    total: AnyArray
+    more: AnyArray  # whether there are others
+
+
 def _by_panels(flow: Lines, over: Half) -> Float[AnyArray, " n"]:
     """The integral of ``Z / m`` over a stretch."""
     xp = namespace(flow.logits, over.length)
 
-    def go(carry: tuple[AnyArray, AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray, AnyArray]:
-        number, total, more = carry
-        spent, others = _panel(flow, over, number)
-        return number + 1, total + xp.where(more, spent, 0.0), more & others
+    def add(of: tuple[Lines, Half], so_far: _Sum) -> _Sum:
+        spent, more = _panel(*of, so_far.number)
+        return _Sum(so_far.number + 1, so_far.total + spent, more)
 
     none = xp.zeros(over.length.shape)
-    first = (none.astype(int), none, none == 0.0)
-    return repeat_while(xp, lambda carry: carry[-1].any(), go, first)[1]
+    return search(
+        lambda so_far: so_far.more, add, (flow, over), _Sum(none.astype(int), none, none == 0.0)
+    ).total
 
 
 # Time ------------------------------------------------------------------------------------
@@ -376,7 +384,10 @@ def time(flow: Lines, position: Position) -> Float[AnyArray, " n"]:
             done = (counts == 0.0) | ~more
         total = total + _by_owner(xp, owner, xp.where(counts == 0.0, 0.0, counts * spent), count)
         item = xp.where(done, handed_out + xp.cumsum(done) - 1, item)
-        return handed_out + done.sum(), item, xp.where(done, 0, number + 1), total
+        handed_out, number = handed_out + done.sum(), xp.where(done, 0, number + 1)
+        if xp is np:  # All have been handed out: what is done is left out.
+            item, number = item[~done], number[~done]
+        return handed_out, item, number, total
 
     items = xp.arange(together)
     first = (xp.full((), together), items, xp.zeros_like(items), xp.zeros(count))

@@ -20,7 +20,7 @@ from goodteacher.sim.crossings import crossing, small_increase, trained_crossing
 from goodteacher.sim.goals import Goal, is_possible
 from goodteacher.sim.instance import Instance
 from goodteacher.sim.lines import Lines, Position, initial
-from goodteacher.sim.loops import chosen, every, fixed
+from goodteacher.sim.loops import chosen, every, fixed, replaced
 from goodteacher.sim.quadrature import rate_of_time, time
 from goodteacher.sim.sensitivities import Target, crossing_time, path
 from goodteacher.sim.separation import (
@@ -252,7 +252,7 @@ def _tried_again(
         if not left.any():
             return spots, certain
         new = method(jax.tree.map(lambda leaf: leaf[..., left], problems))
-        return jax.tree.map(partial(_put, left), (spots, certain), new)
+        return replaced((spots, certain), left, new)
     count, left = certain.size, (~certain).sum()
     block = _block(problems)
     order = jnp.pad(jnp.argsort(certain, stable=True), (0, -count % block))
@@ -268,13 +268,6 @@ def _tried_again(
         return done + block, spots, certain
 
     return jax.lax.while_loop(lambda carry: carry[0] < left, go, (jnp.zeros((), int), spots, certain))[1:]
-
-
-def _put(where: AnyArray, old: AnyArray, new: AnyArray) -> AnyArray:
-    """A copy with something else in some places."""
-    whole = old.copy()
-    whole[..., where] = new
-    return whole
 
 
 def _easily(problems: _Problems, nodes: int) -> tuple[_Spot, AnyArray]:
