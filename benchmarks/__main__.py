@@ -16,13 +16,12 @@ from benchmarks import (
     miniature_runs,
     sampling,
     sweeps,
-    without_compilation,
 )
 
 print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores")
 print(f"JAX {jax.__version__}, Python {platform.python_version()}")
 for benchmark in (
-    *(accuracy, ascent, hitting_times, without_compilation, clocks, commands),
+    *(accuracy, ascent, hitting_times, clocks, commands),
     *(miniature_runs, exploring, sampling, sweeps, accelerator),
 ):
     benchmark.main()

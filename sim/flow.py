@@ -258,9 +258,7 @@ def _batch_scaling():
 
 # Where flows are solved ------------------------------------------------------------------
 
-# Outputs of all prompts of all problems, at all times, up to which NumPy is done before a compiler.
-_FEW = 1 << 17
-_FEW_UNDER_A_CLOCK = 1 << 15  # where times are sums over panels
+_FEW = 1 << 12  # outputs of all prompts of all problems, up to which NumPy is done before a compiler
 
 
 def _solve(instances: Instance, goals: Goal, horizons: AnyArray) -> HittingTime:
@@ -283,7 +281,7 @@ def _solve_times(instances: Instance, goals: Goal, horizons: AnyArray) -> Hittin
         is_concrete(goals.values, instances.rewards)
         and beside(goals.values, instances.rewards).array_equal(goals.values, instances.rewards)
     )
-    if _few(instances, horizons, goals):
+    if _few(instances, goals, horizons):
         found = _plain(solved.hitting_times, (instances, goals, horizons), sharing(instances), trained)
     else:
 
@@ -323,7 +321,7 @@ def _follow(instances: Instance, times: AnyArray) -> Array:
         natural.check(instances)
         return _plain(natural.trajectories, (instances, times))
     shared = sharing(instances)
-    if _few(instances, times):
+    if _few(instances, times) and times.shape[1] * instances.rewards.size <= _FEW:
         return _plain(solved.trajectories, (instances, times), shared)
     return _trajectories(instances, times, shared)
 
@@ -333,11 +331,9 @@ _policies = jax.jit(solved.policies)
 _trajectories = jax.jit(solved.trajectories)
 
 
-def _few(instances: Instance, times: AnyArray, goals: Goal | None = None) -> bool:
+def _few(instances: Instance, *others: Any) -> bool:
     """Whether nothing is traced, and it is too little to compile anything for."""
-    most = _FEW if instances.clock is None else _FEW_UNDER_A_CLOCK
-    outputs = instances.rewards.size * times.size // len(times)
-    return is_concrete(*jax.tree.leaves((instances, times, goals))) and outputs <= most
+    return is_concrete(*jax.tree.leaves((instances, others))) and instances.rewards.size <= _FEW
 
 
 def _plain(of: Callable[..., Any], problems: Any, *others: Any) -> Any:
