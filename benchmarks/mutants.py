@@ -233,8 +233,8 @@ LINES = (
         ("xp.where(xp.isnan(spent), xp.inf, spent)", "spent"),
         ("late & (power * before < length)", "late"),
         ("(extra == 1) & ~to.close", "(extra == 1) & to.late"),
-        ("item[~done], number[~done]", "item[~done], number[done]"),
     ),
+    *_in("quadrature", "test_clocks", ("item[~done], number[~done]", "item[~done], number[done]")),
     *_in(
         "positions",
         "test_positions",

@@ -174,6 +174,26 @@ def test_an_expectation_that_stays_close_to_its_level():
 
 
 @pytest.mark.parametrize(
+    ("much", "reached"),
+    [
+        (1e6, True),
+        (5e6, False),  # enough to hold it down there, too
+    ],
+)
+def test_what_holds_an_expectation_down_before_the_last_segment_need_not_for_ever(much, reached):
+    """An output of the best reward does so at first, by so ``much`` below the level, although it is rare.
+
+    At the last breakpoint three others are as likely as each other, and it is not.
+    """
+    inverse = np.array([1.0, 5010.5, 1e4, 1e9])
+    instance = Instance([0.0, 0.5, 1.0, 1.0], start=1.0 / inverse / (1.0 / inverse).sum())
+    goal = Goal(jnp.array([[-0.1, 1.0, -0.1, -much]]), jnp.zeros(1))
+    found, exact = hitting_time(instance, goal), integrated_time(instance, goal)
+    assert found.status[0] == exact.status[0] == (Status.REACHED if reached else Status.OPTIMUM)
+    np.testing.assert_allclose(found.time, exact.time, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
     ("tied", "level", "status"),
     [
         ([0.125, 0.125], 0.6, Status.OPTIMUM),  # equally probable for ever
